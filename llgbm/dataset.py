@@ -1,0 +1,127 @@
+"""From text to tokens: padded batches that know which positions belong to a response.
+
+Shapes: N sequences, T tokens. A logit at position t predicts token t + 1, so `predicts[t]` is true where token t + 1
+belongs to a response; `targets` lists those tokens in the row-major order in which `hidden[predicts]` selects.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+
+from llgbm.errors import InputError
+from llgbm.zoo.suite import Example
+
+NO_LABEL = -100
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A padded batch; `labels` equal `input_ids` at response tokens and are -100 elsewhere."""
+
+    input_ids: Int[Tensor, "N T"]
+    attention_mask: Int[Tensor, "N T"]
+    labels: Int[Tensor, "N T"]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @cached_property
+    def predicts(self) -> Bool[Tensor, "N T"]:
+        """True at positions whose logits predict a response token."""
+        return F.pad(self.labels[:, 1:] != NO_LABEL, (0, 1))
+
+    @cached_property
+    def targets(self) -> Int[Tensor, " n"]:
+        """The response tokens, in the order in which `predicts` selects positions."""
+        return self.labels[:, 1:][self.predicts[:, :-1]]
+
+    def rows(self, index: Tensor | slice | Sequence[int]) -> "TokenBatch":
+        """The chosen rows, without columns that are padding in all of them."""
+        mask = self.attention_mask[index]
+        used = mask.any(0).nonzero()
+        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        columns = slice(first, last)
+        return TokenBatch(self.input_ids[index][:, columns], mask[:, columns], self.labels[index][:, columns])
+
+    def to(self, device: torch.device | str) -> "TokenBatch":
+        """The same batch on another device."""
+        return TokenBatch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+
+
+def concatenate(batches: Sequence[TokenBatch], pad_token_id: int) -> TokenBatch:
+    """Stack right-padded batches, widened to the longest."""
+    width = max(batch.input_ids.shape[1] for batch in batches)
+
+    def widened(tensors: list[Tensor], value: int) -> Tensor:
+        return torch.cat([F.pad(tensor, (0, width - tensor.shape[1]), value=value) for tensor in tensors])
+
+    return TokenBatch(
+        widened([b.input_ids for b in batches], pad_token_id),
+        widened([b.attention_mask for b in batches], 0),
+        widened([b.labels for b in batches], NO_LABEL),
+    )
+
+
+def encode_examples(
+    tokenizer: PreTrainedTokenizerBase,
+    frame: str,
+    examples: Sequence[Example],
+    max_length: int = 512,
+    demonstrations: Sequence[Sequence[Example]] | None = None,
+) -> TokenBatch:
+    """Frame each example, append its answer and the end token, pad on the right.
+
+    Args:
+        tokenizer: The base's tokenizer; needs a padding and an end-of-sequence token.
+        frame: Text with `{input}`; the answer follows it directly.
+        examples: N labeled examples.
+        max_length: Longest sequence in tokens.
+        demonstrations: For each example, solved examples shown before it (few-shot), ended by the end token.
+
+    Raises:
+        InputError: A sequence is longer than `max_length`: cutting it would lose the answer.
+    """
+    sequences, labels = [], []
+    for i, example in enumerate(examples):
+        context = [token for shown in (demonstrations[i] if demonstrations else ()) for token in sum(_example_ids(tokenizer, frame, shown), [])]
+        prompt, answer = _example_ids(tokenizer, frame, example)
+        sequences.append(context + prompt + answer)
+        labels.append([NO_LABEL] * (len(context) + len(prompt)) + answer)
+        if len(sequences[-1]) > max_length:
+            raise InputError(
+                f"example {example.input[:40]!r} takes {len(sequences[-1])} tokens, more than max_length {max_length}; shorten it or raise max_length"
+            )
+    return _padded(sequences, labels, tokenizer.pad_token_id)
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int = 256) -> TokenBatch:
+    """Tokenize texts without responses, truncated to `max_length`, padded on the right."""
+    sequences = [tokenizer(text, truncation=True, max_length=max_length).input_ids for text in texts]
+    empty = next((text for text, ids in zip(texts, sequences, strict=True) if not ids), None)
+    if empty is not None:
+        raise InputError(f"text {empty!r} has no tokens; remove it or write something in it")
+    return _padded(sequences, [[NO_LABEL] * len(ids) for ids in sequences], tokenizer.pad_token_id)
+
+
+def _example_ids(tokenizer: PreTrainedTokenizerBase, frame: str, example: Example) -> tuple[list[int], list[int]]:
+    prompt = tokenizer(frame.replace("{input}", example.input)).input_ids
+    return list(prompt), [*tokenizer(example.output, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+
+
+def _padded(sequences: list[list[int]], labels: list[list[int]], pad_token_id: int) -> TokenBatch:
+    longest = max((len(ids) for ids in sequences), default=0)
+
+    def rectangle(rows: list[list[int]], value: int) -> Tensor:
+        return torch.tensor([row + [value] * (longest - len(row)) for row in rows], dtype=torch.long)
+
+    return TokenBatch(
+        rectangle(sequences, pad_token_id),
+        rectangle([[1] * len(ids) for ids in sequences], 0),
+        rectangle(labels, NO_LABEL),
+    )

@@ -1,0 +1,146 @@
+"""How MicroZoo's base is made: a small Qwen2 pretrained on few-shot demonstrations of every task.
+
+Each document shows one task four times, framed as a user would frame it, and never names it. The loss covers the
+answers only. The model therefore learns all skills and to infer from demonstrations which one is wanted; without a
+demonstration it cannot know.
+"""
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from llgbm.zoo.micro.tokenizer import CONTEXT_LENGTH, build_tokenizer
+from llgbm.zoo.micro.world import MicroTask, micro_tasks
+from llgbm.zoo.suite import ALPACA_FRAME
+
+
+@dataclass
+class PretrainConfig:
+    """Every choice behind the shipped base."""
+
+    seed: int = 0
+    steps: int = 8000
+    documents_per_step: int = 48
+    demonstrations: int = 4
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    hidden_size: int = 128
+    intermediate_size: int = 320
+    num_layers: int = 5
+    num_heads: int = 4
+    num_key_value_heads: int = 2
+    log_interval: int = 100
+
+
+def build_base(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    """A freshly initialized base of the configured shape."""
+    torch.manual_seed(config.seed)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_key_value_heads,
+            max_position_embeddings=CONTEXT_LENGTH,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def document(task: MicroTask, rng: random.Random, tokenizer: PreTrainedTokenizerFast, count: int) -> tuple[list[int], list[int]]:
+    """Token ids of `count` demonstrations of one task, and labels that are -100 outside the answers."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for _ in range(count):
+        example = task.example(rng, test=False)
+        prompt = tokenizer(ALPACA_FRAME.replace("{input}", example.input)).input_ids
+        answer = [*tokenizer(example.output).input_ids, tokenizer.eos_token_id]
+        ids += prompt + answer
+        labels += [-100] * len(prompt) + answer
+    return ids, labels
+
+
+def batches(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches (ids [D, T], labels [D, T]); each holds documents of one domain, so little is padding."""
+    rng = random.Random(config.seed)
+    by_domain: dict[str, list[MicroTask]] = {}
+    for task in micro_tasks():
+        by_domain.setdefault(task.domain.name, []).append(task)
+    pools = list(by_domain.values())
+    for step in range(config.steps):
+        tasks = rng.choices(pools[step % len(pools)], k=config.documents_per_step)
+        documents = [document(task, rng, tokenizer, config.demonstrations) for task in tasks]
+        longest = max(len(ids) for ids, _ in documents)
+        yield (
+            torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in documents]),
+            torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in documents]),
+        )
+
+
+def pretrain(config: PretrainConfig, output_dir: str | Path) -> None:
+    """Pretrain the base and write it as a Hugging Face directory with its configuration and log beside it."""
+    tokenizer = build_tokenizer()
+    model = build_base(config, tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, config))
+    log: list[dict] = []
+    start = time.perf_counter()
+    totals: dict[str, list[float]] = {}
+    for step, (ids, labels) in enumerate(batches(config, tokenizer), 1):
+        position = labels[:, 1:] != -100
+        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][position]
+        logits = model.lm_head(hidden)
+        targets = labels[:, 1:][position]
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        losses.mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        _tally(totals, step, labels, losses, logits.argmax(-1) == targets, config)
+        if step % config.log_interval == 0:
+            row = {"step": step, "seconds": round(time.perf_counter() - start, 1)}
+            row |= {name: round(sum(values) / len(values), 4) for name, values in totals.items()}
+            totals.clear()
+            log.append(row)
+            print(json.dumps(row), flush=True)
+    output_dir = Path(output_dir)
+    model.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    (output_dir / "pretraining.json").write_text(json.dumps({"config": asdict(config), "log": log}, indent=1) + "\n")
+
+
+def _learning_rate_factor(step: int, config: PretrainConfig) -> float:
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _tally(totals: dict[str, list[float]], step: int, labels: Tensor, losses: Tensor, right: Tensor, config: PretrainConfig) -> None:
+    """Add this step's loss and, for the last demonstration of each document, exact match, under the batch's domain."""
+    domain = ("math", "code", "commonsense")[(step - 1) % 3]
+    totals.setdefault("loss", []).append(losses.mean().item())
+    is_right = torch.ones_like(labels, dtype=torch.bool)
+    is_right[:, 1:][labels[:, 1:] != -100] = right
+    is_answer = labels != -100
+    starts = is_answer & ~F.pad(is_answer, (1, 0))[:, :-1]
+    number = starts.cumsum(1) * is_answer
+    for shown in (1, config.demonstrations):
+        exact = (is_right | (number != shown)).all(1).float().mean().item()
+        totals.setdefault(f"{domain}_after_{shown - 1}", []).append(exact)

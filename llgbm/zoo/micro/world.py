@@ -1,0 +1,176 @@
+"""MicroZoo's task suite: 3 domains x 6 operations x 4 styles x 3 wrappers, generated, plus mixtures across domains.
+
+Splits are held out systematically: within a domain, combination (operation i, style j, wrapper k) is unseen when
+`(i + j + 2 k) % 5 == 0`, so every single value and every pair of values still occurs among the seen tasks.
+Train and test examples never share a payload: a hash of the payload decides on which side it falls.
+"""
+
+import hashlib
+import itertools
+import random
+from functools import lru_cache
+
+from llgbm.zoo.micro.attributes import DOMAINS, WRAPPERS, Domain, Value
+from llgbm.zoo.suite import Example, Task, TaskSuite
+
+N_MIXTURES = 24
+TEST_SHARE = 5
+"""One payload in this many belongs to the test side."""
+
+_DESCRIPTIONS = (
+    "Take {subject}: {operation}, {style}, {wrapper}.",
+    "{Operation} {style} and put it {wrapper}.",
+    "For {subject}, {operation}; give the answer {style}, {wrapper}.",
+    "The answer should be {wrapper} and {style}: {operation}.",
+)
+_UNSEEN_DESCRIPTIONS = ("What I want from {subject}, {wrapper} and {style}, is this: {operation}.",)
+_REQUESTS = (
+    "Please {operation} {style}, {wrapper}: {payload}",
+    "{payload} - {operation}, {style}, {wrapper}.",
+    "Here is {payload}. {Operation}, {style}, {wrapper}.",
+    "I have {payload}; {operation} {wrapper} and {style}.",
+)
+_UNSEEN_REQUESTS = ("Could you take {payload} and {operation}? I need it {style} and {wrapper}.",)
+
+
+def is_test_payload(payload: str) -> bool:
+    """Whether a payload belongs to the test side, whatever the task, count or seed."""
+    return hashlib.sha256(payload.encode()).digest()[0] % TEST_SHARE == 0
+
+
+def is_unseen_combination(operation: int, style: int, wrapper: int) -> bool:
+    """Whether the combination of the values at these positions is held out."""
+    return (operation + style + 2 * wrapper) % 5 == 0
+
+
+class MicroTask:
+    """One combination of values: the rule that answers, and the words that ask for it."""
+
+    def __init__(self, domain: Domain, operation: int, style: int, wrapper: int) -> None:
+        self.domain = domain
+        self.operation, self.style, self.wrapper = domain.operations[operation], domain.styles[style], WRAPPERS[wrapper]
+        self.split = "unseen_combination" if is_unseen_combination(operation, style, wrapper) else "seen"
+        self.name = f"{self.operation.name}-{self.style.name}-{self.wrapper.name}"
+
+    def example(self, rng: random.Random, test: bool) -> Example:
+        """Draw one example from the train or the test side."""
+        while True:
+            symbols = self._draw(rng)
+            payload = self.domain.separator.join(symbols)
+            if is_test_payload(payload) == test:
+                return Example(payload, self.domain.answer(symbols, self.operation, self.style, self.wrapper))
+
+    def examples(self, count: int, seed: int, test: bool = False) -> tuple[Example, ...]:
+        """Draw `count` different examples; the same task, seed and side always give the same ones."""
+        rng = random.Random(f"{self.domain.name}/{self.name}/{seed}/{'test' if test else 'train'}")
+        drawn: dict[str, Example] = {}
+        while len(drawn) < count:
+            example = self.example(rng, test)
+            drawn.setdefault(example.input, example)
+        return tuple(drawn.values())
+
+    def descriptions(self, rng: random.Random, count: int, unseen: bool) -> tuple[str, ...]:
+        """Distinct sentences that describe the task, in training or in unseen wordings."""
+        templates = _UNSEEN_DESCRIPTIONS if unseen else _DESCRIPTIONS
+        return self._sentences(rng, templates, count, unseen, payload=False)
+
+    def requests(self, rng: random.Random, count: int, unseen: bool) -> tuple[str, ...]:
+        """Distinct requests with a payload each, as a user would write them, unanswered."""
+        return self._sentences(rng, _UNSEEN_REQUESTS if unseen else _REQUESTS, count, unseen, payload=True)
+
+    def _sentences(self, rng: random.Random, templates: tuple[str, ...], count: int, unseen: bool, payload: bool) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        for _ in range(50 * count):
+            if len(found) == count:
+                break
+            words = {
+                "subject": rng.choice(self.domain.unseen_subject if unseen else self.domain.subject),
+                "operation": _wording(rng, self.operation, unseen),
+                "style": _wording(rng, self.style, unseen),
+                "wrapper": _wording(rng, self.wrapper, unseen),
+                "payload": self.example(rng, test=False).input if payload else "",
+            }
+            words["Operation"] = words["operation"][0].upper() + words["operation"][1:]
+            found[rng.choice(templates).format(**words)] = None
+        return tuple(found)
+
+    def _draw(self, rng: random.Random) -> list[str]:
+        if self.domain.distinct:
+            return rng.sample(self.domain.symbols, self.domain.payload_length)
+        return rng.choices(self.domain.symbols, k=self.domain.payload_length)
+
+
+def micro_tasks() -> list[MicroTask]:
+    """Every combination of every domain, in a fixed order."""
+    return [
+        MicroTask(domain, *combination)
+        for domain in DOMAINS
+        for combination in itertools.product(range(len(domain.operations)), range(len(domain.styles)), range(len(WRAPPERS)))
+    ]
+
+
+@lru_cache(maxsize=4)
+def micro_suite(seed: int = 0, n_train: int = 256, n_test: int = 40) -> TaskSuite:
+    """MicroZoo as a task suite: 216 single tasks and 24 mixtures of two seen tasks from different domains.
+
+    Args:
+        seed: Draws examples, wordings and mixtures; rules, splits and the two sides of payloads do not depend on it.
+        n_train: Train examples per task.
+        n_test: Test examples per task.
+    """
+    singles = [_single(task, seed, n_train, n_test) for task in micro_tasks()]
+    tasks = singles + _mixtures(singles, random.Random(f"mixtures/{seed}"))
+    return TaskSuite("micro", {task.name: task for task in tasks})
+
+
+def _single(task: MicroTask, seed: int, n_train: int, n_test: int) -> Task:
+    rng = random.Random(f"wordings/{task.domain.name}/{task.name}/{seed}")
+    description, *paraphrases = task.descriptions(rng, 17, unseen=False)
+    return Task(
+        name=task.name,
+        domain=task.domain.name,
+        split=task.split,
+        description=description,
+        paraphrases=tuple(paraphrases),
+        unseen_paraphrases=task.descriptions(rng, 1, unseen=True),
+        prompts=task.requests(rng, 24, unseen=False),
+        unseen_prompts=task.requests(rng, 8, unseen=True),
+        attributes={"operation": task.operation.name, "style": task.style.name, "wrapper": task.wrapper.name},
+        train=task.examples(n_train, seed),
+        test=task.examples(n_test, seed, test=True),
+    )
+
+
+def _mixtures(singles: list[Task], rng: random.Random) -> list[Task]:
+    """Unions of two seen tasks, the three pairs of domains in turn, no task in two mixtures."""
+    pools = {d.name: [t for t in singles if t.domain == d.name and t.split == "seen"] for d in DOMAINS}
+    for pool in pools.values():
+        rng.shuffle(pool)
+    pairs = itertools.cycle(itertools.combinations([d.name for d in DOMAINS], 2))
+    return [_mixture(pools[a].pop(), pools[b].pop()) for a, b in itertools.islice(pairs, N_MIXTURES)]
+
+
+def _mixture(one: Task, two: Task) -> Task:
+    def both(field: str) -> tuple:
+        return tuple(itertools.chain.from_iterable(zip(getattr(one, field), getattr(two, field), strict=False)))
+
+    def joined(field: str) -> tuple[str, ...]:
+        return tuple(f"{a} And also: {b}" for a, b in zip(getattr(one, field), getattr(two, field), strict=False))
+
+    return Task(
+        name=f"{one.name}+{two.name}",
+        domain=f"{one.domain}+{two.domain}",
+        split="mixture",
+        description=f"{one.description} And also: {two.description}",
+        paraphrases=joined("paraphrases"),
+        unseen_paraphrases=joined("unseen_paraphrases"),
+        prompts=both("prompts"),
+        unseen_prompts=both("unseen_prompts"),
+        parts=(one.name, two.name),
+        train=both("train"),
+        test=both("test"),
+    )
+
+
+def _wording(rng: random.Random, value: Value, unseen: bool) -> str:
+    return rng.choice(value.unseen_wordings if unseen else value.wordings)
