@@ -1,0 +1,113 @@
+"""MicroZoo as a benchmark: systematic splits, no leakage, answers that need every attribute, wordings that differ."""
+
+import itertools
+from collections import Counter
+
+import pytest
+
+from llgbm.zoo.micro.attributes import DOMAINS, WRAPPERS
+from llgbm.zoo.micro.things import RELATIONS, THINGS
+from llgbm.zoo.micro.world import is_test_payload, micro_suite, micro_tasks
+from llgbm.zoo.suite import TaskSuite
+
+
+@pytest.fixture(scope="module")
+def suite() -> TaskSuite:
+    return micro_suite(n_train=24, n_test=8)
+
+
+def test_sizes(suite: TaskSuite) -> None:
+    assert Counter(t.split for t in suite) == {"seen": 171, "unseen_combination": 45, "mixture": 24}
+    assert {t.domain for t in suite if t.split != "mixture"} == {"math", "code", "commonsense"}
+
+
+@pytest.mark.parametrize("domain", ["math", "code", "commonsense"])
+def test_every_value_and_every_pair_of_values_is_seen_and_held_out_evenly(suite: TaskSuite, domain: str) -> None:
+    tasks = [t for t in suite if t.domain == domain]
+    names = ("operation", "style", "wrapper")
+    seen = [t.attributes for t in tasks if t.split == "seen"]
+    unseen = [t.attributes for t in tasks if t.split == "unseen_combination"]
+    for pair in itertools.combinations(names, 2):
+        possible = {tuple(t.attributes[n] for n in pair) for t in tasks}
+        assert {tuple(a[n] for n in pair) for a in seen} == possible
+    for name in names:
+        assert {a[name] for a in unseen} == {t.attributes[name] for t in tasks}
+
+
+@pytest.mark.parametrize(
+    ("task", "payload", "answer"),
+    [
+        ("increment-letters-brackets", "90121", "[abcdc]"),
+        ("complement-commas-plain", "90125", "0,9,8,7,4"),
+        ("running_sum-digits-stars", "54321", "*59245*"),
+        ("sort_descending-capitals-plain", "90125", "JFCBA"),
+        ("rotate_left-alternating-stars", "abcde", "*bCdEa*"),
+        ("swap_pairs-capitalized-brackets", "abcde", "[Badce]"),
+        ("previous_letter-upper-plain", "abcde", "ZABCD"),
+        ("color-ends-brackets", "cow pig owl", "[white brown]"),
+        ("act-middle-stars", "cow bee owl", "*fly*"),
+    ],
+)
+def test_answers_worked_by_hand(task: str, payload: str, answer: str) -> None:
+    rule = next(t for t in micro_tasks() if t.name == task)
+    symbols = payload.split(" ") if rule.domain.separator else list(payload)
+    assert rule.domain.answer(symbols, rule.operation, rule.style, rule.wrapper) == answer
+
+
+@pytest.mark.parametrize("domain", DOMAINS, ids=lambda d: d.name)
+def test_answers_need_every_attribute(domain) -> None:
+    """Changing any one attribute changes the answer on most payloads."""
+    tasks = [t for t in micro_tasks() if t.domain is domain]
+    inputs = [e.input for e in tasks[0].examples(60, seed=3)]
+    answers = {t.name: [_answer(t, payload) for payload in inputs] for t in tasks}
+    for one, two in itertools.combinations(tasks, 2):
+        same = sum(a == b for a, b in zip(answers[one.name], answers[two.name], strict=True))
+        assert same <= 0.45 * len(inputs), (one.name, two.name, same)
+
+
+def _answer(task, payload: str) -> str:
+    symbols = payload.split(" ") if task.domain.separator else list(payload)
+    return task.domain.answer(symbols, task.operation, task.style, task.wrapper)
+
+
+def test_train_and_test_share_no_payload(suite: TaskSuite) -> None:
+    for task in suite:
+        assert not any(is_test_payload(e.input) for e in task.train)
+        assert all(is_test_payload(e.input) for e in task.test)
+
+
+def test_examples_are_seeded_and_unlimited() -> None:
+    task = micro_tasks()[0]
+    assert task.examples(50, seed=1) == task.examples(50, seed=1)
+    assert task.examples(50, seed=1) != task.examples(50, seed=2)
+    assert len({e.input for e in task.examples(3000, seed=1)}) == 3000
+
+
+def test_wordings_name_the_task_and_unseen_ones_are_new(suite: TaskSuite) -> None:
+    singles = [t for t in suite if t.split != "mixture"]
+    descriptions = [t.description for t in singles]
+    assert len(set(descriptions)) == len(descriptions)
+    for task in singles:
+        known = {task.description, *task.paraphrases}
+        assert len(known) == 17
+        assert task.unseen_paraphrases and not known & set(task.unseen_paraphrases)
+        assert len(task.prompts) == 24 and len(task.unseen_prompts) == 8
+    for attribute in (*WRAPPERS, *(v for d in DOMAINS for v in (*d.operations, *d.styles))):
+        assert not set(attribute.wordings) & set(attribute.unseen_wordings)
+
+
+def test_mixtures_unite_two_seen_tasks_of_different_domains(suite: TaskSuite) -> None:
+    parts = [part for t in suite if t.split == "mixture" for part in t.parts]
+    assert len(set(parts)) == len(parts) == 48
+    for mixture in (t for t in suite if t.split == "mixture"):
+        one, two = (suite[name] for name in mixture.parts)
+        assert one.domain != two.domain and one.split == two.split == "seen"
+        assert set(mixture.train) == {*one.train, *two.train}
+
+
+def test_facts_are_complete_and_relations_do_not_share_values() -> None:
+    assert len(THINGS) == 36
+    values = [set(facts) for facts in zip(*THINGS.values(), strict=True)]
+    assert len(values) == len(RELATIONS)
+    for one, two in itertools.combinations(values, 2):
+        assert not one & two

@@ -1,0 +1,93 @@
+"""Suites survive the trip to disk, and bad ones are refused in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from llgbm.errors import InputError
+from llgbm.zoo.micro.world import micro_suite
+from llgbm.zoo.suite import load_suite
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    suite = micro_suite(n_train=4, n_test=2)
+    suite.select(list(suite.tasks)[:3]).save(tmp_path / "suite")
+    return tmp_path / "suite"
+
+
+def test_round_trip_keeps_content(folder: Path) -> None:
+    suite = micro_suite(n_train=4, n_test=2)
+    part = suite.select(list(suite.tasks)[:3])
+    again = load_suite(folder)
+    assert again == part
+    assert again.content_hash == part.content_hash
+
+
+def test_hash_changes_with_one_example(folder: Path) -> None:
+    before = load_suite(folder).content_hash
+    path = folder / "test.jsonl"
+    path.write_text(path.read_text().replace('"output": "', '"output": "x', 1))
+    assert load_suite(folder).content_hash != before
+
+
+def test_select_by_split_and_unknown_name() -> None:
+    suite = micro_suite(n_train=4, n_test=2)
+    assert {t.split for t in suite.select(split="mixture")} == {"mixture"}
+    with pytest.raises(InputError, match="has no task 'nope'"):
+        suite["nope"]
+
+
+def test_handwritten_suite_needs_no_header_and_defaults_to_seen(tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text('{"task": "antonym", "domain": "words", "description": "Give the opposite."}\n')
+    (tmp_path / "train.jsonl").write_text('{"task": "antonym", "input": "hot", "output": "cold"}\n\n')
+    (tmp_path / "test.jsonl").write_text('{"task": "antonym", "input": "wet", "output": "dry"}\n')
+    suite = load_suite(tmp_path)
+    assert suite["antonym"].split == "seen"
+    assert suite.framed("hot") == "### Instruction:\nhot\n\n### Response:\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("tasks.jsonl", '{"task": "a", "domain": \n', r"tasks.jsonl:1: not valid JSON"),
+        ("tasks.jsonl", '{"task": "a", "domain": "d"}\n', r"tasks.jsonl:1: expected an object with .*missing description"),
+        ("tasks.jsonl", '["a"]\n', r"tasks.jsonl:1: expected an object"),
+        ("tasks.jsonl", "", r"examples for unknown task|holds no tasks"),
+        ("tasks.jsonl", '{"task": "a", "domain": "d", "description": "x", "split": "train"}\n', r"split 'train' of task 'a' is not one of seen"),
+        ("train.jsonl", '{"task": "zzz", "input": "a", "output": "b"}\n', r"has no train examples|unknown task 'zzz'"),
+        ("train.jsonl", '{"task": "zzz", "input": 3, "output": "b"}\n', r"train.jsonl:1: input and output must be strings"),
+        ("suite.json", "{", r"suite.json: not valid JSON"),
+        ("suite.json", '{"frame": "no slot"}', r"frame contains \{input\}"),
+    ],
+)
+def test_faults_name_file_and_line(folder: Path, file: str, text: str, message: str) -> None:
+    (folder / file).write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_suite(folder)
+
+
+def test_task_without_test_examples_is_refused(folder: Path) -> None:
+    path = folder / "test.jsonl"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "increment-digits-plain" not in line))
+    with pytest.raises(InputError, match=r"task 'increment-digits-plain' has no test examples; add them to test.jsonl"):
+        load_suite(folder)
+
+
+def test_duplicate_task_missing_file_and_missing_folder(folder: Path, tmp_path: Path) -> None:
+    path = folder / "tasks.jsonl"
+    path.write_text(path.read_text() + path.read_text())
+    with pytest.raises(InputError, match="is defined twice"):
+        load_suite(folder)
+    path.unlink()
+    with pytest.raises(InputError, match=r"tasks.jsonl: no such file"):
+        load_suite(folder)
+    with pytest.raises(InputError, match="no such folder"):
+        load_suite(tmp_path / "absent")
+
+
+def test_suite_with_no_tasks_is_refused(tmp_path: Path) -> None:
+    for name in ("tasks", "train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("")
+    with pytest.raises(InputError, match="holds no tasks"):
+        load_suite(tmp_path)
