@@ -1,0 +1,258 @@
+"""K adapters through one frozen base in one forward: a shared base GEMM plus two small batched ones per module.
+
+The base is copied in structure only: the copy shares every parameter and buffer, its target modules become slots, and
+`torch.func.functional_call` puts the factors of K adapters into the slots for one call. The model object that was
+given is never touched. B A is never formed and factors are never repeated per token or sequence.
+
+Shapes: K adapters, b sequences each, N = K * b rows of T tokens, D hidden size, r rank, V vocabulary.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from llgbm.errors import InputError
+from llgbm.lora.factors import LoRAFactors
+
+
+@dataclass
+class FunctionalOutput:
+    """What one forward was asked for."""
+
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    """Requested layer number -> hidden states, [N, T, D]."""
+    logits: Float[Tensor, "n V"] | None = None
+    """One row per True of `logits_at`, row-major; None when not asked for."""
+    past_key_values: Any = None
+    """The model's key-value cache when `use_cache`."""
+
+
+class FunctionalLoRA:
+    """A base wrapped once, called with any adapters.
+
+    Args:
+        model: A causal LM of transformers, or any subclass. Not modified. Parameters that require gradients are
+            frozen in the copy (same storage), so the base is never trained through it.
+        module_names: Full names of the `nn.Linear` or `Conv1D` modules that adapters may touch.
+
+    Raises:
+        InputError: A name is not a module of the model, or not a linear one.
+    """
+
+    def __init__(self, model: PreTrainedModel, module_names: Iterable[str]) -> None:
+        self.model: PreTrainedModel = _structural_copy(model).eval()
+        self.shapes: dict[str, tuple[int, int]] = {}
+        self.fan_in_fan_out = False
+        for name in module_names:
+            linear = _linear(self.model, name)
+            self.shapes[name] = _shape(linear)
+            self.fan_in_fan_out |= isinstance(linear, Conv1D)
+            self.model.set_submodule(name, _Slot(linear))
+        head = self.model.get_output_embeddings()
+        self._head = next(name for name, module in self.model.named_modules() if module is head)
+        self.model.set_submodule(self._head, _SelectedHead(head))
+        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """Modules that have a slot."""
+        return tuple(self.shapes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base is."""
+        return self.model.device
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer layers; hidden states are numbered 0 (embeddings) to n_layers."""
+        return self.model.config.get_text_config().num_hidden_layers
+
+    def __call__(
+        self,
+        factors: LoRAFactors | None,
+        input_ids: Int[Tensor, "N T"],
+        attention_mask: Tensor | None = None,
+        *,
+        hidden_layers: Sequence[int] = (),
+        logits_at: Bool[Tensor, "N T"] | None = None,
+        past_key_values: Any = None,
+        use_cache: bool = False,
+    ) -> FunctionalOutput:
+        """One forward of K adapters, or of the base alone.
+
+        Args:
+            factors: K adapters; row k * b + j belongs to adapter k. None runs the base. Modules absent from it run plain.
+            input_ids: Token ids, padded on either side.
+            attention_mask: [N, past + T], 1 at real tokens; None means no padding. Positions are counted from it, so
+                the padding side does not matter.
+            hidden_layers: Layer numbers as in transformers' `hidden_states`: 0 is the embeddings, -1 the last, after the norm.
+            logits_at: Positions whose logits are wanted; selected before the output embedding. None skips it.
+            past_key_values: Cache of an earlier call with `use_cache`.
+            use_cache: Return the cache.
+
+        Raises:
+            InputError: Rows are no multiple of K, a module has no slot or another shape, a layer does not exist.
+        """
+        if attention_mask is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
+        substituted = self._substituted(factors, len(input_ids))
+        if logits_at is not None:
+            substituted[f"{self._head}.rows"] = logits_at.reshape(-1).nonzero()[:, 0]
+        arguments: dict[str, Any] = {"attention_mask": attention_mask, "past_key_values": past_key_values, "use_cache": use_cache}
+        if self._takes_positions:
+            arguments["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
+        layers = {layer: self._layer(layer) for layer in hidden_layers}
+        if layers:
+            # A list asks recent transformers to keep these layers only; older ones read it as True and keep all.
+            arguments["output_hidden_states"] = sorted(set(layers.values()))
+        output = torch.func.functional_call(self.model, substituted, (input_ids,), arguments, tie_weights=False)
+        return FunctionalOutput(
+            {layer: output.hidden_states[index] for layer, index in layers.items()},
+            None if logits_at is None else output.logits,
+            output.past_key_values if use_cache else None,
+        )
+
+    def _substituted(self, factors: LoRAFactors | None, n_rows: int) -> dict[str, Tensor]:
+        """Buffer name -> tensor for one call: A, and B with the scaling folded in, in the base's dtype."""
+        if factors is None:
+            return {}
+        if factors.n_adapters == 0 or n_rows % factors.n_adapters:
+            raise InputError(f"{n_rows} sequences for {factors.n_adapters} adapters; give every adapter the same number of sequences")
+        dtype = self.model.dtype
+        buffers = {}
+        for name, shape in factors.shapes.items():
+            if self.shapes.get(name) != shape:
+                raise InputError(
+                    f"adapter module {name} has (d_in, d_out) = {shape}, the wrapped base has {self.shapes.get(name, 'no slot there')}; "
+                    "use adapters of this base and name all their modules when wrapping it"
+                )
+            buffers[f"{name}.lora_a"] = factors.a[name].to(dtype)
+            buffers[f"{name}.lora_b"] = (factors.b[name] * factors.scaling[name][:, None, None]).to(dtype)
+        return buffers
+
+    def _layer(self, layer: int) -> int:
+        if not -self.n_layers - 1 <= layer <= self.n_layers:
+            raise InputError(f"layer {layer} does not exist; this base has hidden states 0 to {self.n_layers}, or -1 for the last")
+        return layer % (self.n_layers + 1)
+
+
+@torch.no_grad()
+def greedy_decode(
+    functional: FunctionalLoRA,
+    factors: LoRAFactors | None,
+    input_ids: Int[Tensor, "N T"],
+    attention_mask: Int[Tensor, "N T"],
+    max_new_tokens: int,
+    eos_token_id: int,
+    pad_token_id: int,
+) -> Int[Tensor, "N new"]:
+    """The most likely token, again and again, until every row has ended or `max_new_tokens` are out.
+
+    Args:
+        functional: The wrapped base.
+        factors: K adapters or None, as in `FunctionalLoRA.__call__`.
+        input_ids: Prompts, padded on the left.
+        attention_mask: 1 at real tokens.
+        max_new_tokens: Limit for each row.
+        eos_token_id: Ends a row.
+        pad_token_id: Fills a row after its end.
+
+    Returns:
+        New tokens only; the end token is included.
+
+    Raises:
+        InputError: A row is padded on the right, so its last column is no token.
+    """
+    if not bool(attention_mask[:, -1].all()):
+        raise InputError("a prompt is padded on the right; pad prompts on the left for decoding")
+    last = torch.zeros_like(input_ids, dtype=torch.bool)
+    last[:, -1] = True
+    ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    tokens, columns, cache = input_ids, [], None
+    for _ in range(max_new_tokens):
+        output = functional(factors, tokens, attention_mask, logits_at=last, past_key_values=cache, use_cache=True)
+        assert output.logits is not None
+        chosen = torch.where(ended, pad_token_id, output.logits.argmax(-1))
+        columns.append(chosen)
+        ended |= chosen == eos_token_id
+        if bool(ended.all()):
+            break
+        tokens, cache, last = chosen[:, None], output.past_key_values, last[:, -1:]
+        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(tokens), 1)], dim=1)
+    return torch.stack(columns, 1) if columns else input_ids[:, :0]
+
+
+class _Slot(nn.Module):
+    """A linear module with room for the factors of K adapters; plain while the placeholders are empty."""
+
+    lora_a: Tensor
+    lora_b: Tensor
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+        self.register_buffer("lora_a", torch.empty(0), persistent=False)
+        self.register_buffer("lora_b", torch.empty(0), persistent=False)
+
+    def forward(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
+        base = self.linear(x)
+        k = len(self.lora_a)
+        if k == 0:
+            return base
+        # Under autocast the base's output has another dtype than x; baddbmm is autocast too.
+        low = torch.bmm(x.reshape(k, -1, x.shape[-1]), self.lora_a.mT)
+        return torch.baddbmm(base.reshape(k, -1, base.shape[-1]), low, self.lora_b.mT).view(base.shape)
+
+
+class _SelectedHead(nn.Module):
+    """The output embedding applied to selected rows of the flattened hidden states; none by default.
+
+    It stands where the model calls its head, so whatever the model does to logits afterwards still happens.
+    """
+
+    rows: Tensor
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self.register_buffer("rows", torch.empty(0, dtype=torch.long), persistent=False)
+
+    def forward(self, hidden: Float[Tensor, "N T D"]) -> Float[Tensor, "n V"]:
+        if isinstance(self.head, _Slot) and len(self.rows):  # adapters are told apart by row: select afterwards
+            return self.head(hidden).flatten(0, 1)[self.rows]
+        return (self.head.linear if isinstance(self.head, _Slot) else self.head)(hidden.flatten(0, 1)[self.rows])
+
+
+def _structural_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """New module objects around the very same parameters and buffers; parameters that train become frozen views of themselves."""
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False) if parameter.requires_grad else parameter
+    return copy.deepcopy(model, memo)
+
+
+def _linear(model: nn.Module, name: str) -> nn.Module:
+    try:
+        module = model.get_submodule(name)
+    except AttributeError as error:
+        raise InputError(f"the base has no module {name}; name modules as in its named_modules()") from error
+    if not isinstance(module, nn.Linear | Conv1D):
+        raise InputError(f"module {name} is a {type(module).__name__}, not nn.Linear or Conv1D; LoRA factors need a linear module")
+    return module
+
+
+def _shape(linear: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out); Conv1D stores its weight transposed."""
+    weight = linear.weight
+    assert isinstance(weight, Tensor)
+    return tuple(weight.shape) if isinstance(linear, Conv1D) else tuple(weight.shape[::-1])

@@ -1,0 +1,1 @@
+"""LoRA adapters as tensors (`factors`) and as PEFT directories (`peft_io`)."""
