@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.peft_io import linear_shape
 
 
 @dataclass
@@ -53,7 +54,7 @@ class FunctionalLoRA:
         self.fan_in_fan_out = False
         for name in module_names:
             linear = _linear(self.model, name)
-            self.shapes[name] = _shape(linear)
+            self.shapes[name] = linear_shape(linear)
             self.fan_in_fan_out |= isinstance(linear, Conv1D)
             self.model.set_submodule(name, _Slot(linear))
         head = self.model.get_output_embeddings()
@@ -249,10 +250,3 @@ def _linear(model: nn.Module, name: str) -> nn.Module:
     if not isinstance(module, nn.Linear | Conv1D):
         raise InputError(f"module {name} is a {type(module).__name__}, not nn.Linear or Conv1D; LoRA factors need a linear module")
     return module
-
-
-def _shape(linear: nn.Module) -> tuple[int, int]:
-    """(d_in, d_out); Conv1D stores its weight transposed."""
-    weight = linear.weight
-    assert isinstance(weight, Tensor)
-    return tuple(weight.shape) if isinstance(linear, Conv1D) else tuple(weight.shape[::-1])

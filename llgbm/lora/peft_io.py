@@ -1,0 +1,317 @@
+"""PEFT adapter directories in and out, without loss, and with a clear sentence for what LoRA factors cannot express."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import safetensors.torch
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from llgbm.artifacts import read_json, write_bytes, write_json
+from llgbm.errors import InputError
+from llgbm.lora.factors import LoRAFactors
+
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
+PICKLED_TENSOR_FILE = "adapter_model.bin"
+PREFIX = "base_model.model."
+ALL_LINEAR = "all-linear"
+
+UNSUPPORTED = {
+    "use_dora": "DoRA",
+    "modules_to_save": "modules_to_save (whole trained modules)",
+    "lora_bias": "lora_bias (a trained bias on B)",
+    "trainable_token_indices": "trainable_token_indices",
+    "layer_replication": "layer_replication",
+    "target_parameters": "target_parameters",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "velora_config": "VeLoRA",
+}
+"""Config keys that, when set, change the model beyond W + scaling * B A."""
+
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Values (or beginnings) of `init_lora_weights` that make PEFT subtract something from the base's own weights."""
+
+FOREIGN_TENSORS = {
+    "lora_embedding_": "embedding LoRA",
+    "lora_magnitude_vector": "DoRA",
+    "lora_B.bias": "lora_bias",
+    "modules_to_save": "modules_to_save",
+    "trainable_tokens": "trainable_token_indices",
+}
+"""Part of a tensor's name -> the feature that it belongs to."""
+
+
+def read_adapter(path: str | Path, shapes: Mapping[str, tuple[int, int]] | None = None) -> LoRAFactors:
+    """Read one PEFT LoRA adapter as float32 factors on the CPU.
+
+    Args:
+        path: Folder with `adapter_config.json` and `adapter_model.safetensors` (or `.bin`, read without unpickling code).
+        shapes: Module name -> (d_in, d_out) of the base; when given, every module of the adapter must be among them.
+
+    Returns:
+        K = 1.
+
+    Raises:
+        InputError: A file is missing or broken, the adapter uses what LoRA factors cannot express, a tensor is missing,
+            unknown, not finite, or of the wrong shape. The message names the folder and the tensor.
+    """
+    folder = Path(path)
+    config = _read_config(folder)
+    factors = LoRAFactors({}, {}, {}, {})
+    for name, (a, b) in _paired(folder, _read_tensors(folder)).items():
+        rank, alpha = _rank_and_alpha(config, name)
+        _check_pair(folder, name, a, b, rank, shapes)
+        factors.a[name], factors.b[name] = a.float()[None].contiguous(), b.float()[None].contiguous()
+        factors.scaling[name] = torch.tensor([alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank])
+        factors.ranks[name] = (rank,)
+    return factors
+
+
+def read_adapters(paths: Sequence[str | Path], shapes: Mapping[str, tuple[int, int]] | None = None) -> LoRAFactors:
+    """Read K adapters into one set of factors, in the given order; see `read_adapter`."""
+    return LoRAFactors.stack([read_adapter(path, shapes) for path in paths])
+
+
+def adapter_hash(path: str | Path) -> str:
+    """SHA-256 of what an adapter does (A, B and scaling of every module); the order and wording of its config do not count."""
+    return read_adapter(path).content_hash()
+
+
+def write_adapter(
+    path: str | Path,
+    factors: LoRAFactors,
+    index: int = 0,
+    *,
+    base_name: str,
+    fan_in_fan_out: bool = False,
+    extra_config: Mapping[str, Any] | None = None,
+) -> None:
+    """Write one adapter as an ordinary PEFT directory that plain PEFT loads to the same logits.
+
+    The config is written last and, over an older adapter, removed first: a folder with a config is whole. Other files
+    in the folder stay. The same factors give the same bytes.
+
+    Args:
+        path: Folder; made if needed.
+        factors: K adapters.
+        index: Which of them.
+        base_name: `base_model_name_or_path` of the config.
+        fan_in_fan_out: True for a base whose target modules are Conv1D (GPT-2).
+        extra_config: Further config entries, which win: for example `target_modules` as short suffixes.
+
+    Raises:
+        InputError: A number is not finite, or the adapter touches no module.
+    """
+    folder = Path(path)
+    parts = factors.adapter(index)
+    if not parts:
+        raise InputError(f"adapter {index} for {folder} touches no module; nothing to write")
+    tensors = {}
+    for name, (a, b, _) in sorted(parts.items()):
+        for key, tensor in (("lora_A", a), ("lora_B", b)):
+            tensor_name = f"{PREFIX}{name}.{key}.weight"
+            _check_finite(folder, tensor_name, tensor)
+            tensors[tensor_name] = tensor.detach().cpu().contiguous()
+    config = _config(parts, base_name, fan_in_fan_out) | dict(extra_config or {})
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    write_bytes(folder / TENSOR_FILE, safetensors.torch.save(tensors, {"format": "pt"}))
+    write_json(folder / CONFIG_FILE, dict(sorted(config.items())))
+
+
+def target_shapes(model: PreTrainedModel, target_modules: str | Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Full name -> (d_in, d_out) of the modules that PEFT would adapt, in model order.
+
+    Args:
+        model: The base.
+        target_modules: As in PEFT: module names or suffixes, a regular expression, or "all-linear" (all but the output embedding).
+
+    Raises:
+        InputError: Nothing matches, or something that is not linear does.
+    """
+    targets = target_modules if isinstance(target_modules, str) else sorted(set(target_modules))
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
+        head = model.get_output_embeddings()
+        return {name: linear_shape(module) for name, module in linear.items() if module is not head}
+    config = LoraConfig(target_modules=targets)
+    matched = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
+    if not matched:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        raise InputError(f"target_modules {targets!r} match nothing in this base; its linear modules are {known}")
+    for name in matched:
+        if name not in linear:
+            raise InputError(
+                f"target_modules {targets!r} match {name}, a {type(model.get_submodule(name)).__name__}; only linear modules take LoRA factors"
+            )
+    return {name: linear_shape(linear[name]) for name in matched}
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out) of an `nn.Linear` or a Conv1D, which stores its weight transposed."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    rows, columns = weight.shape
+    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+
+
+def find_adapters(folder: str | Path) -> list[Path]:
+    """Adapter directories in or below a folder, sorted; incomplete ones too, so that reading them can say what is missing.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder that holds PEFT adapters")
+    names = (CONFIG_FILE, TENSOR_FILE, PICKLED_TENSOR_FILE)
+    return sorted({file.parent for name in names for file in Path(folder).rglob(name)})
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The adapter's config, once it is known to describe plain LoRA."""
+    if not folder.is_dir():
+        raise InputError(f"adapter {folder}: no such folder; give a PEFT adapter directory")
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputError(f"adapter {folder}: {CONFIG_FILE} is missing; a PEFT adapter directory has one, save the adapter again")
+    config = read_json(folder / CONFIG_FILE)
+    if not isinstance(config, dict):
+        raise InputError(f"adapter {folder}: {CONFIG_FILE} holds a {type(config).__name__}, expected an object; save the adapter again")
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"adapter {folder}: peft_type is {config.get('peft_type')!r}, only LORA can be read; train a LoRA adapter")
+    features = [label for key, label in UNSUPPORTED.items() if config.get(key)]
+    if config.get("bias", "none") != "none":
+        features.append(f"bias={config['bias']!r}")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
+        features.append(f"init_lora_weights={start!r} (changes the base; convert it to plain LoRA when saving)")
+    if features:
+        raise InputError(f"adapter {folder}: uses {', '.join(features)}, which LoRA factors cannot express; train it without")
+    _check_numbers(folder, config)
+    return config
+
+
+def _check_numbers(folder: Path, config: dict[str, Any]) -> None:
+    """Ranks are whole numbers above zero, alphas finite numbers."""
+    ranks = {"r": config.get("r"), **{f"rank_pattern[{k}]": v for k, v in (config.get("rank_pattern") or {}).items()}}
+    alphas = {"lora_alpha": config.get("lora_alpha"), **{f"alpha_pattern[{k}]": v for k, v in (config.get("alpha_pattern") or {}).items()}}
+    for key, value in ranks.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"adapter {folder}: {key} in {CONFIG_FILE} is {value!r}, expected a whole number of at least 1; save the adapter again")
+    for key, value in alphas.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise InputError(f"adapter {folder}: {key} in {CONFIG_FILE} is {value!r}, expected a number; save the adapter again")
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the adapter file, as stored."""
+    file = folder / TENSOR_FILE
+    try:
+        if file.is_file():
+            return safetensors.torch.load_file(file)
+        file = folder / PICKLED_TENSOR_FILE
+        if file.is_file():
+            return dict(torch.load(file, map_location="cpu", weights_only=True))
+    except (SafetensorError, RuntimeError, EOFError, ValueError, TypeError, OSError, UnpicklingError) as error:
+        raise InputError(f"adapter {folder}: {file.name} is truncated or broken ({_first_line(error)}); copy or train it again") from error
+    raise InputError(f"adapter {folder}: {TENSOR_FILE} is missing; copy or train the adapter again")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _paired(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Module name -> (A, B), sorted; every tensor must be an A or a B and have its other half."""
+    halves: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        module, _, kind = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
+        if not name.startswith(PREFIX) or not name.endswith(".weight") or kind not in ("lora_A", "lora_B"):
+            feature = next((label for part, label in FOREIGN_TENSORS.items() if part in name), "a tensor beyond lora_A and lora_B")
+            raise InputError(f"adapter {folder}: tensor {name} belongs to {feature}, which LoRA factors cannot express; train it without")
+        _check_finite(folder, name, tensor)
+        halves.setdefault(module, {})[kind] = tensor
+    if not halves:
+        raise InputError(f"adapter {folder}: holds no tensors; train the adapter again")
+    for module, half in halves.items():
+        for kind in {"lora_A", "lora_B"} - half.keys():
+            raise InputError(f"adapter {folder}: tensor {PREFIX}{module}.{kind}.weight is missing, its other half is there; save the adapter again")
+    return {module: (half["lora_A"], half["lora_B"]) for module, half in sorted(halves.items())}
+
+
+def _rank_and_alpha(config: Mapping[str, Any], name: str) -> tuple[int, float]:
+    """Rank and alpha of one module, patterns matched by PEFT's own function."""
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    rank = ranks.get(get_pattern_key(list(ranks), name), config["r"])
+    return rank, alphas.get(get_pattern_key(list(alphas), name), config["lora_alpha"])
+
+
+def _check_finite(folder: Path, name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise InputError(f"adapter {folder}: tensor {name} is {tensor.dtype}, expected floating point; save the adapter again")
+    if not bool(torch.isfinite(tensor).all()):
+        count = int((~torch.isfinite(tensor)).sum())
+        raise InputError(f"adapter {folder}: tensor {name} has {count} values that are NaN or infinite, expected none; train the adapter again")
+
+
+def _check_pair(folder: Path, name: str, a: Tensor, b: Tensor, rank: int, shapes: Mapping[str, tuple[int, int]] | None) -> None:
+    """A is [rank, d_in] and B [d_out, rank], and both fit the base if its shapes are known."""
+    if shapes is not None and name not in shapes:
+        raise InputError(f"adapter {folder}: module {name} is not among the base's target modules; use an adapter of this base")
+    d_in, d_out = shapes[name] if shapes is not None else (a.shape[-1] if a.ndim else 0, b.shape[0] if b.ndim else 0)
+    for kind, tensor, expected in (("lora_A", a, (rank, d_in)), ("lora_B", b, (d_out, rank))):
+        if tuple(tensor.shape) != expected:
+            raise InputError(
+                f"adapter {folder}: tensor {PREFIX}{name}.{kind}.weight is {tuple(tensor.shape)}, expected {expected} "
+                f"(rank {rank} by {CONFIG_FILE}{'' if shapes is None else ', the base the rest'}); retrain it for this base or correct the rank"
+            )
+
+
+def _config(parts: Mapping[str, tuple[Tensor, Tensor, float]], base_name: str, fan_in_fan_out: bool) -> dict[str, Any]:
+    """PEFT's config: the commonest rank and alpha as defaults, the others by exact name in the patterns."""
+    ranks = {name: a.shape[0] for name, (a, _, _) in sorted(parts.items())}
+    alphas = {name: _alpha(parts[name][2], rank) for name, rank in ranks.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    return {
+        "alpha_pattern": {_exactly(name): value for name, value in alphas.items() if value != alpha},
+        "base_model_name_or_path": base_name,
+        "bias": "none",
+        "fan_in_fan_out": fan_in_fan_out,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {_exactly(name): value for name, value in ranks.items() if value != rank},
+        "target_modules": list(ranks),
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _alpha(scaling: float, rank: int) -> int | float:
+    """scaling * rank; a whole number where float32 rounding of the scaling is all that keeps it from one."""
+    alpha = scaling * rank
+    return round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-6) else alpha
+
+
+def _exactly(name: str) -> str:
+    """A pattern that PEFT (`(.*\\.)?(pattern)$`) matches with this full name only."""
+    return "^" + name.replace(".", r"\.")
