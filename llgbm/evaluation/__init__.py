@@ -1,0 +1,1 @@
+"""Scores of methods on tasks, and the statistics that compare them."""
