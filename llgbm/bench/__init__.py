@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks against reference ways of doing the same work."""

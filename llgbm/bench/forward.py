@@ -1,0 +1,73 @@
+"""`llgbm bench forward`: K adapters in one functional forward, against PEFT one after another and against the bare base."""
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from llgbm.config import ExperimentConfig
+from llgbm.dataset import TokenBatch, concatenate, encode_examples
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.peft_io import target_shapes, write_adapter
+from llgbm.zoo.base import load_base
+from llgbm.zoo.suite import load_suite
+
+
+@torch.no_grad()
+def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int = 8, repeats: int = 7) -> dict:
+    """Median seconds of a logits forward three ways, measured in turn; ratios; the largest difference to PEFT.
+
+    The PEFT way loads an adapter, runs its sequences and unloads it, for each adapter. The floor is the bare base on
+    the same tokens in one batch.
+    """
+    base = load_base(config.model.name)
+    suite = load_suite(config.zoo.suite)
+    shapes = target_shapes(base.model, config.lora.target_modules)
+    functional = FunctionalLoRA(base.model, shapes)
+    generator = torch.Generator().manual_seed(0)
+    factors = LoRAFactors.initialize(shapes, config.lora.rank, config.lora.alpha, n_adapters, generator=generator)
+    factors = factors.map(lambda tensor: torch.randn(tensor.shape, generator=generator) * 0.02)
+    tasks = list(suite)[:n_adapters]
+    parts = [encode_examples(base.tokenizer, suite.frame, tasks[k % len(tasks)].train[:sequences]) for k in range(n_adapters)]
+    batch = concatenate(parts, base.tokenizer.pad_token_id)
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / str(k) for k in range(n_adapters)]
+        for k, path in enumerate(paths):
+            write_adapter(path, factors, k, base_name=base.name, fan_in_fan_out=functional.fan_in_fan_out)
+        model = copy.deepcopy(base.model)
+        ways: dict[str, Callable[[], torch.Tensor]] = {
+            "functional": lambda: functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits,
+            "peft": lambda: torch.cat([_peft_logits(model, path, part) for path, part in zip(paths, parts, strict=True)]),
+            "base": lambda: functional(None, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits,
+        }
+        results = {name: run() for name, run in ways.items()}
+        seconds = {name: [] for name in ways}
+        for _ in range(repeats):
+            for name, run in ways.items():
+                start = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - start)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "n_adapters": n_adapters,
+        "sequences_per_adapter": sequences,
+        "tokens": int(batch.attention_mask.sum()),
+        **{f"{name}_s": value for name, value in median.items()},
+        "speedup_over_peft": median["peft"] / median["functional"],
+        "times_the_floor": median["functional"] / median["base"],
+        "max_difference_to_peft": (results["functional"] - results["peft"]).abs().max().item(),
+    }
+
+
+def _peft_logits(model: torch.nn.Module, path: Path, batch: TokenBatch) -> torch.Tensor:
+    adapted = PeftModel.from_pretrained(model, path)  # type: ignore[arg-type]
+    logits = adapted(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[batch.predicts]
+    adapted.unload()
+    return logits

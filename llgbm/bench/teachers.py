@@ -1,0 +1,98 @@
+"""`llgbm bench teachers`: K teachers trained at once against the same teachers one after another with PEFT.
+
+Both sides start from the same A, see the same examples in the same order, and take the same number of steps with the
+same optimizer and learning rates. They differ only in how the work is laid out.
+"""
+
+import copy
+import dataclasses
+import time
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn import functional as F
+
+from llgbm.config import ExperimentConfig
+from llgbm.dataset import TokenBatch, encode_examples
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.peft_io import target_shapes
+from llgbm.progress import ProgressCallback
+from llgbm.scoring import score_each
+from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.suite import Task, load_suite
+from llgbm.zoo.teachers import Lesson, data_order, initial_factors, learning_rate_at, make_lesson, train_adapters
+
+NEVER_SOLVED = 2.0
+"""An exact match no adapter reaches: both sides take every step."""
+
+
+def bench_teachers(config: ExperimentConfig, n_teachers: int = 40, steps: int = 150, progress: ProgressCallback | None = None) -> dict:
+    """Train the first `n_teachers` seen tasks both ways; seconds of each, their ratio, and test exact match of each."""
+    base = load_base(config.model.name)
+    suite = load_suite(config.zoo.suite)
+    tasks = list(suite.select(split="seen"))[:: max(1, len(suite.select(split="seen")) // n_teachers)][:n_teachers]
+    zoo = dataclasses.replace(config.zoo, steps=steps, solved_exact_match=NEVER_SOLVED, check_interval=steps)
+    config = dataclasses.replace(config, zoo=zoo)
+    lessons = [make_lesson(base, suite.frame, task, seed=0) for task in tasks]
+    functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules))
+
+    start = time.perf_counter()
+    together = train_adapters(functional, lessons, config.lora, zoo, base.tokenizer.pad_token_id).factors
+    together_s = time.perf_counter() - start
+
+    start = time.perf_counter()
+    singles = []
+    for k, lesson in enumerate(lessons):
+        singles.append(_train_with_peft(base, functional, lesson, config))
+        if progress:
+            progress(k + 1, len(lessons))
+    one_by_one_s = time.perf_counter() - start
+    return {
+        "n_teachers": len(tasks),
+        "steps": steps,
+        "together_s": together_s,
+        "one_by_one_s": one_by_one_s,
+        "speedup": one_by_one_s / together_s,
+        "together_exact_match": _exact_match(functional, together, base, suite.frame, tasks),
+        "one_by_one_exact_match": _exact_match(functional, LoRAFactors.stack(singles), base, suite.frame, tasks),
+    }
+
+
+def _train_with_peft(base: Base, functional: FunctionalLoRA, lesson: Lesson, config: ExperimentConfig) -> LoRAFactors:
+    """One teacher the usual way: a PEFT model and torch's AdamW."""
+    lora, zoo = config.lora, config.zoo
+    start = initial_factors(functional, [lesson.seed], lora)
+    model = get_peft_model(
+        copy.deepcopy(base.model),
+        LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(functional.shapes), fan_in_fan_out=functional.fan_in_fan_out),
+    )
+    assert isinstance(model, PeftModel)
+    layers = {name: model.base_model.model.get_submodule(name) for name in functional.shapes}
+    with torch.no_grad():
+        for name, layer in layers.items():
+            layer.lora_A["default"].weight.copy_(start.a[name][0])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=zoo.learning_rate, weight_decay=0.0)
+    order = data_order(lesson)
+    for step in range(1, zoo.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, zoo)
+        optimizer.zero_grad(set_to_none=True)
+        _loss(model, lesson.train.rows(torch.randint(len(lesson.train), (zoo.batch_size,), generator=order))).backward()
+        optimizer.step()
+    factors = initial_factors(functional, [lesson.seed], lora)
+    for name, layer in layers.items():
+        factors.a[name] = layer.lora_A["default"].weight.detach()[None]
+        factors.b[name] = layer.lora_B["default"].weight.detach()[None]
+    return factors
+
+
+def _loss(model: PeftModel, batch: TokenBatch) -> torch.Tensor:
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    return F.cross_entropy(logits[batch.predicts], batch.targets)
+
+
+def _exact_match(functional: FunctionalLoRA, factors: LoRAFactors, base: Base, frame: str, tasks: list[Task]) -> float:
+    batches = [encode_examples(base.tokenizer, frame, task.test) for task in tasks]
+    scores = score_each(functional, factors, batches, base.tokenizer.pad_token_id)
+    return sum(score.exact_match for score in scores) / len(scores)

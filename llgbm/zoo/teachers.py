@@ -1,0 +1,347 @@
+"""Teachers: many LoRA adapters trained at once, one per (task, seed), and the folder that keeps them.
+
+K adapters share every forward and backward of the base; their losses, data order and optimizer moments are their own,
+so each learns as if it were alone. Shapes: K adapters, b examples each, N = K * b sequences of T tokens.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llgbm.artifacts import hash_json, read_json, write_json
+from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig
+from llgbm.dataset import TokenBatch, concatenate, encode_examples
+from llgbm.errors import InputError
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.peft_io import adapter_hash, read_adapters, target_shapes, write_adapter
+from llgbm.progress import ProgressCallback
+from llgbm.scoring import score, score_each
+from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.suite import Task, TaskSuite, load_suite
+
+MAX_VALIDATION = 32
+"""Train examples per task that are kept from training and decide whether an adapter is solved."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one adapter learns from: its training examples, examples that tell when it is done, and its seed."""
+
+    train: TokenBatch
+    validation: TokenBatch
+    seed: int
+    name: str = ""
+    """Names the lesson's data order; the same name and seed draw the same examples."""
+
+
+@dataclass
+class Trained:
+    """K trained adapters, in the order of their lessons."""
+
+    factors: LoRAFactors
+    steps: list[int]
+    validation_exact_match: list[float]
+
+
+def make_lesson(base: Base, frame: str, task: Task, seed: int, max_length: int = 512) -> Lesson:
+    """Tokenize a task's train examples and set some aside for validation (all of them if there are fewer than five)."""
+    tokens = encode_examples(base.tokenizer, frame, task.train, max_length)
+    held_back = min(MAX_VALIDATION, len(tokens) // 5)
+    split = len(tokens) - held_back
+    validation = tokens.rows(slice(split, None)) if held_back else tokens
+    return Lesson(tokens.rows(slice(0, split)), validation, seed, task.name)
+
+
+def data_order(lesson: Lesson) -> torch.Generator:
+    """Draws the lesson's examples: the same name and seed, the same order."""
+    return _generator("order", lesson.name, lesson.seed)
+
+
+def initial_factors(functional: FunctionalLoRA, seeds: Sequence[int], lora: LoRAConfig) -> LoRAFactors:
+    """Where adapters start: one per seed given, equal seeds with equal A, B zero."""
+    drawn = {s: LoRAFactors.initialize(functional.shapes, lora.rank, lora.alpha, generator=_generator("init", s)) for s in set(seeds)}
+    return LoRAFactors.stack([drawn[s] for s in seeds]).to(device=functional.device)
+
+
+def learning_rate_at(step: int, zoo: ZooConfig) -> float:
+    """Linear warm-up over the first 5% of steps, then constant."""
+    return zoo.learning_rate * min(1.0, step / max(1, round(0.05 * zoo.steps)))
+
+
+def train_adapters(
+    functional: FunctionalLoRA,
+    lessons: Sequence[Lesson],
+    lora: LoRAConfig,
+    zoo: ZooConfig,
+    pad_token_id: int,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Trained:
+    """Train K adapters together; each leaves the batch when its validation examples are solved.
+
+    Args:
+        functional: The base, wrapped with slots at the target modules.
+        lessons: K lessons. Adapters of one seed start from the same A, as PEFT would give them; B starts at zero.
+        lora: Rank and alpha.
+        zoo: Steps, batch size, learning rate, when an adapter counts as solved.
+        pad_token_id: Fills up shorter sequences.
+        on_step: Called with (step, adapters still training, mean loss).
+    """
+    if lora.dropout:
+        raise InputError(f"lora.dropout is {lora.dropout}; teachers train without dropout, set lora.dropout to 0")
+    group = _Group(functional, lessons, lora, zoo, pad_token_id)
+    for step in range(1, zoo.steps + 1):
+        loss = group.step(step)
+        if on_step:
+            on_step(step, len(group.active), loss)
+        if step % zoo.check_interval == 0 or step == zoo.steps:
+            group.retire(step)
+        if not group.active:
+            break
+    return group.result()
+
+
+class _Group:
+    """The adapters still training: their factors, optimizer moments, and data."""
+
+    def __init__(self, functional: FunctionalLoRA, lessons: Sequence[Lesson], lora: LoRAConfig, zoo: ZooConfig, pad_token_id: int) -> None:
+        self.functional, self.lessons, self.zoo = functional, lessons, zoo
+        self.pad_token_id = pad_token_id
+        self.active = list(range(len(lessons)))
+        self.data = concatenate([lesson.train for lesson in lessons], pad_token_id)
+        sizes = torch.tensor([len(lesson.train) for lesson in lessons])
+        self.sizes, self.offsets = sizes, sizes.cumsum(0) - sizes
+        self.orders = [data_order(lesson) for lesson in lessons]
+        self.factors = initial_factors(functional, [lesson.seed for lesson in lessons], lora)
+        self.optimizer = self._optimizer()
+        self.finished: dict[int, tuple[LoRAFactors, int, float]] = {}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        parameters = [t.requires_grad_() for t in (*self.factors.a.values(), *self.factors.b.values())]
+        return torch.optim.AdamW(parameters, lr=self.zoo.learning_rate, weight_decay=0.0)
+
+    def step(self, step: int) -> float:
+        """One update of every active adapter on its own next examples; the mean loss."""
+        batch = self._draw().to(self.functional.device)
+        logits = self.functional(self.factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
+        losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
+        per_row = batch.predicts.sum(1)
+        weights = 1 / per_row.view(len(self.active), -1).sum(1).repeat_interleave(self.zoo.batch_size)
+        loss = (losses * weights.repeat_interleave(per_row)).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, self.zoo)
+        self.optimizer.step()
+        return loss.item() / len(self.active)
+
+    def _draw(self) -> TokenBatch:
+        rows = [
+            self.offsets[k] + torch.randint(int(self.sizes[k]), (self.zoo.batch_size,), generator=self.orders[k]) for k in self.active
+        ]
+        return self.data.rows(torch.cat(rows))
+
+    def retire(self, step: int) -> None:
+        """Score the active adapters; those that are solved, or out of steps, leave."""
+        exact = self._validate()
+        leaving = {i for i, value in enumerate(exact) if value >= self.zoo.solved_exact_match or step == self.zoo.steps}
+        for i in leaving:
+            self.finished[self.active[i]] = (self.factors.select([i]).detach(), step, exact[i])
+        staying = [i for i in range(len(self.active)) if i not in leaving]
+        if leaving and staying:
+            self._keep(staying)
+        self.active = [self.active[i] for i in staying]
+
+    def _validate(self) -> list[float]:
+        lessons = [self.lessons[k] for k in self.active]
+        count = min(len(lesson.validation) for lesson in lessons)
+        batch = concatenate([lesson.validation.rows(slice(0, count)) for lesson in lessons], self.pad_token_id)
+        exact = score(self.functional, self.factors, batch).exact
+        return exact.view(len(lessons), count).float().mean(1).tolist()
+
+    def _keep(self, staying: list[int]) -> None:
+        """Narrow factors and moments to the adapters that go on."""
+        old = self.optimizer
+        states = [old.state[p] for p in old.param_groups[0]["params"]]
+        self.factors = self.factors.select(staying).detach()
+        self.optimizer = self._optimizer()
+        for parameter, state in zip(self.optimizer.param_groups[0]["params"], states, strict=True):
+            self.optimizer.state[parameter] = {
+                "step": state["step"],
+                "exp_avg": state["exp_avg"][staying].clone(),
+                "exp_avg_sq": state["exp_avg_sq"][staying].clone(),
+            }
+
+    def result(self) -> Trained:
+        """All adapters in the order of the lessons."""
+        ordered = [self.finished[k] for k in range(len(self.lessons))]
+        return Trained(LoRAFactors.stack([f for f, _, _ in ordered]), [s for _, s, _ in ordered], [e for _, _, e in ordered])
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One teacher of a zoo, as its manifest records it."""
+
+    path: str
+    """Folder of the PEFT adapter, relative to the zoo."""
+    task: str
+    domain: str
+    split: str
+    seed: int
+    steps: int
+    exact_match: float
+    """On the task's test examples, greedy decoding."""
+    hash: str
+
+
+class TeacherZoo:
+    """A folder of teachers with its manifest."""
+
+    def __init__(self, folder: Path, manifest: dict) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.teachers = [Teacher(**row) for row in manifest["teachers"]]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "TeacherZoo":
+        """Open a zoo. InputError when the folder has no readable manifest."""
+        manifest_path = Path(folder) / "manifest.json"
+        if not manifest_path.is_file():
+            raise InputError(f"{folder}: not a zoo (no manifest.json); build one with 'llgbm zoo build --checkpoint_folder {folder}'")
+        manifest = read_json(manifest_path)
+        if not isinstance(manifest, dict) or "teachers" not in manifest:
+            raise InputError(f"{manifest_path}: not a zoo manifest (no list of teachers)")
+        return cls(Path(folder), manifest)
+
+    @cached_property
+    def suite(self) -> TaskSuite:
+        """The suite the teachers were trained on. InputError when it has changed since."""
+        suite = load_suite(self.manifest["suite"]["source"])
+        if suite.content_hash != self.manifest["suite"]["hash"]:
+            raise InputError(f"{self.folder}: built on another version of suite {suite.name}; build the zoo again")
+        return suite
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over base, suite and the teachers' weights."""
+        return hash_json([self.manifest["base"]["hash"], self.manifest["suite"]["hash"], sorted((t.path, t.hash) for t in self.teachers)])
+
+    def select(self, split: str | None = None, seed: int | None = None) -> list[Teacher]:
+        """Teachers of one split and one seed, in manifest order."""
+        return [t for t in self.teachers if split in (None, t.split) and seed in (None, t.seed)]
+
+    def factors(self, teachers: Sequence[Teacher]) -> LoRAFactors:
+        """The teachers' factors, stacked in the given order."""
+        return read_adapters([self.folder / teacher.path for teacher in teachers])
+
+
+def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None) -> TeacherZoo:
+    """Train every missing teacher of the configured suite and seeds, batch by batch.
+
+    A batch is written whole before the manifest names it; an interrupted build starts again at the batch in hand and
+    ends with the same adapters.
+
+    Raises:
+        InputError: The folder holds a zoo of another base, suite or training setting.
+    """
+    base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
+    suite = load_suite(config.zoo.suite)
+    folder = Path(config.checkpoint_folder)
+    header = _header(config, base, suite)
+    rows = _resumable_rows(folder, header)
+    shapes = target_shapes(base.model, config.lora.target_modules)
+    functional = FunctionalLoRA(base.model, shapes)
+    total = len(suite) * len(config.zoo.seeds)
+    for batch in _batches(suite, config.zoo):
+        if any(_path(task, seed) not in rows for task, seed in batch):
+            for teacher in _train_batch(batch, functional, base, suite.frame, folder, config, progress and _Within(progress, len(rows), total, len(batch))):
+                rows[teacher.path] = teacher
+            _write_manifest(folder, header, suite, config.zoo, rows)
+        if progress:
+            progress(len(rows), total)
+    return TeacherZoo.load(folder)
+
+
+class _Within:
+    """Progress inside a batch: counts the adapters that are solved so far."""
+
+    def __init__(self, progress: ProgressCallback, done: int, total: int, size: int) -> None:
+        self.progress, self.done, self.total, self.size = progress, done, total, size
+
+    def __call__(self, step: int, training: int, loss: float) -> None:
+        self.progress(self.done + self.size - training, self.total, step=step, training=training, loss=loss)
+
+
+def _train_batch(
+    batch: list[tuple[Task, int]],
+    functional: FunctionalLoRA,
+    base: Base,
+    frame: str,
+    folder: Path,
+    config: ExperimentConfig,
+    on_step: Callable[[int, int, float], None] | None,
+) -> Iterator[Teacher]:
+    lessons = [make_lesson(base, frame, task, seed) for task, seed in batch]
+    trained = train_adapters(functional, lessons, config.lora, config.zoo, base.tokenizer.pad_token_id, on_step)
+    exact = _test_exact_match(functional, trained.factors, base, frame, [task for task, _ in batch])
+    for k, (task, seed) in enumerate(batch):
+        path = folder / _path(task, seed)
+        write_adapter(path, trained.factors, k, base_name=base.name, fan_in_fan_out=functional.fan_in_fan_out)
+        write_json(path / "prompts.json", list(task.prompts))
+        yield Teacher(_path(task, seed), task.name, task.domain, task.split, seed, trained.steps[k], exact[k], adapter_hash(path))
+
+
+def _test_exact_match(functional: FunctionalLoRA, factors: LoRAFactors, base: Base, frame: str, tasks: list[Task]) -> list[float]:
+    """Exact match of each adapter on its task's test examples."""
+    batches = [encode_examples(base.tokenizer, frame, task.test) for task in tasks]
+    return [result.exact_match for result in score_each(functional, factors, batches, base.tokenizer.pad_token_id)]
+
+
+def _batches(suite: TaskSuite, zoo: ZooConfig) -> Iterator[list[tuple[Task, int]]]:
+    """The plan, fixed by suite and settings alone: tasks of one domain train together, so sequences are of a length."""
+    jobs = sorted(((task, seed) for seed in zoo.seeds for task in suite), key=lambda job: (job[1], job[0].domain))
+    for start in range(0, len(jobs), zoo.adapters_per_batch):
+        yield jobs[start : start + zoo.adapters_per_batch]
+
+
+def _path(task: Task, seed: int) -> str:
+    return f"{task.domain}/{task.name}/seed{seed}"
+
+
+def _header(config: ExperimentConfig, base: Base, suite: TaskSuite) -> dict:
+    training = {k: v for k, v in asdict(config.zoo).items() if k not in ("suite", "seeds")}
+    return {
+        "base": {"name": base.name, "hash": base.content_hash},
+        "suite": {"source": str(config.zoo.suite), "hash": suite.content_hash},
+        "lora": asdict(config.lora),
+        "zoo": training,
+    }
+
+
+def _resumable_rows(folder: Path, header: dict) -> dict[str, Teacher]:
+    """What an earlier build finished; refuses a folder that was built otherwise."""
+    if not (folder / "manifest.json").exists():
+        return {}
+    zoo = TeacherZoo.load(folder)
+    for key, value in header.items():
+        if zoo.manifest.get(key) != value:
+            raise InputError(
+                f"{folder}: holds a zoo with another {key} ({zoo.manifest.get(key)}, asked for {value}); choose another checkpoint_folder or remove it"
+            )
+    return {t.path: t for t in zoo.teachers if (folder / t.path / "adapter_model.safetensors").is_file()}
+
+
+def _write_manifest(folder: Path, header: dict, suite: TaskSuite, zoo: ZooConfig, rows: dict[str, Teacher]) -> None:
+    order = {_path(task, seed): i for i, (task, seed) in enumerate((task, seed) for seed in sorted(zoo.seeds) for task in suite)}
+    teachers = sorted(rows.values(), key=lambda t: (order.get(t.path, len(order)), t.path))
+    write_json(folder / "manifest.json", {**header, "teachers": [asdict(t) for t in teachers]})
+
+
+def _generator(*parts: object) -> torch.Generator:
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
