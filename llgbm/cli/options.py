@@ -1,0 +1,54 @@
+"""Flags that several commands share: a config by preset or file, and any of its fields by dotted name."""
+
+import argparse
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from llgbm.config import ExperimentConfig, build, describe_fields, merge, preset_values, read_yaml, type_name
+from llgbm.errors import InputError
+
+
+def make_parser(description: str, **options: Any) -> ArgumentParser:
+    """A parser whose faults are exceptions and whose help is as written."""
+    return ArgumentParser(description=description, exit_on_error=False, formatter_class=argparse.HelpFormatter, **options)
+
+
+def add_config_arguments(parser: ArgumentParser, preset: str = "delta_multi", sections: tuple[str, ...] | None = None) -> None:
+    """Add `--config`, `--config_file` and a flag for every config field.
+
+    Args:
+        parser: Where to add.
+        preset: The preset used when neither is given.
+        sections: Only fields of these sections (`""` for top-level ones) get a flag; None means all.
+    """
+    parser.add_argument("--config", type=str, default=preset, metavar="NAME", help="preset: a file of configs/ (default: %(default)s)")
+    parser.add_argument("--config_file", type=str, default=None, metavar="FILE", help="YAML config file, instead of a preset")
+    groups: dict[str, Any] = {}
+    for name, (kind, default, text) in describe_fields().items():
+        section = name.rpartition(".")[0]
+        if sections is not None and section not in sections:
+            continue
+        group = groups.setdefault(section, parser.add_argument_group(f"{section or 'experiment'} config"))
+        help = f"{text.rstrip('.')} ({type_name(kind)}; default without a preset: {default})".replace("%", "%%")
+        group.add_argument(f"--{name}", type=str, default=None, metavar="VALUE", help=help)
+
+
+def read_config(args: Namespace) -> ExperimentConfig:
+    """The config that flags ask for: preset or file first, single fields on top, whatever their order."""
+    values = read_yaml(args.config_file) if args.config_file else preset_values(args.config)
+    given = args.as_flat()
+    fields = describe_fields()
+    overrides = {name: _parsed(name, getattr(given, name), fields[name][0]) for name in fields if getattr(given, name, None) is not None}
+    return build(merge(values, overrides), source=args.config_file or f"config {args.config}")
+
+
+def _parsed(name: str, text: str, kind: Any) -> Any:
+    """A flag's text as YAML, unless the field is text itself."""
+    if kind is str:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--{name} {text!r} is not valid YAML; expected {type_name(kind)}") from error

@@ -1,0 +1,103 @@
+"""`llgbm zoo build | list | tasks`: train teachers, look at them, look at what they are taught."""
+
+from collections import Counter
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from llgbm.cli.options import add_config_arguments, make_parser, read_config
+from llgbm.cli.output import print_json, print_table
+
+HELP = "Train a zoo of teacher adapters (build), list it (list), or show a suite's tasks (tasks)."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Three actions, each with its own flags."""
+    actions = parser.add_subcommands(dest="action")
+    build = make_parser("Train every missing teacher; an interrupted build goes on where it stopped.")
+    add_config_arguments(build, sections=("", "model", "lora", "zoo"))
+    listing = make_parser("Show the teachers of a zoo.")
+    listing.add_argument("--checkpoint_folder", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
+    tasks = make_parser("Show, save or draw the tasks of a suite.")
+    tasks.add_argument("--suite", type=str, default="micro", help="micro or a folder of JSONL files (default: %(default)s)")
+    tasks.add_argument("--save", type=str, default=None, metavar="DIR", help="write the suite as a JSONL folder")
+    tasks.add_argument("--figure", type=str, default=None, metavar="FILE", help="draw tasks by domain and split (.png or .svg)")
+    for name, action, help in (
+        ("build", build, "train every missing teacher"),
+        ("list", listing, "show a zoo's teachers"),
+        ("tasks", tasks, "show a suite's tasks"),
+    ):
+        action.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        actions.add_subcommand(name, action, help=help)
+
+
+def run(args: Namespace) -> int:
+    """Run the chosen action."""
+    return {"build": _build, "list": _list, "tasks": _tasks}[args.action](args[args.action])
+
+
+def _build(args: Namespace) -> int:
+    from llgbm.progress import ProgressBar
+    from llgbm.zoo.teachers import build_zoo
+
+    config = read_config(args)
+    with ProgressBar("zoo", "teachers") as progress:
+        zoo = build_zoo(config, progress)
+    _print_summary(zoo, args.json)
+    return 0
+
+
+def _list(args: Namespace) -> int:
+    from dataclasses import asdict
+
+    from llgbm.zoo.teachers import TeacherZoo
+
+    zoo = TeacherZoo.load(args.checkpoint_folder)
+    if args.json:
+        print_json({**zoo.manifest, "teachers": [asdict(t) for t in zoo.teachers]})
+        return 0
+    columns = ("task", "domain", "split", "seed", "steps", "exact_match")
+    print_table([{name: getattr(t, name) for name in columns} for t in zoo.teachers], columns)
+    _print_summary(zoo, False)
+    return 0
+
+
+def _tasks(args: Namespace) -> int:
+    from llgbm.zoo.suite import load_suite
+
+    suite = load_suite(args.suite)
+    if args.save:
+        suite.save(args.save)
+    if args.figure:
+        from llgbm.report.plots import plot_suite
+
+        plot_suite(suite, args.figure)
+    rows = [
+        {"task": t.name, "domain": t.domain, "split": t.split, "train": len(t.train), "test": len(t.test), "description": t.description}
+        for t in suite
+    ]
+    if args.json:
+        print_json({"name": suite.name, "hash": suite.content_hash, "tasks": rows})
+    else:
+        print_table(rows, title=f"suite {suite.name}: {len(suite)} tasks, hash {suite.content_hash[:8]}")
+    return 0
+
+
+def _print_summary(zoo: Any, as_json: bool) -> None:
+    """Teachers by split: how many, how good."""
+    rows = []
+    for split in (*Counter(t.split for t in zoo.teachers), None):
+        scores = [t.exact_match for t in zoo.select(split)]
+        rows.append(
+            {
+                "split": split or "all",
+                "teachers": len(scores),
+                "mean_exact_match": sum(scores) / len(scores),
+                "share_at_least_0.9": sum(score >= 0.9 for score in scores) / len(scores),
+                "worst": min(scores),
+            }
+        )
+    if as_json:
+        print_json({"folder": str(zoo.folder), "hash": zoo.content_hash, "splits": rows})
+    else:
+        print_table(rows, title=f"zoo {zoo.folder}: {len(zoo.teachers)} teachers of base {zoo.manifest['base']['name']}")
