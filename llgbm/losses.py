@@ -7,7 +7,7 @@ Letters: K adapters, n response tokens of all their examples, V vocabulary (or t
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -220,6 +220,18 @@ def schedule_factor(kind: str, step: int, warmup_steps: int, total_steps: int) -
     if kind not in factors:
         raise InputError(f"schedule {kind!r} is unknown; choose one of {', '.join(factors)}")
     return factors[kind]
+
+
+def parse_schedules(entries: Sequence[str]) -> dict[str, str]:
+    """Term -> schedule of entries such as `kl:cosine`; InputError for an entry of another form or an unknown name."""
+    schedules = {}
+    for entry in entries:
+        term, colon, kind = entry.partition(":")
+        if not colon or term not in OBJECTIVES:
+            raise InputError(f"training.schedules entry {entry!r} is not term:schedule with a term of {', '.join(OBJECTIVES)}")
+        schedule_factor(kind, 0, 1, 1)
+        schedules[term] = kind
+    return schedules
 
 
 def token_kl(teacher: Predictions, logits: Float[Tensor, "n V"]) -> Float[Tensor, " n"]:

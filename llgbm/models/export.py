@@ -1,0 +1,145 @@
+"""From a task's words to PEFT directories on disk: which tasks are asked for, the adapters, and a model card beside each."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llgbm.artifacts import hash_file, write_text
+from llgbm.errors import InputError
+from llgbm.lora.peft_io import write_adapter
+from llgbm.models.generator import WEIGHTS_FILE, LoRAGenerator
+from llgbm.zoo.base import Base
+from llgbm.zoo.suite import read_jsonl
+
+CARD_FILE = "README.md"
+SHOWN_PROMPTS = 8
+"""Prompts a model card quotes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A task as a user asks for it: a description, unlabeled prompts, or both."""
+
+    name: str
+    description: str | None = None
+    prompts: tuple[str, ...] = ()
+
+    def texts(self) -> list[str]:
+        """Everything the generator reads."""
+        return [*([] if self.description is None else [self.description]), *self.prompts]
+
+
+def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], output_dir: str | Path, base: Base | None = None) -> list[Path]:
+    """Write a PEFT directory with a model card for each request: `output_dir` itself for one, `output_dir/<name>` for many.
+
+    Args:
+        checkpoint: A saved generator.
+        requests: What is asked for; generated in one pass.
+        output_dir: Made if needed; adapters already there are replaced.
+        base: The frozen base; only a generator with the `base` encoder needs it.
+
+    Raises:
+        InputError: No generator there, a request without texts, two requests of one name, or a base the generator was not trained for.
+    """
+    _check_names(requests)
+    generator = LoRAGenerator.from_pretrained(checkpoint)
+    if base is not None and base.content_hash != generator.spec.base_hash:
+        raise InputError(
+            f"{checkpoint}: writes adapters for {generator.spec.base_name} ({generator.spec.base_hash[:8]}), "
+            f"the base is {base.name} ({base.content_hash[:8]}); use the base it was trained on"
+        )
+    factors = generator.generate(prompts=[request.texts() for request in requests], base=base)
+    source = hash_file(Path(checkpoint) / WEIGHTS_FILE)
+    folders = [Path(output_dir) if len(requests) == 1 else Path(output_dir) / request.name for request in requests]
+    for k, (folder, request) in enumerate(zip(folders, requests, strict=True)):
+        write_adapter(folder, factors, k, base_name=generator.spec.base_name, fan_in_fan_out=generator.spec.fan_in_fan_out)
+        write_text(folder / CARD_FILE, model_card(generator, request, source))
+    return folders
+
+
+def read_requests(path: str | Path) -> list[Request]:
+    """Tasks from JSONL, one object per line with `task` and `description`, `prompts`, or both.
+
+    Raises:
+        InputError: A line is faulty, or there is none.
+    """
+    requests = []
+    for where, row in read_jsonl(Path(path), required=("task",)):
+        description, prompts = row.get("description"), row.get("prompts", [])
+        are_texts = isinstance(prompts, list) and all(isinstance(p, str) for p in prompts)
+        if not are_texts or not isinstance(description, str | None) or (description is None and not prompts):
+            raise InputError(f"{where}: expected a description (a string), prompts (a list of strings), or both")
+        requests.append(Request(str(row["task"]), description, tuple(prompts)))
+    if not requests:
+        raise InputError(f"{path}: holds no tasks; write one JSON object per line")
+    return requests
+
+
+def read_prompts(path: str | Path) -> tuple[str, ...]:
+    """Prompts of one task: a JSON list of strings (`.json`), or a text file with one prompt per line."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a text file with one prompt per line, or a JSON list") from error
+    if path.suffix != ".json":
+        prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    else:
+        try:
+            prompts = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: not valid JSON ({error.msg} at line {error.lineno})") from error
+        if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
+            raise InputError(f"{path}: expected a JSON list of strings")
+    if not prompts:
+        raise InputError(f"{path}: holds no prompts; write at least one")
+    return tuple(prompts)
+
+
+def model_card(generator: LoRAGenerator, request: Request, generator_hash: str) -> str:
+    """The README of one generated adapter."""
+    spec = generator.spec
+    quoted = "\n".join(f"> {' '.join(text.split())}\n" for text in request.texts()[:SHOWN_PROMPTS])
+    more = len(request.texts()) - SHOWN_PROMPTS
+    modules = sorted({name.rsplit(".", 1)[-1] for name in spec.shapes})
+    return f"""---
+base_model: {json.dumps(spec.base_name)}
+library_name: peft
+tags: [lora, generated, llgbm]
+---
+# {request.name}
+
+A LoRA adapter written by a generator in one forward pass; nobody trained it on examples of this task. It was asked for with:
+
+{quoted}{f"and {more} more texts." if more > 0 else ""}
+
+| | |
+|---|---|
+| base | `{spec.base_name}` (content {spec.base_hash[:16]}) |
+| rank, alpha | {spec.rank}, {spec.alpha:g} |
+| modules | {", ".join(f"`{m}`" for m in modules)} |
+| generator | {generator_hash[:16]}, size {spec.size}, trained on {len(spec.trained_on)} tasks |
+| text encoder | `{spec.encoder}` |
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+```
+
+Check it on examples of your task before you rely on it: a generator can misread a request.
+"""
+
+
+def _check_names(requests: Sequence[Request]) -> None:
+    if not requests:
+        raise InputError("nothing to generate: give a description, prompts, or a file of tasks")
+    seen: set[str] = set()
+    for request in requests:
+        if len(requests) > 1 and (not re.fullmatch(r"[\w.+-]+", request.name) or request.name.strip(".") == ""):
+            raise InputError(f"task name {request.name!r} cannot name a folder; use letters, digits, '-', '_', '+' and '.'")
+        if request.name in seen:
+            raise InputError(f"task {request.name!r} is asked for twice; give each task its own name")
+        seen.add(request.name)

@@ -1,0 +1,75 @@
+"""Checkpoints that are whole or ignored: every tensor as safetensors, a marker with the files' hashes written last."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+
+from llgbm.artifacts import hash_file, read_json, write_bytes, write_json
+from llgbm.errors import InputError
+from llgbm.models.generator import CONFIG_FILE, WEIGHTS_FILE, LoRAGenerator, load_weights
+
+MARKER = "COMPLETE.json"
+OPTIMIZER_FILE, STATE_FILE = "optimizer.safetensors", "state.json"
+
+
+def save_checkpoint(folder: Path, generator: LoRAGenerator, optimizer: torch.optim.Optimizer, state: Mapping) -> None:
+    """Write generator, optimizer and loop state; a crash at any moment leaves no marker, so nothing half-written is resumed."""
+    (folder / MARKER).unlink(missing_ok=True)
+    generator.save_pretrained(folder)
+    tensors = {
+        f"{index}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        for index, entry in optimizer.state_dict()["state"].items()
+        for key, value in entry.items()
+    }
+    write_bytes(folder / OPTIMIZER_FILE, save(tensors))
+    write_json(folder / STATE_FILE, dict(state))
+    files = (WEIGHTS_FILE, CONFIG_FILE, OPTIMIZER_FILE, STATE_FILE)
+    write_json(folder / MARKER, {name: hash_file(folder / name) for name in files})
+
+
+def load_checkpoint(folder: Path, generator: LoRAGenerator, optimizer: torch.optim.Optimizer) -> dict:
+    """Restore generator and optimizer in place; returns the loop state.
+
+    Raises:
+        InputError: The checkpoint belongs to a generator of another layout.
+    """
+    load_weights(generator, load_file(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    entries: dict[int, dict] = {}
+    for key, tensor in load_file(folder / OPTIMIZER_FILE).items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    return read_json(folder / STATE_FILE)
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies."""
+    return checkpoints / f"step_{step}"
+
+
+def complete_steps(checkpoints: Path) -> list[int]:
+    """Steps of the checkpoints whose marker is there and whose files have the hashes it lists, oldest first."""
+    found = (re.fullmatch(r"step_(\d+)", path.name) for path in checkpoints.glob("step_*"))
+    return [step for step in sorted(int(match[1]) for match in found if match) if is_complete(step_folder(checkpoints, step))]
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every file is there as it was written."""
+    try:
+        hashes = read_json(folder / MARKER)
+        return all(hash_file(folder / name) == digest for name, digest in hashes.items())
+    except (InputError, OSError):
+        return False
+
+
+def prune_checkpoints(checkpoints: Path, keep: set[int]) -> None:
+    """Remove checkpoints of other steps, marker first."""
+    for folder in checkpoints.glob("step_*"):
+        match = re.fullmatch(r"step_(\d+)", folder.name)
+        if match and int(match[1]) not in keep:
+            (folder / MARKER).unlink(missing_ok=True)
+            shutil.rmtree(folder)

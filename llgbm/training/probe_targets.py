@@ -1,0 +1,95 @@
+"""What probes say in training: teachers' delta fingerprints for `delta`, the base's predictions for `tether`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from llgbm.config import DeltaConfig, ExperimentConfig
+from llgbm.dataset import TokenBatch, encode_texts
+from llgbm.errors import InputError
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+from llgbm.losses import OBJECTIVES, Comparison
+from llgbm.probes import create_generic_probes
+from llgbm.training.setup import Setup
+
+TEACHERS_AT_ONCE = 16
+
+
+@dataclass
+class ProbeTargets:
+    """Generic probes as tokens, with what base and teachers do on them."""
+
+    functional: FunctionalLoRA
+    probes: TokenBatch
+    delta: DeltaConfig
+    adapters_per_step: int
+    """How many of a step's adapters are probed: probes are long, and each adapter reads all of them."""
+    base_states: Float[Tensor, "P D"]
+    fingerprints: Float[Tensor, "K F"] | None
+    """Every teacher's fingerprint, if `delta` is trained."""
+    base_logits: Float[Tensor, "p V"] | None
+    """The base's logits at every probe token, if `tether` is trained."""
+
+    @classmethod
+    @torch.no_grad()
+    def build(cls, setup: Setup, config: ExperimentConfig, terms: frozenset[str]) -> "ProbeTargets | None":
+        """Prepare what the terms need; None when none of them reads probes."""
+        needed = frozenset().union(*(OBJECTIVES[term].needs for term in terms))
+        if not needed & {"fingerprints", "probe_logits"}:
+            return None
+        texts = create_generic_probes()[: config.probe.num_probes]
+        functional = setup.functional
+        probes = encode_texts(setup.base.tokenizer, texts, config.probe.max_length).to(functional.device)
+        at = probes.attention_mask.bool() if "probe_logits" in needed else None
+        layer = config.delta.layer_idx
+        out = functional(None, probes.input_ids, probes.attention_mask, hidden_layers=(layer,), logits_at=at)
+        base_states = token_states(out.hidden[layer], probes, config.delta.token_idx)
+        targets = cls(functional, probes, config.delta, config.training.delta_batch_size, base_states, None, out.logits)
+        if "fingerprints" in needed:
+            teachers = setup.train.factors
+            starts = range(0, teachers.n_adapters, TEACHERS_AT_ONCE)
+            parts = (teachers.select(range(s, min(s + TEACHERS_AT_ONCE, teachers.n_adapters))) for s in starts)
+            targets.fingerprints = torch.cat([targets.run(part, False)[0] for part in parts])
+        return targets
+
+    def fill(self, comparison: Comparison, teachers: Sequence[int]) -> None:
+        """Probe the first adapters of a step and put the results beside the teachers'."""
+        count = min(self.adapters_per_step, len(teachers))
+        factors = comparison.generated.select(range(count))
+        own, logits = self.run(factors, self.base_logits is not None)
+        if self.fingerprints is not None:
+            comparison.fingerprints, comparison.teacher_fingerprints = own, self.fingerprints[list(teachers[:count])]
+        if self.base_logits is not None:
+            comparison.probe_logits, comparison.base_probe_logits = logits, self.base_logits.repeat(count, 1)
+
+    def run(self, factors: LoRAFactors, with_logits: bool) -> tuple[Float[Tensor, "K F"], Tensor | None]:
+        """Delta fingerprints of K adapters, and their logits at every probe token."""
+        k, n_probes = factors.n_adapters, len(self.probes)
+        ids, mask = self.probes.input_ids.repeat(k, 1), self.probes.attention_mask.repeat(k, 1)
+        layer = self.delta.layer_idx
+        at = mask.bool() if with_logits else None
+        out = self.functional(factors, ids, mask, hidden_layers=(layer,), logits_at=at)
+        repeated = TokenBatch(ids, mask, torch.full_like(ids, -100))
+        states = token_states(out.hidden[layer], repeated, self.delta.token_idx).unflatten(0, (k, n_probes))
+        return aggregate(states - self.base_states, self.delta.aggregation), out.logits
+
+
+def token_states(hidden: Float[Tensor, "N T D"], batch: TokenBatch, token_idx: int) -> Float[Tensor, "N D"]:
+    """The state of one real token of each row: `token_idx` counts real tokens, from the end when negative."""
+    lengths = batch.attention_mask.sum(1)
+    position = lengths + token_idx if token_idx < 0 else torch.full_like(lengths, token_idx)
+    if bool(((position < 0) | (position >= lengths)).any()):
+        raise InputError(f"delta.token_idx {token_idx} is outside a probe of {int(lengths.min())} tokens; choose one nearer the end")
+    return hidden[torch.arange(len(hidden), device=hidden.device), position].float()
+
+
+def aggregate(deltas: Float[Tensor, "K P D"], how: str) -> Float[Tensor, "K F"]:
+    """One vector per adapter from one per probe."""
+    ways = {"mean": lambda x: x.mean(1), "max": lambda x: x.amax(1), "concat": lambda x: x.flatten(1), "none": lambda x: x.flatten(1)}
+    if how not in ways:
+        raise InputError(f"delta.aggregation {how!r} is unknown; choose one of {', '.join(ways)}")
+    return ways[how](deltas)

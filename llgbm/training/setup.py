@@ -1,0 +1,142 @@
+"""What a training run reads: base, zoo and encoder, checked against each other and split into training and validation tasks."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llgbm.config import ExperimentConfig
+from llgbm.dataset import TokenBatch, encode_examples
+from llgbm.errors import InputError
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+from llgbm.models.encoder import TextEncoder, build_encoder
+from llgbm.models.generator import GeneratorSpec, LoRAGenerator
+from llgbm.training.conditions import ConditionTable
+from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.suite import Task
+from llgbm.zoo.teachers import Teacher, TeacherZoo
+
+VALIDATION_EXAMPLES = 16
+"""Train-side examples of each held-back task on which a checkpoint is judged."""
+
+
+@dataclass
+class TeacherSet:
+    """Teachers, the task of each, and the same number of encoded examples of each, teacher-major."""
+
+    teachers: list[Teacher]
+    tasks: list[Task]
+    factors: LoRAFactors
+    examples: TokenBatch
+    per_teacher: int
+
+    def __len__(self) -> int:
+        return len(self.teachers)
+
+    @property
+    def task_names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    def rows_of(self, chosen: range) -> TokenBatch:
+        """The examples of consecutive teachers."""
+        return self.examples.rows(slice(chosen.start * self.per_teacher, chosen.stop * self.per_teacher))
+
+
+@dataclass
+class Setup:
+    """Everything loaded and on its device."""
+
+    base: Base
+    zoo: TeacherZoo
+    functional: FunctionalLoRA
+    encoder: TextEncoder
+    conditions: ConditionTable
+    train: TeacherSet
+    validation: TeacherSet | None
+
+
+def prepare(config: ExperimentConfig, device: str) -> Setup:
+    """Load base, zoo and encoder.
+
+    Raises:
+        InputError: The zoo was trained on another base, has no teachers to train on, or a setting is out of range.
+    """
+    base = load_base(config.model.name, config.model.dtype, device, config.model.revision)
+    zoo = TeacherZoo.load(config.checkpoint_folder)
+    check_same_base(zoo, base)
+    chosen, held_back = split_teachers(zoo, config)
+    encoder = build_encoder(config.generator.encoder, base)
+    tasks = {t.task: zoo.suite[t.task] for t in (*chosen, *held_back)}
+    generator = config.generator
+    cache = Path(config.output_dir) / "embeddings"
+    conditions = ConditionTable(list(tasks.values()), encoder, generator.condition, generator.max_prompts, str(cache))
+    train = _teacher_set(zoo, base, chosen, config.training.train_examples)
+    functional = FunctionalLoRA(base.model, train.factors.module_names)
+    validation = _teacher_set(zoo, base, held_back, VALIDATION_EXAMPLES) if held_back else None
+    return Setup(base, zoo, functional, encoder, conditions, train, validation)
+
+
+def check_same_base(zoo: TeacherZoo, base: Base) -> None:
+    """InputError when the zoo's teachers belong to another base."""
+    trained_on = zoo.manifest["base"]
+    if trained_on["hash"] != base.content_hash:
+        raise InputError(
+            f"zoo {zoo.folder}: its teachers were trained on {trained_on['name']} ({trained_on['hash'][:8]}), "
+            f"the base is {base.name} ({base.content_hash[:8]}); set model.name to the zoo's base, or train a zoo on this one"
+        )
+
+
+def split_teachers(zoo: TeacherZoo, config: ExperimentConfig) -> tuple[list[Teacher], list[Teacher]]:
+    """Teachers of seen tasks to train on, and those of tasks held back to choose the checkpoint.
+
+    The seed shuffles the tasks once: the first ones are held back, so runs with fewer training tasks validate on the
+    same ones and train on a subset of the larger runs' tasks.
+    """
+    training, teachers = config.training, zoo.select(split="seen")
+    names = sorted({teacher.task for teacher in teachers})
+    random.Random(f"split/{config.seed}").shuffle(names)
+    n_held = max(1, round(training.validation_fraction * len(names))) if training.validation_fraction else 0
+    held, rest = names[:n_held], names[n_held:]
+    limit = len(rest) if training.max_train_tasks is None else training.max_train_tasks
+    kept = set(rest[:limit])
+    if not kept:
+        raise InputError(
+            f"zoo {zoo.folder}: {len(names)} seen tasks, {n_held} of them held back, leave none to train on; train more teachers"
+        )
+    return [t for t in teachers if t.task in kept], [t for t in teachers if t.task in set(held)]
+
+
+def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
+    """A generator for the zoo's base, modules and rank, which writes the zero adapter so far."""
+    factors = setup.train.factors
+    rank = max(a.shape[1] for a in factors.a.values())
+    first = factors.module_names[0]
+    spec = GeneratorSpec(
+        shapes=dict(factors.shapes),
+        rank=rank,
+        alpha=rank * float(factors.scaling[first].max()),
+        embedding_dim=setup.encoder.dim,
+        size=config.generator.size,
+        encoder=config.generator.encoder,
+        encoder_id=setup.encoder.content_id,
+        condition=config.generator.condition,
+        max_prompts=config.generator.max_prompts,
+        base_name=setup.base.name,
+        base_hash=setup.base.content_hash,
+        fan_in_fan_out=setup.functional.fan_in_fan_out,
+        trained_on=sorted(set(setup.train.task_names)),
+        validated_on=sorted(set(setup.validation.task_names)) if setup.validation else [],
+    )
+    generator = LoRAGenerator(spec, setup.encoder)
+    generator.fit_scale(factors)
+    return generator
+
+
+def _teacher_set(zoo: TeacherZoo, base: Base, teachers: Sequence[Teacher], examples: int) -> TeacherSet:
+    tasks = [zoo.suite[teacher.task] for teacher in teachers]
+    per_teacher = min(examples, *(len(task.train) for task in tasks))
+    shown = [example for task in tasks for example in task.train[:per_teacher]]
+    device = base.model.device
+    encoded = encode_examples(base.tokenizer, zoo.suite.frame, shown).to(device)
+    return TeacherSet(list(teachers), tasks, zoo.factors(teachers).to(device), encoded, per_teacher)

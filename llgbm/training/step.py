@@ -1,0 +1,94 @@
+"""One step's comparison of generated adapters with their teachers, and their exact match on held-back tasks."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+from llgbm.losses import Comparison
+from llgbm.models.generator import LoRAGenerator
+from llgbm.scoring import Score, score
+from llgbm.training.conditions import ConditionTable
+from llgbm.training.probe_targets import ProbeTargets
+from llgbm.training.setup import TeacherSet
+from llgbm.training.targets import TeacherTargets, owners
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one step trains on; a function of seed and step alone, so resuming needs no random state."""
+
+    teachers: tuple[int, ...]
+    examples: tuple[tuple[int, ...], ...]
+    condition_seeds: tuple[str, ...]
+
+    def part(self, start: int, stop: int) -> "StepPlan":
+        """Some of the step's teachers."""
+        return StepPlan(self.teachers[start:stop], self.examples[start:stop], self.condition_seeds[start:stop])
+
+    def __len__(self) -> int:
+        return len(self.teachers)
+
+
+def plan_step(seed: int, step: int, n_teachers: int, tasks_per_step: int, per_teacher: int, examples_per_task: int) -> StepPlan:
+    """Go through the teachers in a new random order each epoch, with random examples of each."""
+    first = step * tasks_per_step
+    orders: dict[int, list[int]] = {}
+    teachers = []
+    for position in range(first, first + tasks_per_step):
+        epoch, place = divmod(position, n_teachers)
+        if epoch not in orders:
+            orders[epoch] = random.Random(f"order/{seed}/{epoch}").sample(range(n_teachers), n_teachers)
+        teachers.append(orders[epoch][place])
+    rng = random.Random(f"examples/{seed}/{step}")
+    count = min(examples_per_task, per_teacher)
+    examples = tuple(tuple(rng.sample(range(per_teacher), count)) for _ in teachers)
+    return StepPlan(tuple(teachers), examples, tuple(f"condition/{seed}/{step}/{i}" for i in range(tasks_per_step)))
+
+
+def compare(
+    generated: LoRAFactors,
+    plan: StepPlan,
+    train: TeacherSet,
+    targets: TeacherTargets,
+    probes: ProbeTargets | None,
+    delta_loss_type: str,
+) -> Comparison:
+    """Run the generated adapters where the objective's terms need it, beside what the teachers did there."""
+    needs, functional = targets.options.needs, targets.functional
+    teacher = train.factors.select(plan.teachers) if needs("teacher") else None
+    comparison = Comparison(generated, teacher, scale=targets.scale, delta_loss_type=delta_loss_type)
+    if needs("logits") or needs("states"):
+        rows = targets.rows(plan.teachers, plan.examples)
+        batch = train.examples.rows(rows)
+        layers = targets.options.layers if needs("states") else ()
+        at = batch.predicts if needs("logits") else None
+        out = functional(generated, batch.input_ids, batch.attention_mask, hidden_layers=layers, logits_at=at)
+        theirs = targets.outputs(plan.teachers, rows, batch)
+        comparison.owner = owners(batch, len(rows) // len(plan))
+        comparison.logits, comparison.answers, comparison.predictions = out.logits, batch.targets, theirs.predictions
+        comparison.states = {layer: out.hidden[layer][batch.predicts] for layer in layers} or None
+        comparison.teacher_states = theirs.states
+    if probes is not None:
+        probes.fill(comparison, plan.teachers)
+    return comparison
+
+
+@torch.no_grad()
+def validate(
+    generator: LoRAGenerator, functional: FunctionalLoRA, conditions: ConditionTable, held_back: TeacherSet, at_once: int
+) -> dict[str, float]:
+    """Exact match and negative log-likelihood (nats per response token) of generated adapters on held-back tasks."""
+    was_training = generator.training
+    generator.eval()
+    scores = []
+    for start in range(0, len(held_back), at_once):
+        chosen = range(start, min(start + at_once, len(held_back)))
+        embeddings, mask = conditions.fixed([held_back.tasks[k].name for k in chosen])
+        factors = generator(embeddings.to(functional.device), mask.to(functional.device))
+        scores.append(score(functional, factors, held_back.rows_of(chosen)))
+    generator.train(was_training)
+    found = Score.join(scores)
+    return {"exact_match": found.exact_match, "nll": found.nll}

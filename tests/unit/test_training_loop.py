@@ -1,0 +1,248 @@
+"""The training loop: it learns, resumes to the bit, keeps the best checkpoint, and names what is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_world import build_world, changed
+
+from llgbm.errors import InputError
+from llgbm.losses import OBJECTIVES
+from llgbm.models.generator import LoRAGenerator
+from llgbm.training.checkpoints import complete_steps
+from llgbm.training.loop import DivergedError, train_generator
+from llgbm.zoo.base import load_base
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def config(world, tmp_path):
+    return changed(world, output_dir=str(tmp_path))
+
+
+def metrics(config) -> list[dict]:
+    path = Path(config.output_dir) / config.experiment_name / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def weights(result) -> dict[str, torch.Tensor]:
+    return load_file(result.folder / "checkpoints" / f"step_{result.steps}" / "model.safetensors")
+
+
+def same(one: dict, two: dict) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+class Killed(Exception):
+    pass
+
+
+def stop_after(steps: int):
+    def progress(done, total, **figures):
+        if done == steps:
+            raise Killed
+
+    return progress
+
+
+def test_it_learns_to_copy_its_teachers(config):
+    train_generator(changed(config, training__total_steps=60, training__eval_interval=60))
+    rows = metrics(config)
+    assert rows[0]["loss/product"] == pytest.approx(1, abs=1e-3) and rows[0]["loss/kl"] == pytest.approx(1, abs=0.5)
+    assert rows[-1]["loss/product"] < 0.5 and rows[-1]["loss/kl"] < 0.5
+
+
+def test_same_seed_same_bits_and_another_seed_other_bits(config, tmp_path):
+    runs = [weights(train_generator(changed(config, experiment_name=name, seed=seed))) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_interrupted_and_resumed_equals_uninterrupted(config, stop):
+    whole = train_generator(changed(config, experiment_name="whole"))
+    with pytest.raises(Killed):
+        train_generator(config, progress=stop_after(stop))
+    resumed = train_generator(config, resume=True)
+    assert same(weights(whole), weights(resumed)) and whole.best_step == resumed.best_step
+    timeless = [
+        [{k: v for k, v in row.items() if "second" not in k and "time" not in k} for row in metrics(c)]
+        for c in (config, changed(config, experiment_name="whole"))
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_torn_checkpoint_is_ignored(config):
+    with pytest.raises(Killed):
+        train_generator(config, progress=stop_after(5))
+    folder = Path(config.output_dir) / "run" / "checkpoints"
+    newest = complete_steps(folder)[-1]
+    (folder / f"step_{newest}" / "optimizer.safetensors").write_bytes(b"torn")
+    assert newest not in complete_steps(folder)
+    whole = train_generator(changed(config, experiment_name="whole"))
+    assert same(weights(train_generator(config, resume=True)), weights(whole))
+
+
+def test_resuming_a_finished_run_changes_nothing(config):
+    first = train_generator(config)
+    again = train_generator(config, resume=True)
+    assert (again.steps, again.best_step, again.validation) == (first.steps, first.best_step, first.validation)
+    assert len(metrics(config)) == 6
+
+
+def test_old_checkpoints_go_and_the_best_stays(config):
+    result = train_generator(changed(config, training__save_interval=1))
+    kept = complete_steps(result.folder / "checkpoints")
+    assert set(kept) == {result.steps, result.best_step}
+    best = LoRAGenerator.from_pretrained(result.folder / "checkpoints" / f"step_{result.best_step}")
+    final = LoRAGenerator.from_pretrained(result.generator)
+    assert same(best.state_dict(), final.state_dict())
+
+
+def test_micro_batches_change_nothing_but_rounding(config):
+    runs = [weights(train_generator(changed(config, experiment_name=str(n), training__batch_size=n))) for n in (1, 4)]
+    assert all(torch.allclose(runs[0][k], runs[1][k], atol=1e-4) for k in runs[0])
+
+
+def test_targets_computed_each_step_equal_cached_ones(config):
+    values = {"objective__trajectory": 1.0}
+    cached = train_generator(changed(config, experiment_name="cached", **values))
+    anew = train_generator(changed(config, experiment_name="anew", training__target_cache_gb=0.0, **values))
+    assert all(torch.allclose(weights(cached)[k], weights(anew)[k], atol=1e-4) for k in weights(anew))
+
+
+@pytest.mark.parametrize("term", list(OBJECTIVES))
+def test_every_term_trains_alone(config, term):
+    off = {f"objective__{t}": 0.0 for t in OBJECTIVES}
+    few = {"training__total_steps": 2, "training__eval_interval": 2}
+    result = train_generator(changed(config, **{**off, **few, f"objective__{term}": 1.0}))
+    assert f"loss/{term}" in metrics(config)[0] and result.steps == 2
+
+
+def test_schedules_apply_to_behavioral_terms_and_to_named_ones(config):
+    values = {"training__lambda_schedule": "linear", "training__lambda_warmup_steps": 4, "training__schedules": ["product:step"]}
+    train_generator(changed(config, **values))
+    assert [row["weight/kl"] for row in metrics(config)][:5] == [0.25, 0.5, 0.75, 1, 1]
+    assert [row["weight/product"] for row in metrics(config)][:5] == [0, 0, 0, 0, 1]
+
+
+def test_gradient_checkpointing_changes_nothing_but_rounding(config):
+    runs = [weights(train_generator(changed(config, experiment_name=str(on), training__gradient_checkpointing=on))) for on in (False, True)]
+    assert all(torch.allclose(runs[0][k], runs[1][k], atol=1e-4) for k in runs[0])
+
+
+@pytest.mark.parametrize("condition", ["prompts", "both"])
+def test_other_conditions_train(config, condition):
+    result = train_generator(changed(config, generator__condition=condition, training__total_steps=2))
+    assert LoRAGenerator.from_pretrained(result.generator).spec.condition == condition
+
+
+def test_bf16_and_top_k_train(config):
+    train_generator(changed(config, training__mixed_precision="bf16", training__kl_top_k=8))
+    assert all(row["loss/kl"] > 0 for row in metrics(config))
+
+
+def test_held_back_tasks_are_never_trained_on(config):
+    spec = LoRAGenerator.from_pretrained(train_generator(config).generator).spec
+    assert len(spec.validated_on) == 1 and len(spec.trained_on) == 5
+    assert not set(spec.validated_on) & set(spec.trained_on)
+
+
+def test_smaller_runs_train_on_a_part_of_the_larger_ones_tasks(config):
+    def names(limit):
+        return set(
+            LoRAGenerator.from_pretrained(train_generator(changed(config, training__max_train_tasks=limit)).generator).spec.trained_on
+        )
+
+    assert names(2) < names(4) < names(None)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(config, monkeypatch):
+    real = OBJECTIVES["kl"].compute
+    calls = []
+
+    def breaks(comparison):
+        calls.append(1)
+        return real(comparison) * (torch.nan if len(calls) > 8 else 1.0)
+
+    monkeypatch.setitem(OBJECTIVES, "kl", type(OBJECTIVES["kl"])(breaks, OBJECTIVES["kl"].needs, True, ""))
+    with pytest.raises(DivergedError, match="stopped at step 5: kl is nan; the checkpoint of step 4 is kept"):
+        train_generator(config)
+    assert complete_steps(Path(config.output_dir) / "run" / "checkpoints")[-1] == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"training__max_train_tasks": 0}, "leave none to train on"),
+        ({"training__mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"generator__condition": "image"}, "generator.condition 'image' is unknown"),
+        ({"generator__condition": "prompts", "generator__max_prompts": 0}, "max_prompts is 0"),
+        ({"generator__size": "xxl"}, "generator.size 'xxl' is unknown"),
+        ({"generator__encoder": "hashin"}, "did you mean 'hashing'"),
+        ({"objective__kl": 0.0, "objective__product": 0.0}, "every weight in objective is 0"),
+        ({"objective__delta": 1.0, "delta__token_idx": -999}, "delta.token_idx -999 is outside a probe"),
+        ({"objective__delta": 1.0, "delta__aggregation": "median"}, "delta.aggregation 'median' is unknown"),
+        ({"training__lambda_schedule": "sine"}, "schedule 'sine' is unknown"),
+        ({"training__schedules": ["kl=step"]}, "schedules entry 'kl=step' is not term:schedule"),
+        ({"training__schedules": ["kl:stepp"]}, "schedule 'stepp' is unknown"),
+        ({"training__report_to": "mlflow"}, "mlflow: it is not installed; install"),
+        ({"checkpoint_folder": "/nowhere"}, "not a zoo"),
+    ],
+)
+def test_bad_settings_are_named(config, values, message):
+    with pytest.raises(InputError, match=message):
+        train_generator(changed(config, **values))
+
+
+def test_a_zoo_of_another_base_is_refused(config, tmp_path):
+    other = build_world(tmp_path / "other")
+    manifest = Path(other.checkpoint_folder) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["base"]["hash"] = "0" * 64
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"teachers were trained on .* \(00000000\), the base is"):
+        train_generator(changed(config, checkpoint_folder=other.checkpoint_folder))
+
+
+def test_resuming_with_another_config_is_refused(config):
+    with pytest.raises(Killed):
+        train_generator(config, progress=stop_after(3))
+    with pytest.raises(InputError, match="was trained with another config"):
+        train_generator(changed(config, training__learning_rate=1e-2), resume=True)
+    with pytest.raises(InputError, match="holds|config asks|missing"):
+        train_generator(changed(config, generator__size="m"), resume=True)
+
+
+def test_an_untouched_base(config):
+    before = load_base(config.model.name).content_hash
+    train_generator(changed(config, training__total_steps=2))
+    assert load_base(config.model.name).content_hash == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds_after_first_step", [0.02, 0.11, 0.23])
+def test_kill_nine_then_resume(config, tmp_path, seconds_after_first_step):
+    config = changed(config, training__total_steps=40, training__save_interval=3)
+    whole = train_generator(changed(config, experiment_name="whole"))
+    config.save(tmp_path / "config.yaml")
+    code = "import sys; from llgbm.config import ExperimentConfig; from llgbm.training.loop import train_generator;"
+    code += f"train_generator(ExperimentConfig.load({str(tmp_path / 'config.yaml')!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = Path(config.output_dir) / "run" / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.01)
+    time.sleep(seconds_after_first_step)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert same(weights(train_generator(config, resume=True)), weights(whole))
