@@ -52,9 +52,7 @@ class LoRAConfig:
     """Scaling is alpha / rank."""
     dropout: float = _number(0.0, low=0, high=1)
     """Dropout before A; batched teacher training needs 0."""
-    target_modules: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    )
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     """Names of the adapted modules, as PEFT reads them."""
 
 
@@ -254,8 +252,10 @@ UNSCIENTIFIC = {
 
 
 def content(config: ExperimentConfig) -> dict[str, Any]:
-    """Dotted name -> typed value of everything scientific; equal for equal experiments."""
-    return {name: value for name, value in flatten(dataclasses.asdict(config)).items() if name not in UNSCIENTIFIC}
+    """Dotted name -> typed value of everything scientific; equal for equal experiments (alpha=32 and 32.0 are)."""
+    kinds = describe_fields()
+    values = flatten(dataclasses.asdict(config))
+    return {name: _coerced(value, kinds[name][0]) for name, value in values.items() if name not in UNSCIENTIFIC}
 
 
 def build(values: Mapping[str, Any], source: str = "config") -> ExperimentConfig:

@@ -19,7 +19,7 @@ RESAMPLES = 9999
 EXACT_UP_TO = 12
 """Paired units up to which all 2^n sign flips are enumerated."""
 
-Values = Sequence[float] | np.ndarray
+Values = Sequence[int | float] | np.ndarray
 Alternative = Literal["two-sided", "less", "greater"]
 
 

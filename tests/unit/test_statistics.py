@@ -109,7 +109,8 @@ def test_holm_on_a_published_example():
 @pytest.mark.parametrize("p", list(itertools.permutations([0.001, 0.2, 0.04])))
 def test_holm_keeps_order_and_never_lowers(p):
     adjusted = holm(p)
-    assert all(a >= b for a, b in zip(adjusted, p, strict=True)) and list(np.argsort(adjusted)) == list(np.argsort(p))
+    assert all(a >= b for a, b in zip(adjusted, p, strict=True))
+    assert list(np.argsort(adjusted)) == list(np.argsort(p))
 
 
 def test_holm_of_nothing_is_nothing():
@@ -125,7 +126,8 @@ def test_gain_interval_holds_the_figure_and_is_a_point_for_teachers_themselves()
     teacher, base = np.ones(30), np.zeros(30)
     method = np.random.default_rng(0).uniform(0.5, 1.0, 30)
     interval = gain_recovered_interval(method, base, teacher)
-    assert interval is not None and interval[0] < method.mean() < interval[1]
+    assert interval is not None
+    assert interval[0] < method.mean() < interval[1]
     assert gain_recovered_interval(teacher, base, teacher) == (1.0, 1.0)
 
 
@@ -152,7 +154,8 @@ def test_compare_within_one_task_uses_its_examples():
 def test_compare_is_antisymmetric():
     one, other = DRAWN.reshape(5, 5), np.zeros((5, 5))
     forth, back = compare(list(one), list(other)), compare(list(other), list(one))
-    assert forth.difference == -back.difference and forth.p_value == back.p_value
+    assert forth.difference == -back.difference
+    assert forth.p_value == back.p_value
 
 
 def test_compare_needs_pairs():

@@ -1,0 +1,179 @@
+"""The ways to answer an unseen task, one function each: which adapter answers, and what the base reads before.
+
+Every method but `teacher` and `multitask` sees no labeled example of the task in its weights; only `few_shot` sees any
+at all. Letters: Q questions, P teachers in the pool of seen tasks, E embedding width, r rank.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llgbm.artifacts import hash_json
+from llgbm.config import LoRAConfig, ZooConfig
+from llgbm.dataset import TokenBatch, concatenate, encode_examples
+from llgbm.errors import InputError
+from llgbm.evaluation.setting import Question, Setting
+from llgbm.lora.factors import LoRAFactors, combine, truncate
+from llgbm.lora.peft_io import read_adapter, write_adapter
+from llgbm.zoo.teachers import Lesson, train_adapters
+
+MERGE_TEMPERATURE = 0.1
+"""Of the softmax over cosine similarities that weighs merged teachers."""
+MULTITASK_VALIDATION = 2
+"""Train examples per task that tell when the multi-task LoRA is done."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What answers Q questions: Q adapters (None: the base alone), and the batch each of them reads."""
+
+    factors: LoRAFactors | None
+    batches: list[TokenBatch]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One registered method."""
+
+    attempt: Callable[[Setting, Sequence[Question]], Attempt]
+    needs_generator: bool
+    reads_condition: bool
+    """Whether the wording of a question can change the answer."""
+    uses_pool: bool
+    """Whether the seen teachers are part of the method."""
+    source: str
+
+
+def base(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The base alone, zero-shot."""
+    return Attempt(None, _plain(setting, questions))
+
+
+def few_shot(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The base after a few solved train examples, drawn anew for each query."""
+    return Attempt(None, [setting.demonstrated(question.task) for question in questions])
+
+
+def teacher(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The task's own trained adapter: what a generator is measured against."""
+    return Attempt(setting.zoo.factors([setting.teachers[q.task.name] for q in questions]), _plain(setting, questions))
+
+
+def generated(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The adapter the generator writes for the question's condition."""
+    return Attempt(_generate(setting, questions), _plain(setting, questions))
+
+
+def shuffled_condition(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The adapter the generator writes for another task of the split: what is left when the condition says nothing."""
+    others = {split: setting.shuffled(split) for split in {q.split for q in questions}}
+    return Attempt(_generate(setting, [others[q.split][q.task.name] for q in questions]), _plain(setting, questions))
+
+
+def nearest(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The seen teacher whose task is asked for most alike. On `seen` that is mostly the task's own: a look-up."""
+    closest = _similarities(setting, questions).argmax(1)
+    return Attempt(setting.pool_factors.select(closest), _plain(setting, questions))
+
+
+def mean_adapter(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The mean weight change of all seen teachers, at the teachers' rank; the same for every question."""
+    kept = setting.kept
+    if "mean_adapter" not in kept:
+        pool = setting.pool_factors
+        kept["mean_adapter"] = truncate(combine(pool, [1 / pool.n_adapters] * pool.n_adapters), _rank(pool))
+    return Attempt(kept["mean_adapter"].select([0] * len(questions)), _plain(setting, questions))
+
+
+def merged_topk(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The exact weighted sum of the weight changes of the k nearest seen teachers."""
+    similarities = _similarities(setting, questions)
+    values, indices = similarities.topk(min(setting.config.top_k, similarities.shape[1]), dim=1)
+    weights = (values / MERGE_TEMPERATURE).softmax(1)
+    merged = [combine(setting.pool_factors.select(chosen), w) for chosen, w in zip(indices, weights, strict=True)]
+    return Attempt(LoRAFactors.stack(merged), _plain(setting, questions))
+
+
+def multitask(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """One LoRA of the teachers' rank trained on all seen tasks together; it reads what the base reads, so not the task."""
+    if "multitask" not in setting.kept:
+        setting.kept["multitask"] = _multitask_adapter(setting)
+    return Attempt(setting.kept["multitask"].select([0] * len(questions)), _plain(setting, questions))
+
+
+METHODS: dict[str, Method] = {
+    "base": Method(base, False, False, False, "zero-shot"),
+    "few_shot": Method(few_shot, False, False, False, "in-context learning, arXiv:2005.14165"),
+    "teacher": Method(teacher, False, False, False, "LoRA, arXiv:2106.09685"),
+    "generated": Method(generated, True, True, False, "this package"),
+    "shuffled_condition": Method(shuffled_condition, True, True, False, "control"),
+    "nearest": Method(nearest, False, True, True, "retrieval by condition; LoraRetriever, arXiv:2402.09997"),
+    "merged_topk": Method(merged_topk, False, True, True, "LoraHub, arXiv:2307.13269, with similarities as weights"),
+    "mean_adapter": Method(mean_adapter, False, False, True, "model soups, arXiv:2203.05482, on weight changes"),
+    "multitask": Method(multitask, False, False, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105"),
+}
+"""Every method `evaluate` can score, in the order tables show them."""
+
+
+def choose_methods(setting: Setting) -> list[str]:
+    """The configured methods, or all that are possible.
+
+    Raises:
+        InputError: A configured method is unknown or needs a generator that was not given.
+    """
+    for name in setting.config.methods:
+        if name not in METHODS:
+            near = difflib.get_close_matches(name, METHODS, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise InputError(f"unknown method {name!r}; {hint}choose from {', '.join(METHODS)}")
+        if METHODS[name].needs_generator and setting.generator is None:
+            raise InputError(f"method {name} needs a generator; give --checkpoint, or leave the method out")
+    return list(setting.config.methods) or [n for n, m in METHODS.items() if setting.generator is not None or not m.needs_generator]
+
+
+def _plain(setting: Setting, questions: Sequence[Question]) -> list[TokenBatch]:
+    return [setting.tokens(question.task) for question in questions]
+
+
+def _generate(setting: Setting, questions: Sequence[Question]) -> LoRAFactors:
+    assert setting.generator is not None
+    conditions = [q.condition(*setting.condition_kind) for q in questions]
+    descriptions = [description for description, _ in conditions if description is not None]
+    prompts = [list(shown) for _, shown in conditions]
+    return setting.generator.generate(prompts if any(prompts) else None, descriptions or None, setting.base)
+
+
+def _similarities(setting: Setting, questions: Sequence[Question]) -> torch.Tensor:
+    """Cosine of each question's condition to the pool's tasks, [Q, P]."""
+    return setting.embed([q.texts(*setting.condition_kind) for q in questions]) @ setting.pool_embeddings.T
+
+
+def _rank(factors: LoRAFactors) -> int:
+    return max(max(ranks) for ranks in factors.ranks.values())
+
+
+def _multitask_adapter(setting: Setting) -> LoRAFactors:
+    """Train it, or read what an earlier evaluation with the same pool and settings kept."""
+    manifest, config = setting.zoo.manifest, setting.config
+    content = [[t.hash for t in setting.pool], manifest["suite"]["hash"], manifest["lora"], manifest["zoo"], config.multitask_batch_size]
+    folder = setting.cache_dir and setting.cache_dir / f"multitask-{hash_json(content)[:16]}"
+    if folder and (folder / "adapter_config.json").is_file():
+        return read_adapter(folder, setting.functional.shapes)
+    lora = LoRAConfig(**manifest["lora"])
+    zoo = ZooConfig(**{**manifest["zoo"], "batch_size": config.multitask_batch_size})
+    trained = train_adapters(setting.functional, [_multitask_lesson(setting)], lora, zoo, setting.pad_token_id)
+    if folder:
+        fan_in_fan_out = setting.functional.fan_in_fan_out
+        write_adapter(folder, trained.factors, base_name=setting.base.name, fan_in_fan_out=fan_in_fan_out)
+    return trained.factors
+
+
+def _multitask_lesson(setting: Setting) -> Lesson:
+    """All train examples of the pool's tasks."""
+    tokenizer, frame = setting.base.tokenizer, setting.zoo.suite.frame
+    batches = [encode_examples(tokenizer, frame, setting.zoo.suite[t.task].train, setting.max_length) for t in setting.pool]
+    validation = [batch.rows(slice(0, MULTITASK_VALIDATION)) for batch in batches]
+    pad = setting.pad_token_id
+    return Lesson(concatenate(batches, pad), concatenate(validation, pad), setting.pool[0].seed, "multitask")

@@ -1,0 +1,259 @@
+"""What an evaluation asks and of whom: base, zoo and generator checked against each other, and the questions of each split."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from llgbm.dataset import TokenBatch, encode_examples
+from llgbm.errors import InputError
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.peft_io import target_shapes
+from llgbm.models.encoder import TextEncoder, build_encoder
+from llgbm.models.generator import LoRAGenerator
+from llgbm.scoring import MEMORY_BYTES
+from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.suite import SPLITS, Task
+from llgbm.zoo.teachers import Teacher, TeacherZoo
+
+LONGEST = 4096
+"""Sequence limit in tokens for bases that state none."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Every choice of an evaluation."""
+
+    splits: tuple[str, ...] = ()
+    """Splits to report; empty: all the zoo has tasks for."""
+    methods: tuple[str, ...] = ()
+    """Methods to score; empty: all that are possible (those of a generator need a checkpoint)."""
+    max_examples: int | None = None
+    """Test examples per task; all by default."""
+    demonstrations: int = 3
+    """Solved examples shown before each query in few-shot."""
+    top_k: int = 3
+    """Teachers merged by merged_topk."""
+    multitask_batch_size: int = 32
+    """Examples per step of the multi-task LoRA; its steps and learning rate are the teachers'."""
+    teacher_seed: int | None = None
+    """Seed of the teachers to compare with; the zoo's first by default."""
+    seed: int = 0
+    """Draws demonstrations and shuffled conditions."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    memory_bytes: int = MEMORY_BYTES
+    """Roughly what one forward may take; changes nothing but speed and memory."""
+    adapters_at_once: int = 64
+    """Adapters held in memory at once, besides those a method keeps itself."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One task as one split asks for it."""
+
+    task: Task
+    split: str
+
+    def condition(self, kind: str, max_prompts: int) -> tuple[str | None, tuple[str, ...]]:
+        """The description and the prompts the generator reads; `unseen_wording` takes those no training used."""
+        unseen = self.split == "unseen_wording"
+        description = self.task.unseen_paraphrases[0] if unseen and kind != "prompts" else self.task.description
+        prompts = (self.task.unseen_prompts if unseen else self.task.prompts)[:max_prompts]
+        return (None if kind == "prompts" else description), (() if kind == "description" else prompts)
+
+    def texts(self, kind: str, max_prompts: int) -> list[str]:
+        """The condition as one list."""
+        description, prompts = self.condition(kind, max_prompts)
+        return [*([description] if description else []), *prompts]
+
+
+@dataclass
+class Setting:
+    """Base, zoo and (perhaps) generator, ready to be asked."""
+
+    base: Base
+    functional: FunctionalLoRA
+    zoo: TeacherZoo
+    generator: LoRAGenerator | None
+    config: EvaluationConfig
+    cache_dir: Path | None = None
+    """Where methods keep what they trained."""
+    teachers: dict[str, Teacher] = field(init=False)
+    """By task, of one seed."""
+    kept: dict[str, LoRAFactors] = field(default_factory=dict)
+    """Adapters that answer every question, by method, made once."""
+
+    def __post_init__(self) -> None:
+        seeds = sorted({t.seed for t in self.zoo.teachers})
+        if not seeds:
+            raise InputError(f"zoo {self.zoo.folder} has no teachers; build it with 'llgbm zoo build'")
+        seed = seeds[0] if self.config.teacher_seed is None else self.config.teacher_seed
+        if seed not in seeds:
+            raise InputError(f"teacher_seed is {seed}, but zoo {self.zoo.folder} has teachers of seeds {', '.join(map(str, seeds))}")
+        self.teachers = {t.task: t for t in self.zoo.select(seed=seed)}
+
+    @property
+    def pad_token_id(self) -> int:
+        pad_token_id = self.base.tokenizer.pad_token_id
+        assert isinstance(pad_token_id, int)  # `load_base` sees to it
+        return pad_token_id
+
+    @property
+    def condition_kind(self) -> tuple[str, int]:
+        """What a condition holds (description, prompts, both) and at most how many prompts."""
+        return (self.generator.spec.condition, self.generator.spec.max_prompts) if self.generator else ("description", 8)
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The generator's text encoder; the hashing encoder without a generator."""
+        return self.generator.encoder(self.base) if self.generator else build_encoder("hashing")
+
+    @cached_property
+    def pool(self) -> list[Teacher]:
+        """The seen teachers: those the generator trained on, all of split `seen` without a generator."""
+        trained_on = set(self.generator.spec.trained_on) if self.generator else None
+        pool = [t for t in self.teachers.values() if t.split == "seen" and (trained_on is None or t.task in trained_on)]
+        if not pool:
+            raise InputError(
+                f"zoo {self.zoo.folder} has no teacher of a seen task the generator trained on; give the zoo it was trained on"
+            )
+        return pool
+
+    @cached_property
+    def pool_factors(self) -> LoRAFactors:
+        """The pool's factors."""
+        return self.zoo.factors(self.pool)
+
+    @cached_property
+    def pool_embeddings(self) -> Float[Tensor, "P E"]:
+        """For each teacher of the pool, the mean embedding of the texts that ask for its task, of unit length."""
+        kind, _ = self.condition_kind
+        texts = []
+        for teacher in self.pool:
+            task = self.zoo.suite[teacher.task]
+            described = () if kind == "prompts" else (task.description, *task.paraphrases)
+            texts.append([*described, *(() if kind == "description" else task.prompts)])
+        return self.embed(texts)
+
+    def embed(self, texts: Sequence[Sequence[str]]) -> Float[Tensor, "K E"]:
+        """Mean embedding of each list of texts, of unit length."""
+        rows = self.encoder.encode([text for group in texts for text in group]).split([len(group) for group in texts])
+        return F.normalize(torch.stack([row.mean(0) for row in rows]), dim=1)
+
+    def questions(self, split: str) -> list[Question]:
+        """The split's tasks that have a teacher. `seen` and `unseen_wording` are the pool's tasks."""
+        if split in ("seen", "unseen_wording"):
+            tasks = [self.zoo.suite[teacher.task] for teacher in self.pool]
+        else:
+            tasks = [self.zoo.suite[teacher.task] for teacher in self.teachers.values() if teacher.split == split]
+        if split == "unseen_wording":
+            tasks = [task for task in tasks if self._has_unseen_wording(task)]
+        return [Question(task, split) for task in tasks]
+
+    def _has_unseen_wording(self, task: Task) -> bool:
+        kind, _ = self.condition_kind
+        described = kind == "prompts" or bool(task.unseen_paraphrases)
+        return described and (kind == "description" or bool(task.unseen_prompts))
+
+    def splits(self) -> list[str]:
+        """The configured splits, or all that have questions.
+
+        Raises:
+            InputError: A configured split is unknown or has no task in this zoo.
+        """
+        for split in self.config.splits:
+            if split not in SPLITS:
+                raise InputError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+            if not self.questions(split):
+                raise InputError(f"zoo {self.zoo.folder} has no tasks for split {split}; build their teachers, or leave the split out")
+        return list(self.config.splits) or [split for split in SPLITS if self.questions(split)]
+
+    def shuffled(self, split: str) -> dict[str, Question]:
+        """For each task of the split, the question of another: a random cycle, so no task keeps its own."""
+        questions = self.questions(split)
+        random.Random(f"shuffled/{split}/{self.config.seed}").shuffle(questions)
+        if len(questions) == 1:
+            own = questions[0].task.name
+            others = [Question(self.zoo.suite[t.task], "seen") for t in self.pool if t.task != own]
+            return {own: (others or questions)[0]}
+        return {q.task.name: other for q, other in zip(questions, [*questions[1:], *questions[:1]], strict=True)}
+
+    def tokens(self, task: Task) -> TokenBatch:
+        """The task's test examples as the base reads them."""
+        if task.name not in self._tokens:
+            examples = task.test[: self.config.max_examples]
+            self._tokens[task.name] = encode_examples(self.base.tokenizer, self.zoo.suite.frame, examples, self.max_length)
+        return self._tokens[task.name]
+
+    def demonstrated(self, task: Task) -> TokenBatch:
+        """The same examples, each after solved train examples of its own."""
+        rng = random.Random(f"demonstrations/{task.name}/{self.config.seed}")
+        examples = task.test[: self.config.max_examples]
+        shown = [rng.sample(task.train, min(self.config.demonstrations, len(task.train))) for _ in examples]
+        return encode_examples(self.base.tokenizer, self.zoo.suite.frame, examples, self.max_length, shown)
+
+    @cached_property
+    def max_length(self) -> int:
+        """Longest sequence of the base, in tokens."""
+        return getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
+
+    @cached_property
+    def _tokens(self) -> dict[str, TokenBatch]:
+        return {}
+
+
+def load_setting(
+    checkpoint: str | Path | None, data_dir: str | Path, config: EvaluationConfig, cache_dir: str | Path | None = None
+) -> Setting:
+    """Load zoo, its base and a generator.
+
+    Args:
+        checkpoint: A run folder, a `generator/` folder or a checkpoint; None evaluates only what needs no generator.
+        data_dir: The zoo.
+        config: Choices.
+        cache_dir: Keeps what methods train.
+
+    Raises:
+        InputError: No zoo, no generator, or the generator or the base found under the zoo's name is of another base.
+    """
+    zoo = TeacherZoo.load(data_dir)
+    generator = None if checkpoint is None else LoRAGenerator.from_pretrained(generator_folder(checkpoint))
+    base = load_base(zoo.manifest["base"]["name"], config.dtype, config.device)
+    _check_hash(f"zoo {zoo.folder}", zoo.manifest["base"]["hash"], base)
+    if generator is not None:
+        _check_hash(f"generator {checkpoint}", generator.spec.base_hash, base)
+        generator = generator.to(base.model.device)
+    names = dict.fromkeys(
+        [*target_shapes(base.model, zoo.manifest["lora"]["target_modules"]), *(generator.spec.shapes if generator else ())]
+    )
+    functional = FunctionalLoRA(base.model, names)
+    return Setting(base, functional, zoo, generator, config, None if cache_dir is None else Path(cache_dir))
+
+
+def generator_folder(checkpoint: str | Path) -> Path:
+    """The generator's folder of a run folder, or the folder itself.
+
+    Raises:
+        InputError: There is no generator.
+    """
+    checkpoint = Path(checkpoint)
+    for folder in (checkpoint / "generator", checkpoint):
+        if (folder / "config.json").is_file():
+            return folder
+    raise InputError(f"{checkpoint}: no generator there; give a run folder of 'llgbm train', its generator/ or one of its checkpoints")
+
+
+def _check_hash(what: str, expected: str, base: Base) -> None:
+    if expected and expected != base.content_hash:
+        raise InputError(
+            f"{what} belongs to a base with hash {expected[:8]}, but {base.name} has {base.content_hash[:8]}; "
+            "use the same weights and dtype, or build it again on this base"
+        )

@@ -1,0 +1,211 @@
+"""Evaluate a generator and its controls on a zoo's tasks: `eval_<name>.json`, per split, per method, per task."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llgbm.artifacts import hash_json, read_json, write_json
+from llgbm.errors import InputError
+from llgbm.evaluation.methods import METHODS, choose_methods
+from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
+from llgbm.evaluation.statistics import compare, gain_recovered, gain_recovered_interval, holm, standard_error
+from llgbm.progress import ProgressCallback
+from llgbm.scoring import Score, score_each
+
+REFERENCE = "generated"
+"""The method that is compared with every other."""
+CACHE_FORMAT = 1
+WITHOUT_EFFECT = ("splits", "methods", "memory_bytes", "adapters_at_once", "device")
+"""Choices that decide what is scored or how fast, not what a method scores."""
+
+
+@dataclass
+class Evaluation:
+    """What was scored: for each split, its questions, and for each method one score per question."""
+
+    base: dict[str, str]
+    config_hash: str
+    questions: dict[str, list[Question]] = field(default_factory=dict)
+    scores: dict[str, dict[str, list[Score]]] = field(default_factory=dict)
+
+    def per_task(self, split: str, method: str) -> list[float]:
+        """Exact match of each task."""
+        return [score.exact_match for score in self.scores[split][method]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `eval_<name>.json`."""
+        return {
+            "splits": {split: {m: self._summary(split, m) for m in methods} for split, methods in self.scores.items()},
+            "comparisons": [row for split in self.scores for row in self._comparisons(split)],
+            "tasks": [row for split in self.scores for row in self._task_rows(split)],
+            "base": self.base,
+            "config_hash": self.config_hash,
+        }
+
+    def _summary(self, split: str, method: str) -> dict[str, Any]:
+        """Means over tasks, each of which weighs the same."""
+        scores, exact = self.scores[split][method], self.per_task(split, method)
+        stderr = standard_error(exact) if len(exact) > 1 else standard_error(scores[0].exact.double().numpy())
+        gain = None
+        if {"base", "teacher"} <= self.scores[split].keys():
+            gain = gain_recovered(exact, self.per_task(split, "base"), self.per_task(split, "teacher"))
+        return {
+            "exact_match": sum(exact) / len(exact),
+            "exact_match_stderr": stderr,
+            "nll": sum(score.nll for score in scores) / len(scores),
+            "gain_recovered": gain,
+            "n_tasks": len(scores),
+            "n_examples": sum(map(len, scores)),
+        }
+
+    def _comparisons(self, split: str) -> list[dict[str, Any]]:
+        """The generated adapters against each other method: paired interval and test, p-values by Holm over the split's methods."""
+        if REFERENCE not in self.scores[split]:
+            return []
+        exact = {method: [score.exact.double().numpy() for score in scores] for method, scores in self.scores[split].items()}
+        rows = [
+            {"split": split, "method": REFERENCE, "other": other, **asdict(compare(exact[REFERENCE], exact[other]))}
+            for other in exact
+            if other != REFERENCE
+        ]
+        for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+            row["p_holm"] = adjusted
+        if {"base", "teacher"} <= exact.keys():
+            generated, base, teacher = (self.per_task(split, method) for method in (REFERENCE, "base", "teacher"))
+            for row in rows:
+                if row["other"] == "teacher":
+                    row["gain_recovered_interval"] = gain_recovered_interval(generated, base, teacher)
+        return rows
+
+    def _task_rows(self, split: str) -> list[dict[str, Any]]:
+        rows = []
+        for i, question in enumerate(self.questions[split]):
+            scores = {method: of_method[i] for method, of_method in self.scores[split].items()}
+            rows.append(
+                {
+                    "split": split,
+                    "task": question.task.name,
+                    "domain": question.task.domain,
+                    "n_examples": len(next(iter(scores.values()))),
+                    "exact_match": {method: score.exact_match for method, score in scores.items()},
+                    "nll": {method: score.nll for method, score in scores.items()},
+                    "exact": {method: "".join("01"[bool(x)] for x in score.exact) for method, score in scores.items()},
+                }
+            )
+        return rows
+
+
+def evaluate(
+    checkpoint: str | Path | None,
+    data_dir: str | Path,
+    config: EvaluationConfig | None = None,
+    cache_dir: str | Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> Evaluation:
+    """Score every method on every split of a zoo.
+
+    Args:
+        checkpoint: Run folder, generator folder or checkpoint; None evaluates the methods that need no generator.
+        data_dir: The zoo.
+        config: Choices; defaults evaluate everything.
+        cache_dir: Keeps the multi-task LoRA and the scores of methods that do not depend on the generator.
+        progress: Called with the tasks scored so far and to score, over all methods.
+
+    Raises:
+        InputError: What is asked for does not exist or does not fit together, or a likelihood is not finite.
+    """
+    return run_evaluation(load_setting(checkpoint, data_dir, config or EvaluationConfig(), cache_dir), _run_hash(checkpoint), progress)
+
+
+def run_evaluation(setting: Setting, config_hash: str | None = None, progress: ProgressCallback | None = None) -> Evaluation:
+    """`evaluate` for what is loaded already; `config_hash` names the run, by default it is that of the evaluation's choices."""
+    methods, splits = choose_methods(setting), setting.splits()
+    base_id = {"name": setting.base.name, "hash": setting.base.content_hash}
+    evaluation = Evaluation(base_id, config_hash or hash_json(asdict(setting.config))[:8])
+    questions = evaluation.questions = {split: setting.questions(split) for split in splits}
+    total, done = len(methods) * sum(map(len, questions.values())), 0
+    for split in splits:
+        evaluation.scores[split] = {}
+        for method in methods:
+            known = _same_answers(method, split, evaluation)
+            if known is None:
+                known = _score_cached(method, questions[split], setting)
+            evaluation.scores[split][method] = known
+            done += len(questions[split])
+            if progress:
+                progress(done, total, split=split, method=method)
+    return evaluation
+
+
+def read_evaluation(path: str | Path) -> dict[str, Any]:
+    """Read an `eval_<name>.json`; InputError when it is something else."""
+    document = read_json(path)
+    if not isinstance(document, dict) or not {"splits", "tasks", "base", "config_hash"} <= document.keys():
+        raise InputError(f"{path}: not an evaluation (expected splits, tasks, base, config_hash); write one with 'llgbm evaluate'")
+    return document
+
+
+def _run_hash(checkpoint: str | Path | None) -> str | None:
+    """Hash of the run's config where the checkpoint lies in a run folder."""
+    if checkpoint is None:
+        return None
+    from llgbm.config import ExperimentConfig
+
+    folder = Path(checkpoint)
+    for candidate in (folder, folder.parent, folder.parent.parent):
+        if (candidate / "config.yaml").is_file():
+            return ExperimentConfig.load(candidate / "config.yaml").get_hash()
+    return None
+
+
+def _same_answers(method: str, split: str, evaluation: Evaluation) -> list[Score] | None:
+    """Scores from another split with the same tasks, for a method that does not read how a question is worded."""
+    if METHODS[method].reads_condition:
+        return None
+    names = [q.task.name for q in evaluation.questions[split]]
+    for other, scores in evaluation.scores.items():
+        if method in scores and [q.task.name for q in evaluation.questions[other]] == names:
+            return scores[method]
+    return None
+
+
+def _score_cached(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:
+    """Score, or read what an earlier evaluation of the same method on the same tasks kept."""
+    if setting.cache_dir is None or METHODS[method].needs_generator:
+        return _score(method, questions, setting)
+    path = setting.cache_dir / f"scores-{method}-{_key(method, questions, setting)[:16]}.json"
+    if path.is_file():
+        return [Score(torch.tensor(e), torch.tensor(n), torch.tensor(t)) for e, n, t in read_json(path)]
+    scores = _score(method, questions, setting)
+    write_json(path, [[part.tolist() for part in (score.exact, score.nll_sum, score.n_tokens)] for score in scores])
+    return scores
+
+
+def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
+    """Hash of everything a method that needs no generator depends on."""
+    chosen = METHODS[method]
+    config = {k: v for k, v in asdict(setting.config).items() if k not in WITHOUT_EFFECT}
+    zoo = [setting.zoo.manifest["suite"]["hash"], [setting.teachers[q.task.name].hash for q in questions]]
+    pool = [t.hash for t in setting.pool] if chosen.uses_pool else []
+    condition = [setting.encoder.content_id, *setting.condition_kind, questions[0].split] if chosen.reads_condition else []
+    tasks = [q.task.name for q in questions]
+    return hash_json([CACHE_FORMAT, method, setting.base.content_hash, config, zoo, pool, condition, tasks])
+
+
+def _score(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:
+    scores: list[Score] = []
+    for start in range(0, len(questions), setting.config.adapters_at_once):
+        asked = questions[start : start + setting.config.adapters_at_once]
+        attempt = METHODS[method].attempt(setting, asked)
+        scores += score_each(setting.functional, attempt.factors, attempt.batches, setting.pad_token_id, setting.config.memory_bytes)
+    for question, score in zip(questions, scores, strict=True):
+        if not math.isfinite(score.nll):
+            raise InputError(
+                f"method {method}, task {question.task.name}: the log-likelihood is {score.nll}; "
+                "its adapter or the base overflows, use another checkpoint or dtype float32"
+            )
+    return scores

@@ -1,0 +1,266 @@
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from evaluation_world import PerfectGenerator, build_evaluation_world
+
+from llgbm.artifacts import write_json
+from llgbm.config import ExperimentConfig
+from llgbm.errors import InputError
+from llgbm.evaluation import task_eval
+from llgbm.evaluation.methods import METHODS
+from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
+from llgbm.evaluation.task_eval import evaluate, read_evaluation, run_evaluation
+from llgbm.functional_lora import greedy_decode
+from llgbm.zoo.teachers import TeacherZoo
+
+UNTRAINED = ("base", "few_shot", "teacher", "generated", "shuffled_condition", "nearest", "merged_topk", "mean_adapter")
+ALONE = EvaluationConfig(methods=("base", "teacher", "nearest"))
+
+
+@pytest.fixture(scope="module")
+def zoo_folder(tmp_path_factory) -> Path:
+    return build_evaluation_world(tmp_path_factory.mktemp("world"))
+
+
+def asked(zoo_folder: Path, condition: str = "description", **choices) -> Setting:
+    setting = load_setting(None, zoo_folder, EvaluationConfig(**choices))
+    setting.generator = PerfectGenerator(setting.zoo, condition)
+    return setting
+
+
+@pytest.fixture(scope="module")
+def document(zoo_folder) -> dict:
+    return run_evaluation(asked(zoo_folder)).to_json()
+
+
+def test_document_has_the_stated_form(document):
+    assert {"splits", "tasks", "base", "config_hash"} <= document.keys()
+    assert list(document["splits"]) == ["seen", "unseen_combination", "unseen_wording", "mixture"]
+    for methods in document["splits"].values():
+        assert set(methods) == set(METHODS)
+        for summary in methods.values():
+            assert set(summary) == {"exact_match", "exact_match_stderr", "nll", "gain_recovered", "n_tasks", "n_examples"}
+    json.dumps(document, allow_nan=False)
+
+
+@pytest.mark.parametrize("split", ["seen", "unseen_combination", "unseen_wording", "mixture"])
+def test_a_perfect_generator_equals_the_teachers_and_loses_it_all_when_shuffled(document, split):
+    of = document["splits"][split]
+    assert of["generated"] == of["teacher"]
+    assert of["teacher"]["exact_match"] == 1.0
+    assert of["base"]["exact_match"] == 0.0
+    assert of["shuffled_condition"]["exact_match"] == 0.0
+    assert (of["base"]["gain_recovered"], of["teacher"]["gain_recovered"]) == (0.0, 1.0)
+
+
+def test_controls_cannot_answer_a_letter_nobody_taught_them(document):
+    of = document["splits"]["unseen_combination"]
+    assert all(of[m]["exact_match"] == 0.0 for m in ("nearest", "mean_adapter", "merged_topk", "multitask", "few_shot"))
+    assert document["splits"]["seen"]["nearest"]["exact_match"] == 1.0
+
+
+def test_seen_are_the_tasks_the_generator_trained_on(document):
+    rows = [row for row in document["tasks"] if row["split"] == "seen"]
+    assert [row["task"] for row in rows] == ["say a", "say b", "say c"]
+
+
+def test_unseen_wording_is_asked_in_words_no_training_used(zoo_folder):
+    for condition, expected in (("description", "A is all I want to hear."), ("prompts", "A please")):
+        setting = asked(zoo_folder, condition, splits=("unseen_wording",), methods=("generated",))
+        run_evaluation(setting)
+        assert setting.generator.asked[0] == expected
+
+
+def test_exact_match_equals_greedy_decoding(zoo_folder, document):
+    zoo, setting = TeacherZoo.load(zoo_folder), asked(zoo_folder)
+    tokenizer, rows = setting.base.tokenizer, {r["task"]: r for r in document["tasks"] if r["split"] != "unseen_wording"}
+    for task in zoo.suite:
+        if task.name not in rows:
+            continue
+        for method, factors in (("base", None), ("teacher", zoo.factors([setting.teachers[task.name]]))):
+            for example, bit in zip(task.test, rows[task.name]["exact"][method], strict=True):
+                ids = tokenizer(zoo.suite.framed(example.input), return_tensors="pt")
+                ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+                out = greedy_decode(setting.functional, factors, ids.input_ids, ids.attention_mask, max_new_tokens=4, **ends)
+                assert (tokenizer.decode(out[0]) == example.output + tokenizer.eos_token) == (bit == "1")
+
+
+def test_task_rows_add_up_to_the_split(document):
+    for split, methods in document["splits"].items():
+        rows = [row for row in document["tasks"] if row["split"] == split]
+        for method, summary in methods.items():
+            means = [sum(map(int, row["exact"][method])) / row["n_examples"] for row in rows]
+            assert summary["exact_match"] == pytest.approx(sum(means) / len(rows))
+            assert summary["nll"] == pytest.approx(sum(row["nll"][method] for row in rows) / len(rows))
+            assert (summary["n_tasks"], summary["n_examples"]) == (len(rows), sum(row["n_examples"] for row in rows))
+
+
+def test_comparisons_are_paired_and_corrected_within_a_split(document):
+    rows = [row for row in document["comparisons"] if row["split"] == "seen"]
+    assert {row["other"] for row in rows} == set(METHODS) - {"generated"}
+    to = {row["other"]: row for row in rows}
+    assert to["base"]["difference"] == to["base"]["low"] == to["base"]["high"] == 1.0
+    assert (to["base"]["p_value"], to["teacher"]["p_value"]) == (0.25, 1.0)
+    assert to["base"]["p_holm"] == 1.0
+    assert to["teacher"]["gain_recovered_interval"] == (1.0, 1.0)
+    single = next(row for row in document["comparisons"] if row["split"] == "mixture" and row["other"] == "base")
+    assert (single["test"], single["n_units"]) == ("mcnemar", 3)
+
+
+def test_chunks_and_memory_change_nothing(zoo_folder, document):
+    other = run_evaluation(asked(zoo_folder, adapters_at_once=2, memory_bytes=1, methods=UNTRAINED)).to_json()
+    for mine, theirs in zip(other["tasks"], document["tasks"], strict=True):
+        assert mine["exact"] == {method: theirs["exact"][method] for method in UNTRAINED}
+        assert mine["nll"] == pytest.approx({method: theirs["nll"][method] for method in UNTRAINED}, rel=1e-4)
+
+
+def test_the_base_is_bit_identical_afterwards(zoo_folder):
+    setting = asked(zoo_folder, methods=UNTRAINED)
+    before = {name: tensor.clone() for name, tensor in setting.base.model.state_dict().items()}
+    ids = torch.tensor([[10, 11, 12]])
+    logits = setting.base.model(ids).logits
+    run_evaluation(setting)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in setting.base.model.state_dict().items())
+    assert torch.equal(setting.base.model(ids).logits, logits)
+
+
+def test_the_same_evaluation_twice_is_the_same_to_the_bit(zoo_folder, document):
+    assert run_evaluation(asked(zoo_folder)).to_json() == document
+
+
+def test_kept_scores_are_the_scores(zoo_folder, tmp_path, monkeypatch):
+    config = EvaluationConfig(splits=("seen", "unseen_wording"))
+    fresh = evaluate(None, zoo_folder, config).to_json()
+    assert evaluate(None, zoo_folder, config, cache_dir=tmp_path).to_json() == fresh
+    monkeypatch.setattr(task_eval, "_score", None)  # calling it would fail: everything is read
+    assert evaluate(None, zoo_folder, config, cache_dir=tmp_path).to_json() == fresh
+
+
+def test_scores_kept_for_other_choices_are_not_used(zoo_folder, tmp_path):
+    evaluate(None, zoo_folder, ALONE, cache_dir=tmp_path)
+    shorter = evaluate(None, zoo_folder, replace(ALONE, max_examples=2), cache_dir=tmp_path).to_json()
+    assert {row["n_examples"] for row in shorter["tasks"]} == {2}
+
+
+def test_without_a_generator_its_methods_are_left_out(zoo_folder):
+    evaluation = evaluate(None, zoo_folder, EvaluationConfig(splits=("seen",)))
+    assert set(evaluation.scores["seen"]) == set(METHODS) - {"generated", "shuffled_condition"}
+    assert evaluation.to_json()["comparisons"] == []
+    assert len(evaluation.questions["seen"]) == 4
+
+
+def test_gain_is_undefined_without_base_or_teacher(zoo_folder):
+    document = evaluate(None, zoo_folder, EvaluationConfig(methods=("base",), splits=("seen",))).to_json()
+    assert document["splits"]["seen"]["base"]["gain_recovered"] is None
+
+
+def test_a_saved_generator_is_evaluated_under_its_runs_hash(zoo_folder, tmp_path):
+    run = tmp_path / "run"
+    generator = PerfectGenerator(TeacherZoo.load(zoo_folder))
+    generator.save_pretrained(run / "generator")
+    config = ExperimentConfig(experiment_name="run", output_dir=str(tmp_path))
+    config.save()
+    found = evaluate(run, zoo_folder, EvaluationConfig(methods=("base", "generated"), splits=("seen",))).to_json()
+    assert found["config_hash"] == config.get_hash()
+    of = found["splits"]["seen"]
+    assert of["generated"]["nll"] == pytest.approx(of["base"]["nll"], rel=1e-6)  # a new generator writes the zero adapter
+
+
+def test_progress_reaches_the_end(zoo_folder):
+    calls = []
+    evaluate(None, zoo_folder, ALONE, progress=lambda done, total, **figures: calls.append((done, total, figures)))
+    assert calls[-1][0] == calls[-1][1] == 3 * (4 + 2 + 4 + 1)
+    assert calls[0][2] == {"split": "seen", "method": "base"}
+
+
+def test_a_likelihood_that_is_not_finite_is_named(zoo_folder):
+    setting = asked(zoo_folder, methods=("generated",), splits=("seen",))
+    next(iter(setting.generator.teachers["b"].b.values())).fill_(math.inf)
+    with pytest.raises(InputError, match="method generated, task say b: the log-likelihood is nan"):
+        run_evaluation(setting)
+
+
+def test_read_evaluation_refuses_other_documents(tmp_path, document):
+    write_json(tmp_path / "eval_main.json", document)
+    assert read_evaluation(tmp_path / "eval_main.json")["splits"].keys() == document["splits"].keys()
+    write_json(tmp_path / "other.json", {"splits": {}})
+    with pytest.raises(InputError, match="not an evaluation"):
+        read_evaluation(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"methods": ("generatd",)}, "unknown method 'generatd'; did you mean generated"),
+        ({"methods": ("generated",)}, "method generated needs a generator"),
+        ({"splits": ("unsen",)}, "unknown split 'unsen'"),
+        ({"teacher_seed": 7}, "teacher_seed is 7, but zoo .* has teachers of seeds 0"),
+    ],
+)
+def test_impossible_choices_are_refused(zoo_folder, choices, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(None, zoo_folder, EvaluationConfig(**choices))
+
+
+def test_a_split_without_tasks_is_refused(zoo_folder, tmp_path):
+    copied = _changed_zoo(zoo_folder, tmp_path, lambda m: m["teachers"].pop())
+    with pytest.raises(InputError, match="has no tasks for split mixture"):
+        evaluate(None, copied, EvaluationConfig(splits=("mixture",)))
+    assert "mixture" not in evaluate(None, copied, ALONE).scores
+
+
+def test_a_zoo_of_another_base_is_refused(zoo_folder, tmp_path):
+    copied = _changed_zoo(zoo_folder, tmp_path, lambda m: m["base"].update(hash="0" * 64))
+    with pytest.raises(InputError, match=r"zoo .* belongs to a base with hash 00000000"):
+        evaluate(None, copied, ALONE)
+
+
+def test_an_empty_zoo_is_refused(zoo_folder, tmp_path):
+    with pytest.raises(InputError, match="has no teachers"):
+        evaluate(None, _changed_zoo(zoo_folder, tmp_path, lambda m: m["teachers"].clear()), ALONE)
+
+
+def test_a_generator_trained_on_other_tasks_is_refused(zoo_folder):
+    setting = asked(zoo_folder)
+    setting.generator.spec.trained_on = ["something else"]
+    with pytest.raises(InputError, match="no teacher of a seen task the generator trained on"):
+        run_evaluation(setting)
+
+
+def test_a_generator_of_another_base_is_refused(zoo_folder, tmp_path):
+    generator = PerfectGenerator(TeacherZoo.load(zoo_folder))
+    generator.spec.base_hash = "1" * 64
+    generator.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"generator .* belongs to a base with hash 11111111"):
+        evaluate(tmp_path, zoo_folder)
+
+
+def test_a_folder_without_generator_is_refused(zoo_folder, tmp_path):
+    with pytest.raises(InputError, match="no generator there; give a run folder"):
+        evaluate(tmp_path, zoo_folder)
+
+
+def test_shuffled_conditions_are_never_a_tasks_own(zoo_folder):
+    setting = asked(zoo_folder)
+    for split in setting.splits():
+        assert all(own != other.task.name for own, other in setting.shuffled(split).items())
+
+
+def test_a_condition_of_both_kinds_has_description_and_prompts(zoo_folder):
+    task = TeacherZoo.load(zoo_folder).suite["say a"]
+    assert Question(task, "seen").texts("both", 2) == [task.description, *task.prompts[:2]]
+    assert Question(task, "unseen_wording").texts("prompts", 8) == list(task.unseen_prompts)
+
+
+def _changed_zoo(zoo_folder: Path, tmp_path: Path, change) -> Path:
+    copied = tmp_path / "zoo"
+    shutil.copytree(zoo_folder, copied)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    change(manifest)
+    write_json(copied / "manifest.json", manifest)
+    return copied
