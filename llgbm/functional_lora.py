@@ -58,6 +58,8 @@ class FunctionalLoRA:
             self.fan_in_fan_out |= isinstance(linear, Conv1D)
             self.model.set_submodule(name, _Slot(linear))
         head = self.model.get_output_embeddings()
+        if head is None:
+            raise InputError(f"the base, a {type(model).__name__}, has no output embedding; use a causal language model")
         self._head = next(name for name, module in self.model.named_modules() if module is head)
         self.model.set_submodule(self._head, _SelectedHead(head))
         self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
@@ -216,8 +218,8 @@ class _Slot(nn.Module):
             return self.linear(x)
         x_knd = x.reshape(k, -1, x.shape[-1])
         if self.fusable and x.dtype == self.lora_a.dtype and not torch.is_autocast_enabled(x.device.type):
-            weight = self.linear.weight
-            out_kno = _FusedLoRA.apply(x_knd, weight.mT if isinstance(self.linear, Conv1D) else weight, self.linear.bias, self.lora_a, self.lora_b)[0]
+            weight = self.linear.weight.mT if isinstance(self.linear, Conv1D) else self.linear.weight
+            out_kno = _FusedLoRA.apply(x_knd, weight, self.linear.bias, self.lora_a, self.lora_b)[0]
         else:
             out_kno = torch.baddbmm(self.linear(x_knd), torch.bmm(x_knd, self.lora_a.mT), self.lora_b)
         return out_kno.view(*x.shape[:-1], -1)

@@ -99,7 +99,7 @@ class LoRAFactors:
             {name: torch.zeros(n_adapters, rank, d_in) for name, (d_in, _) in shapes.items()},
             {name: torch.zeros(n_adapters, d_out, rank) for name, (_, d_out) in shapes.items()},
             {name: torch.full((n_adapters,), alpha / rank) for name in shapes},
-            {name: (rank,) * n_adapters for name in shapes},
+            dict.fromkeys(shapes, (rank,) * n_adapters),
         )
 
     @staticmethod
@@ -153,7 +153,7 @@ def product_inner(f: LoRAFactors, g: LoRAFactors) -> Float[Tensor, " K"]:
     """
     inner = product_inner_by_module(f, g)
     if not inner:
-        raise InputError(f"adapters share no module ({_some(f.module_names)} against {_some(g.module_names)}); compare adapters of one base")
+        raise InputError(f"adapters share no module ({_some(f.module_names)}; {_some(g.module_names)}); compare adapters of one base")
     return torch.stack(list(inner.values())).sum(0)
 
 
@@ -216,7 +216,8 @@ def _common_shapes(factors: Sequence[LoRAFactors]) -> dict[str, tuple[int, int]]
         for name, shape in one.shapes.items():
             if shapes.setdefault(name, shape) != shape:
                 raise InputError(
-                    f"adapter {position}: {name} has (d_in, d_out) = {shape}, the adapters before it {shapes[name]}; stack adapters of one base"
+                    f"adapter {position}: {name} has (d_in, d_out) = {shape}, the adapters before it {shapes[name]}; "
+                    "stack adapters of one base"
                 )
     return shapes
 

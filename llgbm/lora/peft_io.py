@@ -156,9 +156,8 @@ def target_shapes(model: PreTrainedModel, target_modules: str | Iterable[str]) -
         raise InputError(f"target_modules {targets!r} match nothing in this base; its linear modules are {known}")
     for name in matched:
         if name not in linear:
-            raise InputError(
-                f"target_modules {targets!r} match {name}, a {type(model.get_submodule(name)).__name__}; only linear modules take LoRA factors"
-            )
+            kind = type(model.get_submodule(name)).__name__
+            raise InputError(f"target_modules {targets!r} match {name}, a {kind}; only linear modules take LoRA factors")
     return {name: linear_shape(linear[name]) for name in matched}
 
 
@@ -211,7 +210,9 @@ def _check_numbers(folder: Path, config: dict[str, Any]) -> None:
     alphas = {"lora_alpha": config.get("lora_alpha"), **{f"alpha_pattern[{k}]": v for k, v in (config.get("alpha_pattern") or {}).items()}}
     for key, value in ranks.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"adapter {folder}: {key} in {CONFIG_FILE} is {value!r}, expected a whole number of at least 1; save the adapter again")
+            raise InputError(
+                f"adapter {folder}: {key} in {CONFIG_FILE} is {value!r}, expected a whole number above 0; save the adapter again"
+            )
     for key, value in alphas.items():
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise InputError(f"adapter {folder}: {key} in {CONFIG_FILE} is {value!r}, expected a number; save the adapter again")
@@ -249,7 +250,7 @@ def _paired(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tens
         raise InputError(f"adapter {folder}: holds no tensors; train the adapter again")
     for module, half in halves.items():
         for kind in {"lora_A", "lora_B"} - half.keys():
-            raise InputError(f"adapter {folder}: tensor {PREFIX}{module}.{kind}.weight is missing, its other half is there; save the adapter again")
+            raise InputError(f"adapter {folder}: tensor {PREFIX}{module}.{kind}.weight is missing, its partner is there; save it again")
     return {module: (half["lora_A"], half["lora_B"]) for module, half in sorted(halves.items())}
 
 
@@ -265,7 +266,7 @@ def _check_finite(folder: Path, name: str, tensor: Tensor) -> None:
         raise InputError(f"adapter {folder}: tensor {name} is {tensor.dtype}, expected floating point; save the adapter again")
     if not bool(torch.isfinite(tensor).all()):
         count = int((~torch.isfinite(tensor)).sum())
-        raise InputError(f"adapter {folder}: tensor {name} has {count} values that are NaN or infinite, expected none; train the adapter again")
+        raise InputError(f"adapter {folder}: tensor {name} has {count} values that are NaN or infinite, expected none; train it again")
 
 
 def _check_pair(folder: Path, name: str, a: Tensor, b: Tensor, rank: int, shapes: Mapping[str, tuple[int, int]] | None) -> None:
@@ -277,7 +278,8 @@ def _check_pair(folder: Path, name: str, a: Tensor, b: Tensor, rank: int, shapes
         if tuple(tensor.shape) != expected:
             raise InputError(
                 f"adapter {folder}: tensor {PREFIX}{name}.{kind}.weight is {tuple(tensor.shape)}, expected {expected} "
-                f"(rank {rank} by {CONFIG_FILE}{'' if shapes is None else ', the base the rest'}); retrain it for this base or correct the rank"
+                f"(rank {rank} by {CONFIG_FILE}{'' if shapes is None else ', the rest by the base'}); "
+                "train it for this base or correct the rank"
             )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -84,7 +85,7 @@ def _config(name: str, source: str, revision: str | None) -> PretrainedConfig:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"base {name}: cannot be read ({_first_line(error)}); check the name, the network and config.json (code from the hub never runs)"
+            f"base {name}: cannot be read ({_first_line(error)}); check the name, the network and config.json (its own code never runs)"
         ) from error
 
 
@@ -101,7 +102,7 @@ def _model(name: str, source: str, dtype: torch.dtype, revision: str | None) -> 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, revision=revision, trust_remote_code=False, output_loading_info=True
         )
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
@@ -109,6 +110,7 @@ def _model(name: str, source: str, dtype: torch.dtype, revision: str | None) -> 
     finally:
         if shown:
             logging.enable_progress_bar()
+    model, loading = loaded
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise InputError(f"base {name}: {len(missing)} weights are missing, the first is {missing[0]}; download or copy the model again")
@@ -119,14 +121,14 @@ def _tokenizer(name: str, source: str, revision: str | None) -> PreTrainedTokeni
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"base {name}: its tokenizer cannot be loaded ({_first_line(error)}); put the tokenizer's files beside the model") from error
+        raise InputError(f"base {name}: its tokenizer cannot be loaded ({_first_line(error)}); put its files beside the model") from error
 
 
 def _ensure_padding(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Pad with the tokenizer's token, or with the end token where there is none that the embeddings know; they are never resized."""
     embeddings = model.get_input_embeddings()
     assert isinstance(embeddings, nn.Embedding)
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id < embeddings.num_embeddings:
+    if isinstance(tokenizer.pad_token_id, int) and tokenizer.pad_token_id < embeddings.num_embeddings:
         return
     if tokenizer.eos_token_id is None:
         raise InputError(f"base {name}: its tokenizer has neither a padding nor an end token; set one in tokenizer_config.json")

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors, combine, product_inner, product_inner_by_module, product_norm, truncate
-from torch import Tensor
 
 SHAPES = {"first": (6, 5), "second": (4, 9)}
 
@@ -32,9 +33,12 @@ def dense(factors: LoRAFactors, name: str) -> Tensor:
 
 def test_shapes_and_ranks_of_a_mixed_stack() -> None:
     factors = mixed()
-    assert factors.n_adapters == 3 and factors.module_names == ("first", "second") and factors.shapes == SHAPES
+    assert factors.n_adapters == 3
+    assert factors.module_names == ("first", "second")
+    assert factors.shapes == SHAPES
     assert factors.ranks == {"first": (1, 3, 2), "second": (1, 0, 2)}
-    assert factors.a["first"].shape == (3, 3, 6) and factors.b["second"].shape == (3, 9, 2)
+    assert factors.a["first"].shape == (3, 3, 6)
+    assert factors.b["second"].shape == (3, 9, 2)
     assert factors.scaling["second"].tolist() == [3.0, 0.0, 1.5]
     assert len(factors.tensors()) == 4
 
@@ -45,12 +49,14 @@ def test_selecting_from_a_stack_gives_each_adapter_back() -> None:
     for index, part in enumerate(parts):
         assert stacked.select([index]).content_hash() == part.content_hash() == stacked.content_hash(index)
     swapped = stacked.select(torch.tensor([2, 0]))
-    assert swapped.ranks["first"] == (2, 1) and swapped.content_hash(0) == parts[2].content_hash()
+    assert swapped.ranks["first"] == (2, 1)
+    assert swapped.content_hash(0) == parts[2].content_hash()
 
 
 def test_content_hash_sees_every_number_and_no_order() -> None:
     factors = random_factors(1)
-    turned = LoRAFactors(*({name: whole[name] for name in reversed(whole)} for whole in (factors.a, factors.b, factors.scaling, factors.ranks)))
+    fields = (factors.a, factors.b, factors.scaling, factors.ranks)
+    turned = LoRAFactors(*({name: whole[name] for name in reversed(whole)} for whole in fields))
     assert turned.content_hash() == factors.content_hash()
     for change in ("a", "b", "scaling"):
         other = LoRAFactors.stack([random_factors(1)])
@@ -63,7 +69,8 @@ def test_initial_a_is_pefts_and_b_is_zero() -> None:
     torch.manual_seed(7)
     expected = torch.nn.init.kaiming_uniform_(torch.empty(4, 6), a=math.sqrt(5))
     torch.testing.assert_close(factors.a["only"][0], expected)
-    assert not factors.b["only"].any() and factors.scaling["only"].tolist() == [2.0]
+    assert not factors.b["only"].any()
+    assert factors.scaling["only"].tolist() == [2.0]
 
 
 def test_zeros_are_zero() -> None:
@@ -106,7 +113,8 @@ def test_inner_product_does_not_depend_on_the_gauge() -> None:
 def test_combination_equals_the_dense_sum() -> None:
     factors, weights = mixed(), [0.5, -1.0, 2.0]
     combined = combine(factors, weights)
-    assert combined.n_adapters == 1 and combined.ranks == {"first": (6,), "second": (3,)}
+    assert combined.n_adapters == 1
+    assert combined.ranks == {"first": (6,), "second": (3,)}
     for name in SHAPES:
         expected = (torch.tensor(weights, dtype=torch.float64)[:, None, None] * dense(factors, name)).sum(0)
         torch.testing.assert_close(dense(combined, name)[0], expected, rtol=1e-5, atol=1e-6)
@@ -145,7 +153,7 @@ def test_faults_are_named() -> None:
         LoRAFactors.stack([])
     with pytest.raises(InputError, match=r"adapter 1: first has \(d_in, d_out\) = \(7, 5\), the adapters before it \(6, 5\)"):
         LoRAFactors.stack([random_factors(), random_factors(shapes={"first": (7, 5)})])
-    with pytest.raises(InputError, match=r"share no module \(first, second against third\)"):
+    with pytest.raises(InputError, match=r"share no module \(first, second; third\)"):
         product_inner(random_factors(), random_factors(shapes={"third": (6, 5)}))
     with pytest.raises(InputError, match=r"\(2,\) weights for 3 adapters"):
         combine(random_factors(), [1.0, 2.0])

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import ARCHITECTURES, VOCABULARY, padded_tokens, peft_adapter, tiny_model
+
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA, greedy_decode
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapters, target_shapes
-from tiny import ARCHITECTURES, VOCABULARY, padded_tokens, peft_adapter, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 TOLERANCE = 1e-5
@@ -115,7 +116,8 @@ def test_many_at_once_equal_one_by_one(functional: FunctionalLoRA) -> None:
     ids, mask, _ = padded_tokens(6, 8, "right")
     at = mask.bool()
     together = functional(factors, ids, mask, logits_at=at).logits
-    alone = [functional(factors.select([k]), ids[2 * k : 2 * k + 2], mask[2 * k : 2 * k + 2], logits_at=at[2 * k : 2 * k + 2]).logits for k in range(3)]
+    rows = [slice(2 * k, 2 * k + 2) for k in range(3)]
+    alone = [functional(factors.select([k]), ids[own], mask[own], logits_at=at[own]).logits for k, own in enumerate(rows)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
 
 
@@ -178,7 +180,8 @@ def test_logits_are_computed_only_where_asked(functional: FunctionalLoRA) -> Non
 def test_missing_mask_means_no_padding(functional: FunctionalLoRA) -> None:
     ids = padded_tokens(2, 6, "right")[0]
     everywhere = torch.ones_like(ids)
-    assert torch.equal(functional(None, ids, hidden_layers=[-1]).hidden[-1], functional(None, ids, everywhere, hidden_layers=[-1]).hidden[-1])
+    masked = functional(None, ids, everywhere, hidden_layers=[-1])
+    assert torch.equal(functional(None, ids, hidden_layers=[-1]).hidden[-1], masked.hidden[-1])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -257,18 +260,22 @@ def test_greedy_decoding_stops_and_pads_after_the_end(functional: FunctionalLoRA
 
 def test_faults_are_named(functional: FunctionalLoRA) -> None:
     ids, mask, _ = padded_tokens(4, 6, "right")
-    with pytest.raises(InputError, match="4 sequences for 3 adapters"):
+    with pytest.raises(InputError, match=r"4 sequences for 3 adapters"):
         functional(random_factors(functional, 3), ids, mask)
-    with pytest.raises(InputError, match="layer 3 does not exist; this base has hidden states 0 to 2"):
+    with pytest.raises(InputError, match=r"layer 3 does not exist; this base has hidden states 0 to 2"):
         functional(None, ids, mask, hidden_layers=[3])
     few = FunctionalLoRA(tiny_model(), ["model.layers.0.mlp.up_proj"])
     with pytest.raises(InputError, match=r"q_proj has .* the wrapped base has no slot there"):
         few(random_factors(functional, 2), ids, mask)
-    with pytest.raises(InputError, match="no module model.layers.7"):
+    with pytest.raises(InputError, match=r"no module model.layers.7"):
         FunctionalLoRA(tiny_model(), ["model.layers.7.mlp.up_proj"])
-    with pytest.raises(InputError, match="is a Embedding, not nn.Linear"):
+    with pytest.raises(InputError, match=r"is a Embedding, not nn.Linear"):
         FunctionalLoRA(tiny_model(), ["model.embed_tokens"])
-    with pytest.raises(InputError, match="padded on the right"):
+    headless = tiny_model()
+    headless.get_output_embeddings = lambda: None
+    with pytest.raises(InputError, match=r"Qwen2ForCausalLM, has no output embedding"):
+        FunctionalLoRA(headless, [])
+    with pytest.raises(InputError, match=r"padded on the right"):
         greedy_decode(functional, None, ids, mask, 2, 2, 0)
 
 
