@@ -8,15 +8,16 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from llgbm.artifacts import hash_file, hash_json, write_bytes
+from llgbm.artifacts import hash_json, hash_tensors, write_bytes
 from llgbm.dataset import encode_texts
 from llgbm.errors import InputError
 from llgbm.zoo.base import Base
@@ -34,7 +35,9 @@ class TextEncoder(Protocol):
     dim: int
 
     @property
-    def content_id(self) -> str: ...
+    def content_id(self) -> str:
+        """Names the encoder's exact content."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]: ...
 
@@ -63,7 +66,8 @@ class HashingEncoder:
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
         """Each half has unit length before they are joined, so words and characters weigh the same."""
         _check_texts(texts)
-        halves = [torch.from_numpy(part.transform(texts).toarray()).float() for part in self._parts]
+        sparse: list[Any] = [part.transform(texts) for part in self._parts]
+        halves = [torch.from_numpy(np.asarray(half.toarray(), dtype=np.float32)) for half in sparse]
         return F.normalize(torch.cat(halves, 1), dim=1)
 
 
@@ -103,26 +107,24 @@ class SentenceEncoder:
         from sentence_transformers import SentenceTransformer
 
         self.name = f"sentence-transformers:{source}"
-        self._folder = _bundled_minilm() if source == MINILM else None
-        self._folder = self._folder or Path(source)
-        known = self._folder.is_dir()
+        folder = (_bundled_minilm() if source == MINILM else None) or Path(source)
+        known = folder.is_dir()
         if not known and (source.count("/") > 1 or source.startswith((".", "~", "/"))):
             raise InputError(f"text encoder {source}: no such folder; give a sentence-transformers folder or a Hub id such as {MINILM}")
         try:
-            self._model = SentenceTransformer(str(self._folder) if known else source, device="cpu", trust_remote_code=False)
+            self._model = SentenceTransformer(str(folder) if known else source, device="cpu", trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"text encoder {source} cannot be loaded ({reason}); 'hashing' needs no download") from error
         self.dim = int(self._model.encode(["a"], convert_to_tensor=True, show_progress_bar=False).shape[1])
 
-    @cached_property
+    @property
     def content_id(self) -> str:
-        if self._folder is not None and self._folder.is_dir():
-            hashes = {str(f.relative_to(self._folder)): hash_file(f) for f in sorted(self._folder.rglob("*.safetensors"))}
-            return f"sentence-1-{hash_json(hashes)}"
-        from llgbm.artifacts import hash_tensors
+        return f"sentence-1-{self._weights_hash}"
 
-        return f"sentence-1-{hash_tensors(dict(self._model.state_dict()))}"
+    @cached_property
+    def _weights_hash(self) -> str:
+        return hash_tensors(dict(self._model.state_dict()))
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
         """Longer texts are cut to the model's own limit."""

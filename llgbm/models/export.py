@@ -9,7 +9,7 @@ from pathlib import Path
 from llgbm.artifacts import hash_file, write_text
 from llgbm.errors import InputError
 from llgbm.lora.peft_io import write_adapter
-from llgbm.models.generator import WEIGHTS_FILE, LoRAGenerator
+from llgbm.models.generator import WEIGHTS_FILE, LoRAGenerator, generator_folder
 from llgbm.zoo.base import Base
 from llgbm.zoo.suite import read_jsonl
 
@@ -35,7 +35,7 @@ def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], outpu
     """Write a PEFT directory with a model card for each request: `output_dir` itself for one, `output_dir/<name>` for many.
 
     Args:
-        checkpoint: A saved generator.
+        checkpoint: A generator's folder, a checkpoint, or a run folder.
         requests: What is asked for; generated in one pass.
         output_dir: Made if needed; adapters already there are replaced.
         base: The frozen base; only a generator with the `base` encoder needs it.
@@ -51,7 +51,7 @@ def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], outpu
             f"the base is {base.name} ({base.content_hash[:8]}); use the base it was trained on"
         )
     factors = generator.generate(prompts=[request.texts() for request in requests], base=base)
-    source = hash_file(Path(checkpoint) / WEIGHTS_FILE)
+    source = hash_file(generator_folder(checkpoint) / WEIGHTS_FILE)
     folders = [Path(output_dir) if len(requests) == 1 else Path(output_dir) / request.name for request in requests]
     for k, (folder, request) in enumerate(zip(folders, requests, strict=True)):
         write_adapter(folder, factors, k, base_name=generator.spec.base_name, fan_in_fan_out=generator.spec.fan_in_fan_out)

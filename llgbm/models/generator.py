@@ -134,9 +134,9 @@ class Head(nn.Module):
     units of the teachers' RMS.
     """
 
-    mean_a: Tensor
     rms_a: Tensor
     rms_b: Tensor
+    layers: Tensor
 
     def __init__(self, group: ModuleGroup, rank: int, hidden: int, code: int) -> None:
         super().__init__()
@@ -273,14 +273,12 @@ class LoRAGenerator(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, encoder: TextEncoder | None = None) -> "LoRAGenerator":
-        """Read a generator back, in eval mode.
+        """Read a generator back, in eval mode, from its folder, a checkpoint, or a run folder.
 
         Raises:
             InputError: No generator there, another format, or weights that do not fit the config.
         """
-        folder = Path(folder)
-        if not (folder / CONFIG_FILE).is_file():
-            raise InputError(f"{folder}: no generator here (no {CONFIG_FILE}); give a run's generator/ folder")
+        folder = generator_folder(folder)
         generator = cls(_read_spec(folder / CONFIG_FILE), encoder)
         try:
             weights = load_file(folder / WEIGHTS_FILE)
@@ -288,6 +286,15 @@ class LoRAGenerator(nn.Module):
             raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read ({error}); save the generator again") from error
         load_weights(generator, weights, folder / WEIGHTS_FILE)
         return generator.eval()
+
+
+def generator_folder(checkpoint: str | Path) -> Path:
+    """The generator's folder of a run folder, or the folder itself. InputError when there is no generator."""
+    checkpoint = Path(checkpoint)
+    for folder in (checkpoint / "generator", checkpoint):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    raise InputError(f"{checkpoint}: no generator there; give a run folder of 'llgbm train', its generator/ or one of its checkpoints")
 
 
 def load_weights(generator: nn.Module, weights: dict[str, Tensor], source: Path) -> None:

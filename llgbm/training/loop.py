@@ -163,8 +163,8 @@ class _Run:
         plan = plan.part(share * self.accelerator.process_index, share * (self.accelerator.process_index + 1))
         weights = self._scheduled_weights()
         totals = self._accumulate(plan, weights)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), training.max_grad_norm)
-        self._check_finite({**totals, "gradient": float(norm)})
+        norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), training.max_grad_norm)).item()
+        self._check_finite({**totals, "gradient": norm})
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
@@ -172,7 +172,7 @@ class _Run:
             **totals,
             "lr": learning_rate,
             **{f"weight/{name}": w for name, w in weights.items()},
-            "grad_norm": float(norm),
+            "grad_norm": norm,
             "adapters_per_second": len(plan) / seconds,
         }
 
@@ -301,7 +301,9 @@ class _Run:
 
     def close(self, failed: BaseException | None = None) -> None:
         """End the trackers and close the log, whatever happened."""
-        if self.logger and failed is None:
+        if self.logger and failed is not None:
+            self.logger.fail(failed)
+        elif self.logger:
             self.logger.finalize({"best_step": self.state.best_step, **(self.state.best or {})})
         self.accelerator.end_training()
 

@@ -69,9 +69,8 @@ class TeacherTargets:
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), examples.predicts.sum(1).cpu().cumsum(0)])
         self.scale = self._structural_scale()
         self._stored: TeacherOutputs | None = None
-        if options.needs("predictions") or options.needs("states"):
-            if self._estimated_bytes() <= options.cache_bytes:
-                self._stored = self._all_outputs(progress)
+        if (options.needs("predictions") or options.needs("states")) and self._estimated_bytes() <= options.cache_bytes:
+            self._stored = self._all_outputs(progress)
         if options.needs("logits") or options.needs("states"):
             self.scale |= self._behavioral_scale()
 
@@ -100,7 +99,7 @@ class TeacherTargets:
             hidden_layers=layers,
             logits_at=predicts if wants_logits else None,
         )
-        predictions = top_predictions(out.logits, options.top_k) if wants_logits else None
+        predictions = None if out.logits is None else top_predictions(out.logits, options.top_k)
         return TeacherOutputs(predictions, {layer: out.hidden[layer][predicts].float() for layer in layers} if layers else None)
 
     def _all_outputs(self, progress: ProgressCallback | None) -> TeacherOutputs:

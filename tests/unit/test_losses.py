@@ -92,7 +92,9 @@ def test_structural_terms_accept_a_teacher_of_smaller_rank_and_skip_what_it_lack
 
 def test_kl_equals_torch_and_is_zero_at_the_teacher():
     c = behavior()
-    assert c.predictions is not None and c.logits is not None and c.owner is not None
+    assert c.predictions is not None
+    assert c.logits is not None
+    assert c.owner is not None
     expected = F.kl_div(c.logits.log_softmax(-1), c.predictions.log_probs, reduction="none", log_target=True).sum(-1)
     means = torch.stack([expected[c.owner == k].mean() for k in range(3)])
     assert OBJECTIVES["kl"].compute(c).item() == pytest.approx(means.mean().item(), rel=1e-5)
@@ -107,14 +109,17 @@ def test_top_k_kl_is_a_lower_bound_that_reaches_the_full_one():
     for k in (1, 4, 8):
         values, tokens = full.topk(k)
         found = token_kl(Predictions(values, tokens), logits)
-        assert (found <= exact + 1e-5).all() and (found >= previous - 1e-5).all()
+        assert (found <= exact + 1e-5).all()
+        assert (found >= previous - 1e-5).all()
         previous = found
     assert torch.allclose(previous, exact, atol=1e-5)
 
 
 def test_sft_is_cross_entropy_per_adapter():
     c = behavior()
-    assert c.logits is not None and c.answers is not None and c.owner is not None
+    assert c.logits is not None
+    assert c.answers is not None
+    assert c.owner is not None
     losses = F.cross_entropy(c.logits, c.answers, reduction="none")
     expected = torch.stack([losses[c.owner == k].mean() for k in range(3)]).mean()
     assert OBJECTIVES["sft"].compute(c).item() == pytest.approx(expected.item(), rel=1e-5)
@@ -145,7 +150,8 @@ def test_delta_is_zero_at_the_teacher_and_relative(kind):
     assert delta_loss(c).item() == pytest.approx(0, abs=1e-6)
     value = delta_loss(behavior())
     scaled = behavior()
-    assert scaled.fingerprints is not None and scaled.teacher_fingerprints is not None
+    assert scaled.fingerprints is not None
+    assert scaled.teacher_fingerprints is not None
     scaled.fingerprints, scaled.teacher_fingerprints = 10 * scaled.fingerprints, 10 * scaled.teacher_fingerprints
     assert delta_loss(scaled).item() == pytest.approx(value.item(), rel=1e-5)
 
@@ -187,8 +193,8 @@ def test_zero_teachers_are_nothing_to_compare():
 
 
 def test_other_faults_are_named():
+    other = LoRAFactors.initialize({"x": (2, 2)}, 1, 1.0)
     with pytest.raises(InputError, match="share no module"):
-        other = LoRAFactors.initialize({"x": (2, 2)}, 1, 1.0)
         OBJECTIVES["product"].compute(Comparison(random_factors(1), other))
     with pytest.raises(InputError, match="needs at least 2 tasks per step"):
         OBJECTIVES["variance"].compute(Comparison(random_factors(1, n_adapters=1)))
@@ -222,12 +228,17 @@ def test_every_term_has_a_finite_gradient(term):
     c = behavior()
     c.teacher = random_factors(5)
     leaves = [t.requires_grad_() for t in c.generated.tensors()]
-    assert c.logits is not None and c.states is not None and c.fingerprints is not None and c.probe_logits is not None
+    assert c.logits is not None
+    assert c.states is not None
+    assert c.fingerprints is not None
+    assert c.probe_logits is not None
     leaves += [c.logits.requires_grad_(), c.fingerprints.requires_grad_(), c.probe_logits.requires_grad_()]
     leaves += [s.requires_grad_() for s in c.states.values()]
     loss, _ = objective_loss(c, {term: 1.0})
     gradients = [g for g in torch.autograd.grad(loss, leaves, allow_unused=True) if g is not None]
-    assert gradients and all(g.isfinite().all() for g in gradients) and any(g.any() for g in gradients)
+    assert gradients
+    assert all(g.isfinite().all() for g in gradients)
+    assert any(g.any() for g in gradients)
 
 
 def test_structural_gradients_are_finite_at_the_zero_adapter():

@@ -59,13 +59,16 @@ def stop_after(steps: int):
 def test_it_learns_to_copy_its_teachers(config):
     train_generator(changed(config, training__total_steps=60, training__eval_interval=60))
     rows = metrics(config)
-    assert rows[0]["loss/product"] == pytest.approx(1, abs=1e-3) and rows[0]["loss/kl"] == pytest.approx(1, abs=0.5)
-    assert rows[-1]["loss/product"] < 0.5 and rows[-1]["loss/kl"] < 0.5
+    assert rows[0]["loss/product"] == pytest.approx(1, abs=1e-3)
+    assert rows[0]["loss/kl"] == pytest.approx(1, abs=0.5)
+    assert rows[-1]["loss/product"] < 0.5
+    assert rows[-1]["loss/kl"] < 0.5
 
 
 def test_same_seed_same_bits_and_another_seed_other_bits(config, tmp_path):
     runs = [weights(train_generator(changed(config, experiment_name=name, seed=seed))) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
-    assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
@@ -74,7 +77,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, stop):
     with pytest.raises(Killed):
         train_generator(config, progress=stop_after(stop))
     resumed = train_generator(config, resume=True)
-    assert same(weights(whole), weights(resumed)) and whole.best_step == resumed.best_step
+    assert same(weights(whole), weights(resumed))
+    assert whole.best_step == resumed.best_step
     timeless = [
         [{k: v for k, v in row.items() if "second" not in k and "time" not in k} for row in metrics(c)]
         for c in (config, changed(config, experiment_name="whole"))
@@ -126,7 +130,8 @@ def test_every_term_trains_alone(config, term):
     off = {f"objective__{t}": 0.0 for t in OBJECTIVES}
     few = {"training__total_steps": 2, "training__eval_interval": 2}
     result = train_generator(changed(config, **{**off, **few, f"objective__{term}": 1.0}))
-    assert f"loss/{term}" in metrics(config)[0] and result.steps == 2
+    assert f"loss/{term}" in metrics(config)[0]
+    assert result.steps == 2
 
 
 def test_schedules_apply_to_behavioral_terms_and_to_named_ones(config):
@@ -154,7 +159,8 @@ def test_bf16_and_top_k_train(config):
 
 def test_held_back_tasks_are_never_trained_on(config):
     spec = LoRAGenerator.from_pretrained(train_generator(config).generator).spec
-    assert len(spec.validated_on) == 1 and len(spec.trained_on) == 5
+    assert len(spec.validated_on) == 1
+    assert len(spec.trained_on) == 5
     assert not set(spec.validated_on) & set(spec.trained_on)
 
 
@@ -186,14 +192,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(config, monkey
     [
         ({"training__max_train_tasks": 0}, "leave none to train on"),
         ({"training__mixed_precision": "fp16"}, "fp16 needs a GPU"),
-        ({"generator__condition": "image"}, "generator.condition 'image' is unknown"),
         ({"generator__condition": "prompts", "generator__max_prompts": 0}, "max_prompts is 0"),
-        ({"generator__size": "xxl"}, "generator.size 'xxl' is unknown"),
         ({"generator__encoder": "hashin"}, "did you mean 'hashing'"),
         ({"objective__kl": 0.0, "objective__product": 0.0}, "every weight in objective is 0"),
         ({"objective__delta": 1.0, "delta__token_idx": -999}, "delta.token_idx -999 is outside a probe"),
-        ({"objective__delta": 1.0, "delta__aggregation": "median"}, "delta.aggregation 'median' is unknown"),
-        ({"training__lambda_schedule": "sine"}, "schedule 'sine' is unknown"),
         ({"training__schedules": ["kl=step"]}, "schedules entry 'kl=step' is not term:schedule"),
         ({"training__schedules": ["kl:stepp"]}, "schedule 'stepp' is unknown"),
         ({"training__report_to": "mlflow"}, "mlflow: it is not installed; install"),
@@ -220,7 +222,7 @@ def test_resuming_with_another_config_is_refused(config):
         train_generator(config, progress=stop_after(3))
     with pytest.raises(InputError, match="was trained with another config"):
         train_generator(changed(config, training__learning_rate=1e-2), resume=True)
-    with pytest.raises(InputError, match="holds|config asks|missing"):
+    with pytest.raises(InputError, match=r"holds|config asks|missing"):
         train_generator(changed(config, generator__size="m"), resume=True)
 
 

@@ -1,0 +1,120 @@
+"""Conditions, step plans and teacher targets: what a step reads, on its own."""
+
+import pytest
+import torch
+
+from llgbm.dataset import TokenBatch
+from llgbm.errors import InputError
+from llgbm.losses import Predictions
+from llgbm.models.encoder import HashingEncoder
+from llgbm.training.conditions import ConditionTable
+from llgbm.training.probe_targets import aggregate, token_states
+from llgbm.training.step import plan_step
+from llgbm.training.targets import TeacherOutputs, concatenate_outputs, owners, top_predictions
+from llgbm.zoo.suite import Task
+
+TASKS = [
+    Task("a", "d", "seen", "first task", ("task number one",), (), ("do one", "do it", "one please")),
+    Task("b", "d", "seen", "second task", (), (), ("do two",)),
+]
+
+
+def table(tmp_path, condition: str, max_prompts: int = 8) -> ConditionTable:
+    return ConditionTable(TASKS, HashingEncoder(64), condition, max_prompts, str(tmp_path))
+
+
+def test_a_description_is_one_of_the_paraphrases(tmp_path):
+    conditions, expected = table(tmp_path, "description"), HashingEncoder(64).encode(["first task", "task number one"])
+    drawn = torch.cat([conditions.draw(["a"], [str(i)])[0][:, 0] for i in range(20)])
+    assert {int((row - expected).norm(dim=1).argmin()) for row in drawn} == {0, 1}
+    assert torch.equal(conditions.fixed(["a"])[0][0], expected[:1])
+
+
+def test_prompts_are_random_subsets(tmp_path):
+    conditions = table(tmp_path, "prompts", max_prompts=2)
+    sizes = {int(conditions.draw(["a"], [str(i)])[1].sum()) for i in range(20)}
+    assert sizes == {1, 2}
+    assert conditions.fixed(["a", "b"])[1].tolist() == [[True, True], [True, False]]
+
+
+def test_both_reads_either_or_both(tmp_path):
+    conditions = table(tmp_path, "both")
+    assert {int(conditions.draw(["b"], [str(i)])[1].sum()) for i in range(20)} == {1, 2}
+    assert int(conditions.fixed(["b"])[1].sum()) == 2
+
+
+def test_the_same_seed_draws_the_same(tmp_path):
+    conditions = table(tmp_path, "both")
+    assert torch.equal(conditions.draw(["a", "b"], ["1", "2"])[0], conditions.draw(["a", "b"], ["1", "2"])[0])
+
+
+def test_faulty_conditions_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"generator\.condition 'image' is unknown"):
+        table(tmp_path, "image")
+    with pytest.raises(InputError, match=r"generator\.max_prompts is 0"):
+        table(tmp_path, "prompts", max_prompts=0)
+    with pytest.raises(InputError, match="task c has no prompts"):
+        ConditionTable([Task("c", "d", "seen", "x")], HashingEncoder(64), "prompts", 8, str(tmp_path))
+
+
+def test_plans_visit_every_teacher_once_per_epoch():
+    plans = [plan_step(7, step, n_teachers=6, tasks_per_step=4, per_teacher=5, examples_per_task=2) for step in range(3)]
+    visited = [k for plan in plans for k in plan.teachers]
+    assert sorted(visited[:6]) == sorted(visited[6:]) == list(range(6))
+    assert visited[:6] != visited[6:]
+    assert all(len(set(chosen)) == 2 for plan in plans for chosen in plan.examples)
+    assert plans[1] == plan_step(7, 1, 6, 4, 5, 2)
+    assert plans[1] != plan_step(8, 1, 6, 4, 5, 2)
+
+
+def test_plans_take_no_more_examples_than_there_are_and_split():
+    plan = plan_step(0, 0, 3, 4, per_teacher=2, examples_per_task=9)
+    assert all(sorted(chosen) == [0, 1] for chosen in plan.examples)
+    assert plan.part(0, 1).teachers + plan.part(1, 4).teachers == plan.teachers
+
+
+def test_owners_follow_the_order_of_selected_positions():
+    labels = torch.tensor([[-100, 5, 6], [-100, -100, 7], [-100, 8, -100], [-100, 9, 1]])
+    batch = TokenBatch(labels.clamp_min(0), torch.ones_like(labels), labels)
+    assert owners(batch, 2).tolist() == [0, 0, 0, 1, 1, 1]
+    assert owners(batch, 1).tolist() == [0, 0, 1, 2, 3, 3]
+
+
+def test_outputs_are_selected_and_joined():
+    parts = [
+        TeacherOutputs(Predictions(torch.full((2, 3), float(i)), torch.full((2, 3), i)), {1: torch.full((2, 4), float(i))}) for i in (0, 1)
+    ]
+    joined = concatenate_outputs(parts).select(torch.tensor([3, 0]))
+    assert joined.predictions is not None
+    assert joined.predictions.tokens is not None
+    assert joined.states is not None
+    assert joined.predictions.log_probs[:, 0].tolist() == [1, 0]
+    assert joined.predictions.tokens[:, 0].tolist() == [1, 0]
+    assert joined.states[1][:, 0].tolist() == [1, 0]
+
+
+def test_top_predictions_keep_log_probabilities_of_the_whole_vocabulary():
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    whole, some = top_predictions(logits, 0), top_predictions(logits, 2)
+    assert whole.tokens is None
+    assert some.tokens is not None
+    assert some.tokens.tolist() == [[1, 2]]
+    assert torch.equal(some.log_probs[0], whole.log_probs[0, [1, 2]])
+
+
+def test_token_states_count_real_tokens_only():
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    batch = TokenBatch(mask, mask, torch.full_like(mask, -100))
+    hidden = torch.arange(6.0).view(2, 3, 1)
+    assert token_states(hidden, batch, -1)[:, 0].tolist() == [2, 4]
+    assert token_states(hidden, batch, 1)[:, 0].tolist() == [1, 4]
+    with pytest.raises(InputError, match=r"delta\.token_idx 2 is outside a probe of 2 tokens"):
+        token_states(hidden, batch, 2)
+
+
+def test_aggregations():
+    deltas = torch.tensor([[[1.0, 4.0], [3.0, 2.0]]])
+    found = {how: aggregate(deltas, how).tolist() for how in ("mean", "max", "concat")}
+    assert found == {"mean": [[2, 3]], "max": [[3, 4]], "concat": [[1, 4, 3, 2]]}
+    with pytest.raises(InputError, match=r"delta\.aggregation 'median' is unknown"):
+        aggregate(deltas, "median")
