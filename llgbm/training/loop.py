@@ -22,7 +22,7 @@ from llgbm.artifacts import write_json, write_text
 from llgbm.config import ExperimentConfig, content
 from llgbm.errors import InputError
 from llgbm.losses import OBJECTIVES, active_terms, objective_loss, parse_schedules, schedule_factor
-from llgbm.models.generator import LoRAGenerator
+from llgbm.models.generator import CONFIG_FILE, LoRAGenerator
 from llgbm.progress import ProgressCallback
 from llgbm.reproducibility import ExperimentLogger, set_seed
 from llgbm.scoring import score
@@ -115,10 +115,16 @@ class _Run:
         self.state = self._restore(optimizer) if resume else LoopState()
         if not self.state.step:
             self._clear()
-        self.logger = ExperimentLogger(config.output_dir, config.experiment_name) if self.is_main else None
-        if self.logger:
-            self.logger.log_config(content(config))
-            config.save(self.folder / "config.yaml")
+        finished = self.state.step >= config.training.total_steps and (self.folder / "generator" / CONFIG_FILE).exists()
+        self.logger = self._open_log() if self.is_main and not finished else None
+
+    def _open_log(self) -> ExperimentLogger:
+        logger = ExperimentLogger(self.config.output_dir, self.config.experiment_name)
+        logger.log_config(content(self.config))
+        setup = self.setup
+        logger.log_inputs(base=setup.base.content_hash, zoo=setup.zoo.content_hash, encoder=setup.encoder.content_id)
+        self.config.save(self.folder / "config.yaml")
+        return logger
 
     def train(self, progress: ProgressCallback | None) -> TrainingResult:
         training = self.config.training
@@ -292,10 +298,9 @@ class _Run:
 
     def _finish(self, teachers: dict[str, float]) -> TrainingResult:
         best = LoRAGenerator.from_pretrained(step_folder(self.checkpoints, self.state.best_step))
-        if self.is_main:
-            best.save_pretrained(self.folder / "generator")
         figures = {**(self.state.best or {}), **teachers}
         if self.logger:
+            best.save_pretrained(self.folder / "generator")
             write_json(self.folder / "training.json", {"steps": self.state.step, "best_step": self.state.best_step, **figures})
         return TrainingResult(self.folder, self.folder / "generator", self.state.step, self.state.best_step, figures, self.state.seconds)
 
