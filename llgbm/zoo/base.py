@@ -119,19 +119,26 @@ def _model(name: str, source: str, dtype: torch.dtype, revision: str | None) -> 
 
 def _tokenizer(name: str, source: str, revision: str | None) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises plain Exception for a broken file
         raise InputError(f"base {name}: its tokenizer cannot be loaded ({_first_line(error)}); put its files beside the model") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes up where there are no files
+        raise InputError(f"base {name}: its tokenizer has no vocabulary; put the tokenizer's files beside the model")
+    return tokenizer
 
 
 def _ensure_padding(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Pad with the tokenizer's token, or with the end token where there is none that the embeddings know; they are never resized."""
     embeddings = model.get_input_embeddings()
     assert isinstance(embeddings, nn.Embedding)
-    if isinstance(tokenizer.pad_token_id, int) and tokenizer.pad_token_id < embeddings.num_embeddings:
+
+    def known(token_id: object) -> bool:
+        return isinstance(token_id, int) and token_id < embeddings.num_embeddings
+
+    if known(tokenizer.pad_token_id):
         return
-    if tokenizer.eos_token_id is None:
-        raise InputError(f"base {name}: its tokenizer has neither a padding nor an end token; set one in tokenizer_config.json")
+    if not known(tokenizer.eos_token_id):
+        raise InputError(f"base {name}: the model has no embedding of a padding or an end token; set one in tokenizer_config.json")
     tokenizer.pad_token = tokenizer.eos_token
 
 
