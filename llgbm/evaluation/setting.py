@@ -225,7 +225,7 @@ def load_setting(
         InputError: No zoo, no generator, or the generator or the base found under the zoo's name is of another base.
     """
     zoo = TeacherZoo.load(data_dir)
-    generator = None if checkpoint is None else LoRAGenerator.from_pretrained(generator_folder(checkpoint))
+    generator = None if checkpoint is None else LoRAGenerator.from_pretrained(checkpoint)
     base = load_base(zoo.manifest["base"]["name"], config.dtype, config.device)
     _check_hash(f"zoo {zoo.folder}", zoo.manifest["base"]["hash"], base)
     if generator is not None:
@@ -236,19 +236,6 @@ def load_setting(
     )
     functional = FunctionalLoRA(base.model, names)
     return Setting(base, functional, zoo, generator, config, None if cache_dir is None else Path(cache_dir))
-
-
-def generator_folder(checkpoint: str | Path) -> Path:
-    """The generator's folder of a run folder, or the folder itself.
-
-    Raises:
-        InputError: There is no generator.
-    """
-    checkpoint = Path(checkpoint)
-    for folder in (checkpoint / "generator", checkpoint):
-        if (folder / "config.json").is_file():
-            return folder
-    raise InputError(f"{checkpoint}: no generator there; give a run folder of 'llgbm train', its generator/ or one of its checkpoints")
 
 
 def _check_hash(what: str, expected: str, base: Base) -> None:

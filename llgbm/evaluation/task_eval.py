@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llgbm.artifacts import hash_json, read_json, write_json
+from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
@@ -149,17 +150,15 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
     return document
 
 
-def _run_hash(checkpoint: str | Path | None) -> str | None:
-    """Hash of the run's config where the checkpoint lies in a run folder."""
-    if checkpoint is None:
-        return None
-    from llgbm.config import ExperimentConfig
-
+def run_folder(checkpoint: str | Path) -> Path | None:
+    """The run a checkpoint belongs to: the folder with the run's `config.yaml`, the checkpoint's own or one above; None outside runs."""
     folder = Path(checkpoint)
-    for candidate in (folder, folder.parent, folder.parent.parent):
-        if (candidate / "config.yaml").is_file():
-            return ExperimentConfig.load(candidate / "config.yaml").get_hash()
-    return None
+    return next((f for f in (folder, folder.parent, folder.parent.parent) if (f / "config.yaml").is_file()), None)
+
+
+def _run_hash(checkpoint: str | Path | None) -> str | None:
+    run = None if checkpoint is None else run_folder(checkpoint)
+    return ExperimentConfig.load(run / "config.yaml").get_hash() if run else None
 
 
 def _same_answers(method: str, split: str, evaluation: Evaluation) -> list[Score] | None:

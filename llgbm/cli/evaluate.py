@@ -1,0 +1,117 @@
+"""`llgbm evaluate`: a generator against the teachers and the controls, on every split of a zoo."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from llgbm.cli.output import print_json, print_table
+from llgbm.errors import InputError
+
+HELP = "Score a generator against teachers and controls: exact match, NLL, gain recovered, per split and task."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What to evaluate, on what, and where the result goes."""
+    number = int | None
+    parser.add_argument(
+        "--checkpoint",
+        type=str,
+        default="outputs/delta_multi",
+        help="run, generator or checkpoint folder, or none (default: %(default)s)",
+    )
+    parser.add_argument("--data_dir", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
+    parser.add_argument("--output", type=str, default=None, help=".json file, or folder for eval_<name>.json (default: the run's folder)")
+    parser.add_argument("--name", type=str, default="main", help="name of the evaluation (default: %(default)s)")
+    parser.add_argument("--splits", type=str, nargs="+", default=[], help="splits to report (default: all)")
+    parser.add_argument("--methods", type=str, nargs="+", default=[], help="methods to score (default: all that are possible)")
+    parser.add_argument("--max_examples", type=number, default=None, help="test examples per task (default: all)")
+    parser.add_argument("--demonstrations", type=int, default=3, help="solved examples in few_shot (default: %(default)s)")
+    parser.add_argument("--top_k", type=int, default=3, help="teachers merged by merged_topk (default: %(default)s)")
+    parser.add_argument("--teacher_seed", type=number, default=None, help="seed of the teachers (default: the zoo's first)")
+    parser.add_argument("--seed", type=int, default=0, help="draws demonstrations and shuffles (default: %(default)s)")
+    parser.add_argument("--device", type=str, default="cpu", help="where the base runs (default: %(default)s)")
+    parser.add_argument("--dtype", type=str, default="float32", help="the base's dtype, as the zoo was built with (default: %(default)s)")
+    parser.add_argument("--memory_mib", type=int, default=64, help="roughly what one forward may take (default: %(default)s)")
+    parser.add_argument("--cache_dir", type=str, default="outputs/cache", help="keeps the controls' scores (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the document instead of tables")
+
+
+def run(args: Namespace) -> int:
+    """Evaluate, write `eval_<name>.json`, show it."""
+    from llgbm.artifacts import write_json
+    from llgbm.evaluation.task_eval import evaluate
+    from llgbm.progress import ProgressBar
+
+    checkpoint = None if args.checkpoint == "none" else args.checkpoint
+    output = _output(args.output, checkpoint, args.name)
+    with ProgressBar("evaluate", "tasks") as progress:
+        document = evaluate(checkpoint, args.data_dir, _choices(args), args.cache_dir, progress).to_json()
+    write_json(output, document)
+    if args.json:
+        print_json(document)
+    else:
+        print_evaluation(document)
+        print(f"written to {output}")
+    return 0
+
+
+def print_evaluation(document: dict[str, Any]) -> None:
+    """Exact match of each method by split, and how the generated adapters compare with the others."""
+    splits = document["splits"]
+    methods = dict.fromkeys(method for of_split in splits.values() for method in of_split)
+    rows = [{"method": method, **{split: _cell(of_split.get(method)) for split, of_split in splits.items()}} for method in methods]
+    shape = ", ".join(f"{split} {next(iter(of_split.values()))['n_tasks']}" for split, of_split in splits.items())
+    print_table(rows, title=f"exact match ± standard error (share of the teachers' gain); tasks: {shape}")
+    compared = [
+        {
+            "split": row["split"],
+            "generated_minus": row["other"],
+            "difference": f"{row['difference']:+.3f}",
+            "interval_95%": f"[{row['low']:+.3f}, {row['high']:+.3f}]",
+            "p_(Holm)": f"{row['p_holm']:.2g}",
+        }
+        for row in document["comparisons"]
+    ]
+    if compared:
+        print_table(compared, title="generated adapters against the others, paired by task")
+
+
+def _cell(summary: dict[str, Any] | None) -> str:
+    if summary is None:
+        return "-"
+    error = "" if summary["exact_match_stderr"] is None else f" ± {summary['exact_match_stderr']:.3f}"
+    gain = "" if summary["gain_recovered"] is None else f" ({summary['gain_recovered']:.0%})"
+    return f"{summary['exact_match']:.3f}{error}{gain}"
+
+
+def _choices(args: Namespace) -> Any:
+    from llgbm.evaluation.setting import EvaluationConfig
+
+    for name in ("max_examples", "demonstrations", "top_k", "memory_mib"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}; give 1 or more")
+    return EvaluationConfig(
+        splits=tuple(args.splits),
+        methods=tuple(args.methods),
+        max_examples=args.max_examples,
+        demonstrations=args.demonstrations,
+        top_k=args.top_k,
+        teacher_seed=args.teacher_seed,
+        seed=args.seed,
+        device=args.device,
+        dtype=args.dtype,
+        memory_bytes=args.memory_mib << 20,
+    )
+
+
+def _output(given: str | None, checkpoint: str | None, name: str) -> Path:
+    """The file to write; unless given, in the run's folder, else in the checkpoint's, else in outputs/."""
+    if given is not None and given.endswith(".json"):
+        return Path(given)
+    if given is None and checkpoint is not None:
+        from llgbm.evaluation.task_eval import run_folder
+
+        given = str(run_folder(checkpoint) or checkpoint)
+    return Path(given or "outputs") / f"eval_{name}.json"
