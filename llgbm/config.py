@@ -92,7 +92,7 @@ class ZooConfig:
     """Most optimizer steps of a teacher."""
     batch_size: int = _number(8, low=1)
     """Examples per adapter and step."""
-    learning_rate: float = _number(1e-2, above=0)
+    learning_rate: float = _number(4e-3, above=0)
     """Peak learning rate of AdamW."""
     adapters_per_batch: int = _number(40, low=1)
     """Adapters trained in one forward and backward."""
