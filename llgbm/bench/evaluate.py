@@ -1,7 +1,8 @@
 """`llgbm bench evaluate`: exact match of K teachers in batches, against PEFT one after another.
 
 Two references: `decode` loads each adapter, lets `generate` answer greedily and unloads it, which is the usual way;
-`forced` does the same with one forward over the gold answers, which isolates what batching over adapters gains.
+`forced` does the same with one forward over the gold answers, which isolates what batching over adapters gains. The floor is
+the bare base on the same tokens.
 """
 
 import copy
@@ -20,14 +21,14 @@ from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.scoring import score_each
 from llgbm.zoo.base import Base, load_base
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.zoo.teachers import Teacher, TeacherZoo
 
 
-@torch.no_grad()
-def bench_evaluate(config: ExperimentConfig, n_adapters: int = 40, examples: int = 40, repeats: int = 3) -> dict:
-    """Median seconds of each way, run in turn; ratios; how often their exact matches differ.
+def bench_evaluate(config: ExperimentConfig, n_adapters: int = 40, examples: Sequence[int] = (8, 40), repeats: int = 3) -> dict:
+    """Time all ways for each number of test examples per adapter: seconds, ratios, and how many answers differ.
 
-    All three start from adapters on disk. Loading the base and tokenizing the examples is counted for none.
+    All start from adapters on disk. Loading the base and tokenizing the examples is counted for none. What batching
+    saves is fixed work per adapter, so the ratio falls as examples per adapter grow; `base` shows how near the floor it is.
 
     Raises:
         InputError: The zoo has fewer teachers than `n_adapters`.
@@ -37,6 +38,12 @@ def bench_evaluate(config: ExperimentConfig, n_adapters: int = 40, examples: int
     if len(teachers) < n_adapters:
         raise InputError(f"zoo {zoo.folder} has {len(teachers)} teachers, fewer than the {n_adapters} to evaluate; ask for fewer")
     base = load_base(zoo.manifest["base"]["name"], config.model.dtype, config.model.device)
+    return {"n_adapters": n_adapters, "by_examples": {str(n): _measure(zoo, teachers, base, n, repeats) for n in examples}}
+
+
+@torch.no_grad()
+def _measure(zoo: TeacherZoo, teachers: Sequence[Teacher], base: Base, examples: int, repeats: int) -> dict:
+    """Median seconds of each way, run in turn."""
     pad = base.tokenizer.pad_token_id
     assert isinstance(pad, int)  # `load_base` sees to it
     batches = [encode_examples(base.tokenizer, zoo.suite.frame, zoo.suite[t.task].test[:examples]).to(base.model.device) for t in teachers]
@@ -47,6 +54,7 @@ def bench_evaluate(config: ExperimentConfig, n_adapters: int = 40, examples: int
         "batched": lambda: [score.exact for score in score_each(functional, zoo.factors(teachers), batches, pad)],
         "peft_decode": lambda: _one_by_one(model, paths, batches, lambda adapted, batch: _decoded(adapted, batch, base)),
         "peft_forced": lambda: _one_by_one(model, paths, batches, lambda adapted, batch: _forced(adapted, batch)),
+        "base": lambda: [score.exact for score in score_each(functional, None, batches, pad)],
     }
     exact = {name: torch.cat(run()) for name, run in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -57,11 +65,11 @@ def bench_evaluate(config: ExperimentConfig, n_adapters: int = 40, examples: int
             seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
-        "n_adapters": n_adapters,
         "n_examples": sum(map(len, batches)),
         **{f"{name}_s": value for name, value in median.items()},
         "speedup_over_peft_decode": median["peft_decode"] / median["batched"],
         "speedup_over_peft_forced": median["peft_forced"] / median["batched"],
+        "times_the_floor": median["batched"] / median["base"],
         "exact_match": exact["batched"].double().mean().item(),
         "differing_answers": {name: int((exact["batched"] != exact[name]).sum()) for name in ("peft_decode", "peft_forced")},
     }
