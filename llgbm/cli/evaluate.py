@@ -60,9 +60,9 @@ def print_evaluation(document: dict[str, Any]) -> None:
     """Exact match of each method by split, and how the generated adapters compare with the others."""
     splits = document["splits"]
     methods = dict.fromkeys(method for of_split in splits.values() for method in of_split)
-    rows = [{"method": method, **{split: _cell(of_split.get(method)) for split, of_split in splits.items()}} for method in methods]
-    shape = ", ".join(f"{split} {next(iter(of_split.values()))['n_tasks']}" for split, of_split in splits.items())
-    print_table(rows, title=f"exact match ± standard error (share of the teachers' gain); tasks: {shape}")
+    heads = {split: f"{split} (n={next(iter(of_split.values()))['n_tasks']})" for split, of_split in splits.items()}
+    rows = [{"method": method, **{heads[split]: _cell(of_split.get(method)) for split, of_split in splits.items()}} for method in methods]
+    print_table(rows, title="exact match ± standard error over n tasks (share of the teachers' gain)")
     compared = [
         {
             "split": row["split"],
