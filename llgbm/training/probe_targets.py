@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llgbm.config import DeltaConfig, ExperimentConfig
 from llgbm.dataset import TokenBatch, encode_texts
-from llgbm.errors import InputError
+from llgbm.delta import aggregate, token_states
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import OBJECTIVES, Comparison
@@ -75,21 +75,4 @@ class ProbeTargets:
         out = self.functional(factors, ids, mask, hidden_layers=(layer,), logits_at=at)
         repeated = TokenBatch(ids, mask, torch.full_like(ids, -100))
         states = token_states(out.hidden[layer], repeated, self.delta.token_idx).unflatten(0, (k, n_probes))
-        return aggregate(states - self.base_states, self.delta.aggregation), out.logits
-
-
-def token_states(hidden: Float[Tensor, "N T D"], batch: TokenBatch, token_idx: int) -> Float[Tensor, "N D"]:
-    """The state of one real token of each row: `token_idx` counts real tokens, from the end when negative."""
-    lengths = batch.attention_mask.sum(1)
-    position = lengths + token_idx if token_idx < 0 else torch.full_like(lengths, token_idx)
-    if bool(((position < 0) | (position >= lengths)).any()):
-        raise InputError(f"delta.token_idx {token_idx} is outside a probe of {int(lengths.min())} tokens; choose one nearer the end")
-    return hidden[torch.arange(len(hidden), device=hidden.device), position].float()
-
-
-def aggregate(deltas: Float[Tensor, "K P D"], how: str) -> Float[Tensor, "K F"]:
-    """One vector per adapter from one per probe."""
-    ways = {"mean": lambda x: x.mean(1), "max": lambda x: x.amax(1), "concat": lambda x: x.flatten(1), "none": lambda x: x.flatten(1)}
-    if how not in ways:
-        raise InputError(f"delta.aggregation {how!r} is unknown; choose one of {', '.join(ways)}")
-    return ways[how](deltas)
+        return aggregate(states - self.base_states, self.delta.aggregation).flatten(1), out.logits

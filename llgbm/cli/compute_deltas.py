@@ -1,0 +1,57 @@
+"""`llgbm compute-deltas`: fingerprints of a folder of adapters, and what they say."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from llgbm.cli.options import add_config_arguments, read_config
+from llgbm.cli.output import print_json, print_table
+
+HELP = "Compute the delta activations of a folder of adapters into a cache."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Folders, the probe set, and the fields of model, probe and delta."""
+    parser.add_argument("--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="folder of PEFT adapters (default: %(default)s)")
+    parser.add_argument("--output_dir", type=str, default="deltas", help="the cache (default: %(default)s)")
+    parser.add_argument("--probe_type", type=str, default=None, help="same as --probe.probe_type (default: generic)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_config_arguments(parser, sections=("model", "probe", "delta"))
+
+
+def run(args: Namespace) -> int:
+    """Exit status 2 when an adapter could not be read; the others are done."""
+    from llgbm.delta import DeltaCache, DeltaEngine, DeltaOptions, compute_deltas
+    from llgbm.errors import InputError
+    from llgbm.lora.peft_io import find_adapters
+    from llgbm.probes import load_probes
+    from llgbm.progress import ProgressBar
+    from llgbm.report.embeddings import summarize_deltas
+    from llgbm.zoo.base import load_base
+
+    config = read_config(args)
+    paths = find_adapters(args.checkpoint_dir)
+    if not paths:
+        raise InputError(f"{args.checkpoint_dir}: no adapters here (no adapter_config.json below it); 'llgbm zoo build' trains some")
+    probes = load_probes(args.probe_type or config.probe.probe_type)
+    count = min(config.probe.num_probes, len(probes.texts))
+    base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
+    engine = DeltaEngine(base, probes.first(count), DeltaOptions.from_config(config.delta, config.probe.max_length))
+    cache = DeltaCache(args.output_dir)
+    with ProgressBar("deltas", "adapters") as progress:
+        report = compute_deltas(engine, paths, cache, progress)
+    summary: dict[str, Any] = summarize_deltas(DeltaCache(args.output_dir).get_all_deltas(), Path(args.checkpoint_dir))
+    for fault in report.corrupt:
+        print(f"llgbm: {fault}; it was computed anew", file=sys.stderr)
+    for reason in report.failed.values():
+        print(f"llgbm: {reason}", file=sys.stderr)
+    counts = {"computed": len(report.computed), "reused": len(report.reused), "failed": len(report.failed), "corrupt": len(report.corrupt)}
+    if args.json:
+        print_json({"cache": args.output_dir, **counts, "failures": report.failed, **summary})
+    else:
+        print_table(summary["domains"], title="delta norms and nearest neighbors by domain (cosine)")
+        print_table([{"grouped_by": k, "silhouette": v} for k, v in summary["silhouettes"].items()], title="silhouette")
+        print(f"{args.output_dir}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
+    return 2 if report.failed else 0

@@ -1,0 +1,24 @@
+"""What an adapter does to hidden states: the engine that measures it and the cache that keeps it."""
+
+from llgbm.delta.cache import DeltaCache
+from llgbm.delta.compute import DeltaReport, compute_deltas
+from llgbm.delta.engine import (
+    DeltaEngine,
+    DeltaOptions,
+    aggregate,
+    compute_adapter_delta,
+    compute_base_activation,
+    token_states,
+)
+
+__all__ = [
+    "DeltaCache",
+    "DeltaEngine",
+    "DeltaOptions",
+    "DeltaReport",
+    "aggregate",
+    "compute_adapter_delta",
+    "compute_base_activation",
+    "compute_deltas",
+    "token_states",
+]

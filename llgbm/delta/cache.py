@@ -1,0 +1,134 @@
+"""A folder of deltas: one safetensors file per adapter, a manifest, any number of writers.
+
+Files are named by content, written atomically and verified on read; the manifest changes under a lock. So a crash at
+any moment, or two processes at once, leave a readable cache in which nothing is lost.
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from llgbm.artifacts import hash_json, read_json, write_bytes, write_json
+from llgbm.errors import InputError
+
+MANIFEST = "manifest.json"
+BASE = "base"
+
+
+class DeltaCache:
+    """Deltas by adapter path.
+
+    Args:
+        cache_dir: The folder; made on the first write.
+
+    Raises:
+        InputError: The manifest is not one.
+    """
+
+    def __init__(self, cache_dir: str | Path) -> None:
+        self.cache_dir = Path(cache_dir)
+        self.faults: list[str] = []
+        """Entries found corrupt since this object was made; they count as absent."""
+        self._read()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What is stored, as last read or written: adapters by path, and the configuration of their deltas."""
+        return self._manifest
+
+    def bind(self, config: Mapping[str, Any]) -> None:
+        """Say which configuration the deltas have; a cache holds only one.
+
+        Raises:
+            InputError: The cache was written with another.
+        """
+        with self._locked():
+            found = self._manifest["config"]
+            if found and found != dict(config):
+                differing = next(k for k in {**found, **config} if found.get(k) != config.get(k))
+                raise InputError(
+                    f"{self.cache_dir}: holds deltas of another configuration ({differing} is {found.get(differing)}, "
+                    f"asked for {config.get(differing)}); choose another folder or remove it"
+                )
+            self._manifest["config"] = dict(config)
+
+    def save_delta(self, adapter_path: str | Path, delta: Float[np.ndarray, "..."], key: str | None = None) -> None:
+        """Store one delta as float32; `key` names its content and defaults to a hash of the path."""
+        self.save_deltas({str(adapter_path): (key or hash_json(str(adapter_path)), delta)})
+
+    def save_deltas(self, entries: Mapping[str, tuple[str, np.ndarray]]) -> None:
+        """Store several deltas, path -> (key, delta), with one change of the manifest."""
+        records = {path: self._write(key, delta) for path, (key, delta) in entries.items()}
+        with self._locked():
+            self._manifest["adapters"].update(records)
+
+    def get_delta(self, adapter_path: str | Path, key: str | None = None) -> Float[np.ndarray, "..."] | None:
+        """The delta of one adapter, float32; None when it is absent, corrupt (see `faults`), or stored under another key."""
+        record = self._manifest["adapters"].get(str(adapter_path))
+        if record is None or (key is not None and record["key"] != key):
+            return None
+        return self._load(str(adapter_path), record)
+
+    def get_all_deltas(self) -> dict[str, Float[np.ndarray, "..."]]:
+        """Adapter path -> delta of every sound entry."""
+        found = {path: self._load(path, record) for path, record in sorted(self._manifest["adapters"].items())}
+        return {path: delta for path, delta in found.items() if delta is not None}
+
+    def save_base_activation(self, activation: Float[np.ndarray, "..."], config: Mapping[str, Any]) -> None:
+        """Store the base's own states and bind the cache to their configuration."""
+        self.bind(config)
+        record = self._write(BASE, activation)
+        with self._locked():
+            self._manifest[BASE] = record
+
+    def get_base_activation(self) -> Float[np.ndarray, "..."] | None:
+        """The base's own states, or None."""
+        record = self._manifest.get(BASE)
+        return None if record is None else self._load(BASE, record)
+
+    def _write(self, key: str, delta: np.ndarray) -> dict[str, Any]:
+        array = np.ascontiguousarray(delta, dtype=np.float32)
+        if not np.isfinite(array).all():
+            raise InputError(f"{self.cache_dir}: a delta with NaN or infinite values is not stored ({key[:12]})")
+        content = save({"delta": array})
+        write_bytes(self.cache_dir / f"{key}.safetensors", content)
+        return {"key": key, "file": f"{key}.safetensors", "sha256": hashlib.sha256(content).hexdigest(), "shape": list(array.shape)}
+
+    def _load(self, name: str, record: Mapping[str, Any]) -> np.ndarray | None:
+        path = self.cache_dir / record["file"]
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == record["sha256"]:
+                return load(content)["delta"]
+            fault = "its bytes are not those that were written"
+        except (OSError, SafetensorError, KeyError) as error:
+            fault = f"it cannot be read ({error})"
+        self.faults.append(f"{path}: the delta of {name} is corrupt, {fault}")
+        return None
+
+    def _read(self) -> None:
+        path = self.cache_dir / MANIFEST
+        self._manifest: dict[str, Any] = read_json(path) if path.exists() else {"adapters": {}, "config": {}}
+        if not isinstance(self._manifest, dict) or not {"adapters", "config"} <= self._manifest.keys():
+            raise InputError(f"{path}: not the manifest of a delta cache; remove it or choose another folder")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The manifest as others left it, written back if it changed; one process at a time."""
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        with (self.cache_dir / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._read()
+            before = json.dumps(self._manifest, sort_keys=True)
+            yield
+            if json.dumps(self._manifest, sort_keys=True) != before or not (self.cache_dir / MANIFEST).exists():
+                write_json(self.cache_dir / MANIFEST, self._manifest)

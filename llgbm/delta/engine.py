@@ -1,0 +1,184 @@
+"""The delta engine: hidden states of K adapted models minus those of the base, on the same probe tokens.
+
+Shapes: K adapters, P probes, T tokens, L layers kept, D hidden size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from llgbm.artifacts import hash_json
+from llgbm.config import DeltaConfig
+from llgbm.dataset import NO_LABEL, TokenBatch, encode_examples, encode_texts
+from llgbm.errors import InputError
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.peft_io import read_adapter, target_shapes
+from llgbm.probes import ProbeSet
+from llgbm.zoo.base import Base
+from llgbm.zoo.suite import Example
+
+MEMORY_BYTES = 256 * 2**20
+"""Default budget of one forward's hidden states. Fixed, not read off the machine: the adapters that share a forward are then the same
+everywhere, and so are the bits."""
+
+
+@dataclass(frozen=True)
+class DeltaOptions:
+    """What is kept of the hidden states."""
+
+    layers: int | tuple[int, ...] | Literal["all"] = -1
+    """Layers as in transformers' hidden_states: 0 the embeddings, -1 the last, after the norm. One, several or all."""
+    tokens: int | Literal["mean", "response"] = -1
+    """A real token by number (-1 the last), the mean over real tokens, or the mean over response tokens."""
+    aggregation: str = "mean"
+    """mean, max, concat or none, over probes."""
+    max_length: int = 256
+    """Probes are cut to this many tokens; probes with responses are refused instead."""
+
+    @classmethod
+    def from_config(cls, delta: DeltaConfig, max_length: int) -> "DeltaOptions":
+        """Options as a config has them."""
+        return cls(delta.layer_idx, delta.token_idx, delta.aggregation, max_length)
+
+
+class DeltaEngine:
+    """One base and one probe set: base states are computed once, adapters many at a time.
+
+    Args:
+        base: The frozen base.
+        probes: On what it is compared.
+        options: What is kept.
+        shapes: Modules that adapters may touch; by default every linear module but the head.
+        memory_bytes: Budget that decides how many adapters share a forward.
+
+    Raises:
+        InputError: A probe does not fit the base's context, a layer or token does not exist, response tokens are asked
+            for but there are no responses, or the aggregation is unknown.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        probes: ProbeSet,
+        options: DeltaOptions | None = None,
+        shapes: Mapping[str, tuple[int, int]] | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self.base, self.probes, self.options = base, probes, options or DeltaOptions()
+        self.functional = FunctionalLoRA(base.model, shapes or target_shapes(base.model, "all-linear"))
+        self.batch = _encode(base, probes, self.options).to(self.functional.device)
+        layers = self.options.layers
+        wanted = range(self.functional.n_layers + 1) if layers == "all" else (layers,) if isinstance(layers, int) else layers
+        self.layers: tuple[int, ...] = tuple(wanted)
+        self.adapters_at_once = max(1, memory_bytes // self._bytes_per_adapter())
+        self.base_states = self._states(None, 1)[0]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Everything but the adapter that decides a delta; a cache holds deltas of one such config."""
+        return {
+            "base": self.base.content_hash,
+            "probes": self.probes.content_hash,
+            "probe_set": self.probes.name,
+            "dtype": str(self.base.model.dtype).removeprefix("torch."),
+            **asdict(self.options),
+            "layers": list(self.options.layers) if isinstance(self.options.layers, tuple) else self.options.layers,
+        }
+
+    def key(self, adapter_hash: str) -> str:
+        """SHA-256 over the config and an adapter's content: names this adapter's delta."""
+        return hash_json([{k: v for k, v in self.config.items() if k != "probe_set"}, adapter_hash])
+
+    @torch.no_grad()
+    def deltas(self, factors: LoRAFactors) -> Float[np.ndarray, "K ..."]:
+        """Deltas of K adapters, float32.
+
+        [K, D] for one layer and mean or max; a layer axis follows K when several layers are kept; concat makes the
+        last axis P * D, none puts an axis of P probes before D.
+        """
+        starts = range(0, factors.n_adapters, self.adapters_at_once)
+        chunks = [range(start, min(start + self.adapters_at_once, factors.n_adapters)) for start in starts]
+        return np.concatenate([self._chunk(factors.select(chunk)) for chunk in chunks])
+
+    def _chunk(self, factors: LoRAFactors) -> np.ndarray:
+        factors = factors.to(device=self.functional.device)
+        difference = self._states(factors, factors.n_adapters) - self.base_states
+        deltas = torch.stack([aggregate(difference[:, layer], self.options.aggregation) for layer in range(len(self.layers))], 1)
+        return (deltas[:, 0] if isinstance(self.options.layers, int) else deltas).cpu().numpy()
+
+    @torch.no_grad()
+    def _states(self, factors: LoRAFactors | None, k: int) -> Float[Tensor, "K L P D"]:
+        """The kept states of K adapted models, or of the base (K = 1)."""
+        ids, mask, labels = (t.repeat(k, 1) for t in (self.batch.input_ids, self.batch.attention_mask, self.batch.labels))
+        hidden = self.functional(factors, ids, mask, hidden_layers=self.layers).hidden
+        batch = TokenBatch(ids, mask, labels)
+        states = torch.stack([token_states(hidden[layer], batch, self.options.tokens) for layer in self.layers])
+        return states.unflatten(1, (k, -1)).transpose(0, 1)
+
+    def _bytes_per_adapter(self) -> int:
+        """Kept layers and the widest activation of every probe token, in float32."""
+        rows, length = self.batch.input_ids.shape
+        hidden = self.functional.model.config.get_text_config().hidden_size
+        widest = max((max(shape) for shape in self.functional.shapes.values()), default=hidden)
+        return 4 * rows * length * ((len(self.layers) + 2) * hidden + 2 * widest)
+
+
+def token_states(hidden: Float[Tensor, "N T D"], batch: TokenBatch, tokens: int | str) -> Float[Tensor, "N D"]:
+    """One float32 state per row: of a numbered real token, or the mean over real or response tokens; padding never counts.
+
+    Raises:
+        InputError: A row has no such token.
+    """
+    if isinstance(tokens, str):
+        chosen = {"mean": batch.attention_mask.bool(), "response": batch.labels != NO_LABEL}[tokens]
+        if not bool(chosen.any(1).all()):
+            raise InputError(f"a probe has no {tokens} token; give probes with responses or choose other tokens")
+        return (hidden.float() * chosen[..., None]).sum(1) / chosen.sum(1, keepdim=True)
+    order = batch.attention_mask.cumsum(1)
+    number = order[:, -1:] + tokens + 1 if tokens < 0 else torch.full_like(order[:, -1:], tokens + 1)
+    at = (order == number) & batch.attention_mask.bool()
+    if not bool(at.any(1).all()):
+        raise InputError(f"delta.token_idx {tokens} is outside a probe of {int(order[:, -1].min())} tokens; choose one nearer the end")
+    return hidden[at].float()
+
+
+def aggregate(deltas: Float[Tensor, "K P D"], how: str) -> Float[Tensor, "K ..."]:
+    """Put P probes together: [K, D] for mean and max, [K, P * D] for concat, unchanged for none."""
+    ways = {"mean": lambda x: x.mean(1), "max": lambda x: x.amax(1), "concat": lambda x: x.flatten(1), "none": lambda x: x}
+    if how not in ways:
+        raise InputError(f"delta.aggregation {how!r} is unknown; choose one of {', '.join(ways)}")
+    return ways[how](deltas)
+
+
+def compute_base_activation(base: Base, probes: ProbeSet, options: DeltaOptions | None = None) -> Float[np.ndarray, "..."]:
+    """The base's own states on the probes, kept and aggregated as a delta would be; float32."""
+    engine = DeltaEngine(base, probes, options)
+    states = torch.stack([aggregate(engine.base_states[None, i], engine.options.aggregation)[0] for i in range(len(engine.layers))])
+    return (states[0] if isinstance(engine.options.layers, int) else states).cpu().numpy()
+
+
+def compute_adapter_delta(
+    base: Base, adapter_path: str | Path, probes: ProbeSet, options: DeltaOptions | None = None
+) -> Float[np.ndarray, "..."]:
+    """The delta of one PEFT adapter. For more than one, keep a `DeltaEngine` or call `compute_deltas`."""
+    engine = DeltaEngine(base, probes, options)
+    return engine.deltas(read_adapter(adapter_path, engine.functional.shapes))[0]
+
+
+def _encode(base: Base, probes: ProbeSet, options: DeltaOptions) -> TokenBatch:
+    context = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and options.max_length > context:
+        raise InputError(f"probe.max_length is {options.max_length}, base {base.name} reads at most {context} tokens; lower it")
+    if probes.responses is not None:
+        examples = [Example(text, response) for text, response in zip(probes.texts, probes.responses, strict=True)]
+        return encode_examples(base.tokenizer, "{input}", examples, options.max_length)
+    if options.tokens == "response":
+        raise InputError(f"response tokens were asked for, but probe set {probes.name} has no responses; give probes with responses")
+    return encode_texts(base.tokenizer, probes.texts, options.max_length)

@@ -1,0 +1,70 @@
+"""What a set of deltas says of its adapters: norms, neighbors, and how well they fall into groups."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.metrics import silhouette_score
+
+
+def group_of(path: str, root: str | Path, level: int) -> str:
+    """The domain (level 0) or task (level 1) of an adapter stored as `root/<domain>/<task>/seed<k>`; its parent folder elsewhere."""
+    try:
+        parts = Path(path).relative_to(root).parts
+    except ValueError:
+        parts = Path(path).parts[-3:]
+    return parts[min(level, len(parts) - 1)]
+
+
+def matrix(deltas: Mapping[str, np.ndarray]) -> Float[np.ndarray, "K F"]:
+    """Deltas as flattened rows, in the mapping's order."""
+    return np.stack([delta.ravel() for delta in deltas.values()])
+
+
+def cosine_similarities(rows: Float[np.ndarray, "K F"]) -> Float[np.ndarray, "K K"]:
+    """Cosine of every pair of rows; a row of zeros is similar to nothing."""
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit @ unit.T
+
+
+def silhouette(rows: Float[np.ndarray, "K F"], labels: Sequence[str]) -> float | None:
+    """Mean silhouette by cosine distance over groups of at least two; None without two such groups."""
+    counts = Counter(labels)
+    kept = [i for i, label in enumerate(labels) if counts[label] > 1]
+    groups = {labels[i] for i in kept}
+    if not 2 <= len(groups) < len(kept):
+        return None
+    return float(silhouette_score(rows[kept], [labels[i] for i in kept], metric="cosine"))
+
+
+def summarize_deltas(deltas: Mapping[str, np.ndarray], root: str | Path) -> dict[str, Any]:
+    """Norms and neighbors by domain, silhouettes by domain and by task.
+
+    Args:
+        deltas: Adapter path -> delta.
+        root: The zoo; the folders below it are domains, then tasks.
+    """
+    if not deltas:
+        return {"domains": [], "silhouettes": {"domain": None, "task": None}}
+    rows = matrix(deltas)
+    domains, tasks = ([group_of(path, root, level) for path in deltas] for level in (0, 1))
+    similar = cosine_similarities(rows)
+    np.fill_diagonal(similar, -np.inf)
+    nearest = similar.argmax(1)
+    norms = np.linalg.norm(rows, axis=1)
+    table = []
+    for domain in sorted(set(domains)):
+        members = [i for i, label in enumerate(domains) if label == domain]
+        table.append(
+            {
+                "domain": domain,
+                "adapters": len(members),
+                "mean_norm": float(norms[members].mean()),
+                "nearest_cosine": float(similar[members].max(1).mean()) if len(deltas) > 1 else None,
+                "nearest_of_same_domain": float(np.mean([domains[nearest[i]] == domain for i in members])),
+            }
+        )
+    return {"domains": table, "silhouettes": {"domain": silhouette(rows, domains), "task": silhouette(rows, tasks)}}
