@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from llgbm.errors import InputError
@@ -194,6 +194,26 @@ def greedy_decode(
         tokens, cache, last = chosen[:, None], output.past_key_values, last[:, -1:]
         attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(tokens), 1)], dim=1)
     return torch.stack(columns, 1) if columns else input_ids[:, :0]
+
+
+def complete(
+    functional: FunctionalLoRA,
+    factors: LoRAFactors | None,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_new_tokens: int = 64,
+) -> list[str]:
+    """Continue texts greedily; texts are divided evenly among the K adapters, in order.
+
+    Returns:
+        The new text only, without special tokens.
+    """
+    sequences = [tokenizer(text).input_ids for text in texts]
+    longest = max(map(len, sequences))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(s)) + s for s in sequences], device=functional.device)
+    mask = torch.tensor([[0] * (longest - len(s)) + [1] * len(s) for s in sequences], device=functional.device)
+    new = greedy_decode(functional, factors, ids, mask, max_new_tokens, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return tokenizer.batch_decode(new, skip_special_tokens=True)
 
 
 class _Slot(nn.Module):

@@ -63,6 +63,7 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
         "speedup_over_peft": median["peft"] / median["functional"],
         "times_the_floor": median["functional"] / median["base"],
         "max_difference_to_peft": (results["functional"] - results["peft"]).abs().max().item(),
+        "largest_effect_of_an_adapter": (results["functional"] - results["base"]).abs().max().item(),
     }
 
 

@@ -23,24 +23,24 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Exit status 2 when an adapter could not be read; the others are done."""
-    from llgbm.delta import DeltaCache, DeltaEngine, DeltaOptions, compute_deltas
+    from llgbm.delta import DeltaCache, compute_deltas, make_engine
     from llgbm.errors import InputError
     from llgbm.lora.peft_io import find_adapters
-    from llgbm.probes import load_probes
     from llgbm.progress import ProgressBar
     from llgbm.report.embeddings import summarize_deltas
-    from llgbm.zoo.base import load_base
+    from llgbm.reproducibility import ExperimentLogger
 
     config = read_config(args)
     paths = find_adapters(args.checkpoint_dir)
     if not paths:
         raise InputError(f"{args.checkpoint_dir}: no adapters here (no adapter_config.json below it); 'llgbm zoo build' trains some")
-    probes = load_probes(args.probe_type or config.probe.probe_type)
-    count = min(config.probe.num_probes, len(probes.texts))
-    base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
-    engine = DeltaEngine(base, probes.first(count), DeltaOptions.from_config(config.delta, config.probe.max_length))
+    if args.probe_type:
+        config.probe.probe_type = args.probe_type
+    engine = make_engine(config)
     cache = DeltaCache(args.output_dir)
-    with ProgressBar("deltas", "adapters") as progress:
+    folder = Path(args.output_dir).resolve()
+    with ProgressBar("deltas", "adapters") as progress, ExperimentLogger(folder.parent, folder.name) as logger:
+        logger.log_config(engine.config)
         report = compute_deltas(engine, paths, cache, progress)
     summary: dict[str, Any] = summarize_deltas(DeltaCache(args.output_dir).get_all_deltas(), Path(args.checkpoint_dir))
     for fault in report.corrupt:

@@ -8,6 +8,7 @@ from llgbm.delta.engine import (
     aggregate,
     compute_adapter_delta,
     compute_base_activation,
+    make_engine,
     token_states,
 )
 
@@ -20,5 +21,6 @@ __all__ = [
     "compute_adapter_delta",
     "compute_base_activation",
     "compute_deltas",
+    "make_engine",
     "token_states",
 ]

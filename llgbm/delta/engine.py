@@ -14,14 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from llgbm.artifacts import hash_json
-from llgbm.config import DeltaConfig
+from llgbm.config import DeltaConfig, ExperimentConfig
 from llgbm.dataset import NO_LABEL, TokenBatch, encode_examples, encode_texts
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapter, target_shapes
-from llgbm.probes import ProbeSet
-from llgbm.zoo.base import Base
+from llgbm.probes import ProbeSet, load_probes
+from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.suite import Example
 
 MEMORY_BYTES = 256 * 2**20
@@ -155,6 +155,14 @@ def aggregate(deltas: Float[Tensor, "K P D"], how: str) -> Float[Tensor, "K ..."
     if how not in ways:
         raise InputError(f"delta.aggregation {how!r} is unknown; choose one of {', '.join(ways)}")
     return ways[how](deltas)
+
+
+def make_engine(config: ExperimentConfig) -> DeltaEngine:
+    """The engine a config describes: its base, its probes, and what it keeps."""
+    probes = load_probes(config.probe.probe_type)
+    base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
+    options = DeltaOptions.from_config(config.delta, config.probe.max_length)
+    return DeltaEngine(base, probes.first(min(config.probe.num_probes, len(probes.texts))), options)
 
 
 def compute_base_activation(base: Base, probes: ProbeSet, options: DeltaOptions | None = None) -> Float[np.ndarray, "..."]:

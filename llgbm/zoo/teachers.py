@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llgbm.artifacts import hash_json, read_json, write_json
-from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig
+from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig, content
 from llgbm.dataset import TokenBatch, concatenate, encode_examples
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import adapter_hash, read_adapters, target_shapes, write_adapter
 from llgbm.progress import ProgressCallback
+from llgbm.reproducibility import ExperimentLogger
 from llgbm.scoring import score, score_each
 from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.suite import Task, TaskSuite, load_suite
@@ -257,13 +258,16 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
     shapes = target_shapes(base.model, config.lora.target_modules)
     functional = FunctionalLoRA(base.model, shapes)
     total = len(suite) * len(config.zoo.seeds)
-    for batch in _batches(suite, config.zoo):
-        if any(_path(task, seed) not in rows for task, seed in batch):
-            for teacher in _train_batch(batch, functional, base, suite.frame, folder, config, progress and _Within(progress, len(rows), total, len(batch))):
-                rows[teacher.path] = teacher
-            _write_manifest(folder, header, suite, config.zoo, rows)
-        if progress:
-            progress(len(rows), total)
+    with ExperimentLogger(folder.parent, folder.name) as logger:
+        logger.log_config(content(config))
+        logger.log_inputs(base=base.content_hash, suite=suite.content_hash)
+        for batch in _batches(suite, config.zoo):
+            if any(_path(task, seed) not in rows for task, seed in batch):
+                on_step = _Within(progress, len(rows), total, len(batch)) if progress else None
+                rows |= {t.path: t for t in _train_batch(batch, functional, base, suite.frame, folder, config, on_step)}
+                _write_manifest(folder, header, suite, config.zoo, rows)
+            if progress:
+                progress(len(rows), total)
     return TeacherZoo.load(folder)
 
 

@@ -1,0 +1,51 @@
+"""`llgbm bench`: our way and the reference way of the same work, side by side in one process."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from llgbm.cli.options import add_config_arguments, read_config
+from llgbm.cli.output import print_json, print_table
+
+HELP = "Measure our way against the reference way of the same work, side by side."
+
+BENCHMARKS: dict[str, tuple[str, str]] = {
+    "teachers": ("llgbm.bench.teachers", "bench_teachers"),
+    "forward": ("llgbm.bench.forward", "bench_forward"),
+    "deltas": ("llgbm.bench.deltas", "bench_deltas"),
+    "evaluate": ("llgbm.bench.evaluate", "bench_evaluate"),
+}
+"""Name -> module and function; the function takes a config and returns figures."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Which benchmark, and where its figures go."""
+    parser.add_argument("name", type=str, choices=[*BENCHMARKS, "all"], help="the benchmark, or all of them")
+    parser.add_argument("--result_dir", type=str, default="outputs/bench", help="where bench_<name>.json goes (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_config_arguments(parser, sections=("", "model", "lora", "zoo", "probe", "delta"))
+
+
+def run(args: Namespace) -> int:
+    """Run, write the JSON with the machine it ran on, show the figures."""
+    from llgbm.artifacts import write_json
+    from llgbm.reproducibility import get_environment_info, get_git_info
+
+    config, results = read_config(args), {}
+    for name in BENCHMARKS if args.name == "all" else [args.name]:
+        module, function = BENCHMARKS[name]
+        results[name] = getattr(importlib.import_module(module), function)(config)
+        record = {"figures": results[name], "environment": get_environment_info(), "git": get_git_info()}
+        write_json(Path(args.result_dir) / f"bench_{name}.json", record)
+        if not args.json:
+            _show(name, results[name])
+    if args.json:
+        print_json(results)
+    return 0
+
+
+def _show(name: str, figures: dict[str, Any]) -> None:
+    rows = figures.get("rows") or [{"figure": key, "value": value} for key, value in figures.items() if not isinstance(value, dict | list)]
+    print_table(rows, title=f"bench {name}")

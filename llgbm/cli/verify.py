@@ -1,0 +1,91 @@
+"""`llgbm verify`: is this installation whole, and does it compute what it should?"""
+
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from llgbm.cli.output import print_json, print_table
+
+HELP = "Check the installation: packages, the shipped base, a forward, and a comparison with PEFT."
+
+TOLERANCE = 1e-5
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Only how to print."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: Namespace) -> int:
+    """Exit status 1 when a check fails; every check runs all the same."""
+    rows = [*_packages(), *(_checked(name, check) for name, check in CHECKS.items())]
+    if args.json:
+        print_json({"ok": all(row["ok"] for row in rows), "checks": rows})
+    else:
+        print_table([{**row, "ok": "ok" if row["ok"] else "FAILED"} for row in rows], title="llgbm verify")
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+def _checked(name: str, check: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"check": name, "ok": True, "found": check()}
+    except Exception as error:  # a broken installation can fail in any way; the table says how
+        return {"check": name, "ok": False, "found": f"{type(error).__name__}: {error}"}
+
+
+def _packages() -> Iterator[dict[str, Any]]:
+    """Each runtime dependency, its version, and whether that is what the package asks for."""
+    from packaging.requirements import Requirement
+
+    for line in importlib.metadata.requires("llgbm") or []:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield {"check": requirement.name, "ok": False, "found": f"not installed, needs {requirement.specifier or 'any version'}"}
+            continue
+        fits = requirement.specifier.contains(version, prereleases=True)
+        yield {"check": requirement.name, "ok": fits, "found": version if fits else f"{version}, needs {requirement.specifier}"}
+
+
+def _base_hash() -> str:
+    from llgbm.artifacts import hash_file
+    from llgbm.zoo.base import MICRO_FOLDER
+
+    expected = (MICRO_FOLDER / "SHA256").read_text(encoding="utf-8").split()[0]
+    found = hash_file(MICRO_FOLDER / "model.safetensors")
+    if found != expected:
+        raise ValueError(f"weights have SHA-256 {found[:16]}, expected {expected[:16]}; install the package again")
+    return f"SHA-256 {found[:16]}"
+
+
+def _forward() -> str:
+    import torch
+
+    from llgbm.zoo.base import load_base
+
+    base = load_base("micro")
+    inputs = base.tokenizer("### Instruction:\nabc\n\n### Response:\n", return_tensors="pt")
+    with torch.no_grad():
+        logits = base.model(**inputs).logits
+    if not bool(logits.isfinite().all()):
+        raise ValueError("logits are not finite")
+    return f"{sum(p.numel() for p in base.model.parameters()):,} parameters, logits {tuple(logits.shape)}"
+
+
+def _against_peft() -> str:
+    from llgbm.bench.forward import bench_forward
+    from llgbm.config import get_config
+
+    figures = bench_forward(get_config(), n_adapters=2, sequences=2, repeats=1)
+    difference, effect = figures["max_difference_to_peft"], figures["largest_effect_of_an_adapter"]
+    if difference > TOLERANCE or effect < 100 * TOLERANCE:
+        raise ValueError(f"functional LoRA differs from PEFT by {difference:.1e} (at most {TOLERANCE:.0e} is right) at an effect of {effect:.1e}")
+    return f"logits differ by {difference:.1e}, adapters change them by up to {effect:.1e}"
+
+
+CHECKS: dict[str, Callable[[], str]] = {"shipped base": _base_hash, "forward": _forward, "functional vs PEFT": _against_peft}

@@ -1,0 +1,32 @@
+"""Stages that run once: a stage is skipped when its outputs are there and were made from the same inputs."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llgbm.artifacts import hash_json, read_json, write_json
+
+
+class Stages:
+    """Remembers, in one JSON file, which stage made its outputs from which inputs."""
+
+    def __init__(self, record: str | Path) -> None:
+        self.record = Path(record)
+
+    def run(self, name: str, inputs: Any, outputs: Sequence[str | Path], work: Callable[[], object]) -> bool:
+        """Do the work unless it is done; whether it was done now.
+
+        Args:
+            name: The stage.
+            inputs: Everything that decides the outputs, as JSON: hashes, options.
+            outputs: Files and folders the stage writes.
+            work: Called without arguments; if it raises, the stage counts as not done.
+        """
+        key = hash_json(inputs)
+        known = read_json(self.record) if self.record.exists() else {}
+        if known.get(name) == key and all(Path(path).exists() for path in outputs):
+            return False
+        write_json(self.record, {stage: value for stage, value in known.items() if stage != name})
+        work()
+        write_json(self.record, {**known, name: key})
+        return True

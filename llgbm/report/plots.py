@@ -1,0 +1,123 @@
+"""Pictures of saved results: each function draws one figure from numbers and writes PNG and SVG."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from llgbm.report.embeddings import cosine_similarities
+from llgbm.zoo.suite import TASK_SPLITS, TaskSuite
+
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+"""Okabe and Ito's palette, told apart with any color vision."""
+MARKERS = {"seen": "o", "unseen_combination": "^", "mixture": "s"}
+GRAY = "#777777"
+
+
+@contextmanager
+def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure that is written as PNG and SVG, whatever suffix the path has."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    yield figure
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=150)
+
+
+def _bare(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def color_of(groups: Sequence[str]) -> dict[str, str]:
+    """Group -> color, in order of first appearance; further groups share gray."""
+    names = list(dict.fromkeys(groups))
+    return {name: COLORS[i] if i < len(COLORS) else GRAY for i, name in enumerate(names)}
+
+
+def plot_suite(suite: TaskSuite, path: str | Path) -> None:
+    """Number of tasks by domain, stacked by split."""
+    counts = Counter((task.domain, task.split) for task in suite)
+    domains = list(dict.fromkeys(task.domain for task in suite))
+    splits = [split for split in TASK_SPLITS if any(task.split == split for task in suite)]
+    with _figure(path, 7, 0.6 + 0.42 * len(domains)) as figure:
+        axes = figure.subplots()
+        left = np.zeros(len(domains))
+        for split, color in zip(splits, COLORS, strict=False):
+            sizes = np.array([counts[domain, split] for domain in domains])
+            bars = axes.barh(domains, sizes, left=left, color=color, label=split.replace("_", " "))
+            axes.bar_label(bars, [str(size) if size else "" for size in sizes], label_type="center", color="white", fontweight="bold")
+            left += sizes
+        axes.invert_yaxis()
+        axes.set_xlabel("tasks")
+        axes.legend(frameon=False, loc="lower right")
+        _bare(axes)
+
+
+def plot_delta_map(rows: Float[np.ndarray, "K F"], domains: Sequence[str], splits: Sequence[str], path: str | Path, seed: int = 0) -> None:
+    """The adapters in two dimensions, by t-SNE and by PCA; color is the domain, the marker the split."""
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    perplexity = max(2.0, min(30.0, (len(rows) - 1) / 3))
+    pca = PCA(n_components=2, random_state=seed).fit(unit)
+    views = {"PCA": pca.transform(unit)}
+    if len(rows) > 4:
+        views = {"t-SNE": TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed).fit_transform(unit), **views}
+    colors = color_of(domains)
+    with _figure(path, 5.2 * len(views) + 1.8, 4.6) as figure:
+        grid = np.atleast_1d(figure.subplots(1, len(views)))
+        for axes, (name, points) in zip(grid, views.items(), strict=True):
+            for split in dict.fromkeys(splits):
+                chosen = [i for i, own in enumerate(splits) if own == split]
+                axes.scatter(
+                    *points[chosen].T,
+                    c=[colors[domains[i]] for i in chosen],
+                    marker=MARKERS.get(split, "D"),
+                    s=26,
+                    linewidths=0.4,
+                    edgecolors="white",
+                )
+            axes.set_title(name)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        shares = pca.explained_variance_ratio_
+        grid[-1].set_xlabel(f"PC 1 ({shares[0]:.0%} of variance)")
+        grid[-1].set_ylabel(f"PC 2 ({shares[1]:.0%})")
+        _map_legend(figure, colors, list(dict.fromkeys(splits)))
+
+
+def _map_legend(figure: Figure, colors: Mapping[str, str], splits: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], marker="o", linestyle="", color=color, label=name) for name, color in colors.items()]
+    handles += [
+        Line2D([], [], marker=MARKERS.get(split, "D"), linestyle="", color=GRAY, label=split.replace("_", " ")) for split in splits
+    ]
+    figure.legend(handles=handles, frameon=False, loc="outside right center")
+
+
+def plot_similarity(rows: Float[np.ndarray, "K F"], domains: Sequence[str], path: str | Path) -> None:
+    """Cosine similarity of every pair of adapters, ordered by domain."""
+    order = sorted(range(len(rows)), key=lambda i: domains[i])
+    ordered = [domains[i] for i in order]
+    with _figure(path, 6.4, 5.4) as figure:
+        axes = figure.subplots()
+        image = axes.imshow(cosine_similarities(rows)[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+        edges = [i for i in range(1, len(ordered)) if ordered[i] != ordered[i - 1]]
+        for edge in edges:
+            axes.axhline(edge - 0.5, color="black", linewidth=0.5)
+            axes.axvline(edge - 0.5, color="black", linewidth=0.5)
+        bounds = [0, *edges, len(ordered)]
+        middles = [(a + b) / 2 - 0.5 for a, b in zip(bounds, bounds[1:], strict=False)]
+        labels = [ordered[a] for a in bounds[:-1]]
+        axes.set_yticks(middles, labels)
+        axes.set_xticks(middles, labels, rotation=30, ha="right")
+        figure.colorbar(image, ax=axes, label="cosine similarity of delta fingerprints", shrink=0.8)
