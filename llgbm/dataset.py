@@ -20,6 +20,16 @@ from llgbm.zoo.suite import Example
 NO_LABEL = -100
 
 
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the padding token. InputError when the tokenizer has none."""
+    return _special_id(tokenizer, "pad_token_id")
+
+
+def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the end-of-sequence token. InputError when the tokenizer has none."""
+    return _special_id(tokenizer, "eos_token_id")
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """A padded batch; `labels` equal `input_ids` at response tokens and are -100 elsewhere."""
@@ -89,15 +99,17 @@ def encode_examples(
     """
     sequences, labels = [], []
     for i, example in enumerate(examples):
-        context = [token for shown in (demonstrations[i] if demonstrations else ()) for token in sum(_example_ids(tokenizer, frame, shown), [])]
+        shown = [_example_ids(tokenizer, frame, one) for one in (demonstrations[i] if demonstrations else ())]
+        context = [token for prompt, answer in shown for token in prompt + answer]
         prompt, answer = _example_ids(tokenizer, frame, example)
         sequences.append(context + prompt + answer)
         labels.append([NO_LABEL] * (len(context) + len(prompt)) + answer)
         if len(sequences[-1]) > max_length:
             raise InputError(
-                f"example {example.input[:40]!r} takes {len(sequences[-1])} tokens, more than max_length {max_length}; shorten it or raise max_length"
+                f"example {example.input[:40]!r} takes {len(sequences[-1])} tokens, more than max_length {max_length}; "
+                "shorten it or raise max_length"
             )
-    return _padded(sequences, labels, tokenizer.pad_token_id)
+    return _padded(sequences, labels, pad_id(tokenizer))
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int = 256) -> TokenBatch:
@@ -106,12 +118,19 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_l
     empty = next((text for text, ids in zip(texts, sequences, strict=True) if not ids), None)
     if empty is not None:
         raise InputError(f"text {empty!r} has no tokens; remove it or write something in it")
-    return _padded(sequences, [[NO_LABEL] * len(ids) for ids in sequences], tokenizer.pad_token_id)
+    return _padded(sequences, [[NO_LABEL] * len(ids) for ids in sequences], pad_id(tokenizer))
+
+
+def _special_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
+    value = getattr(tokenizer, name)
+    if not isinstance(value, int):
+        raise InputError(f"the tokenizer {tokenizer.name_or_path} has no {name}; set one in its tokenizer_config.json")
+    return value
 
 
 def _example_ids(tokenizer: PreTrainedTokenizerBase, frame: str, example: Example) -> tuple[list[int], list[int]]:
     prompt = tokenizer(frame.replace("{input}", example.input)).input_ids
-    return list(prompt), [*tokenizer(example.output, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    return list(prompt), [*tokenizer(example.output, add_special_tokens=False).input_ids, eos_id(tokenizer)]
 
 
 def _padded(sequences: list[list[int]], labels: list[list[int]], pad_token_id: int) -> TokenBatch:

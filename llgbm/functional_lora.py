@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from llgbm.dataset import encode_texts, eos_id, pad_id
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import linear_shape
@@ -208,11 +209,12 @@ def complete(
     Returns:
         The new text only, without special tokens.
     """
-    sequences = [tokenizer(text).input_ids for text in texts]
-    longest = max(map(len, sequences))
-    ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(s)) + s for s in sequences], device=functional.device)
-    mask = torch.tensor([[0] * (longest - len(s)) + [1] * len(s) for s in sequences], device=functional.device)
-    new = greedy_decode(functional, factors, ids, mask, max_new_tokens, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    prompts = encode_texts(tokenizer, texts, max_length=int(tokenizer.model_max_length))
+    rows = [ids[mask.bool()] for ids, mask in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id(tokenizer), padding_side="left")
+    mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+    device = functional.device
+    new = greedy_decode(functional, factors, ids.to(device), mask.to(device), max_new_tokens, eos_id(tokenizer), pad_id(tokenizer))
     return tokenizer.batch_decode(new, skip_special_tokens=True)
 
 

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from llgbm.config import ExperimentConfig
-from llgbm.dataset import TokenBatch, concatenate, encode_examples
+from llgbm.dataset import TokenBatch, concatenate, encode_examples, pad_id
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes, write_adapter
@@ -35,7 +35,7 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
     factors = factors.map(lambda tensor: torch.randn(tensor.shape, generator=generator) * 0.02)
     tasks = list(suite)[:n_adapters]
     parts = [encode_examples(base.tokenizer, suite.frame, tasks[k % len(tasks)].train[:sequences]) for k in range(n_adapters)]
-    batch = concatenate(parts, base.tokenizer.pad_token_id)
+    batch = concatenate(parts, pad_id(base.tokenizer))
 
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / str(k) for k in range(n_adapters)]
@@ -43,9 +43,9 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
             write_adapter(path, factors, k, base_name=base.name, fan_in_fan_out=functional.fan_in_fan_out)
         model = copy.deepcopy(base.model)
         ways: dict[str, Callable[[], torch.Tensor]] = {
-            "functional": lambda: functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits,
+            "functional": lambda: _logits(functional, factors, batch),
             "peft": lambda: torch.cat([_peft_logits(model, path, part) for path, part in zip(paths, parts, strict=True)]),
-            "base": lambda: functional(None, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits,
+            "base": lambda: _logits(functional, None, batch),
         }
         results = {name: run() for name, run in ways.items()}
         seconds = {name: [] for name in ways}
@@ -65,6 +65,12 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
         "max_difference_to_peft": (results["functional"] - results["peft"]).abs().max().item(),
         "largest_effect_of_an_adapter": (results["functional"] - results["base"]).abs().max().item(),
     }
+
+
+def _logits(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch) -> torch.Tensor:
+    logits = functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
+    assert logits is not None
+    return logits
 
 
 def _peft_logits(model: torch.nn.Module, path: Path, batch: TokenBatch) -> torch.Tensor:

@@ -7,13 +7,14 @@ same optimizer and learning rates. They differ only in how the work is laid out.
 import copy
 import dataclasses
 import time
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional as F
 
 from llgbm.config import ExperimentConfig
-from llgbm.dataset import TokenBatch, encode_examples
+from llgbm.dataset import TokenBatch, encode_examples, pad_id
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
@@ -38,7 +39,7 @@ def bench_teachers(config: ExperimentConfig, n_teachers: int = 40, steps: int = 
     functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules))
 
     start = time.perf_counter()
-    together = train_adapters(functional, lessons, config.lora, zoo, base.tokenizer.pad_token_id).factors
+    together = train_adapters(functional, lessons, config.lora, zoo, pad_id(base.tokenizer)).factors
     together_s = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -65,10 +66,13 @@ def _train_with_peft(base: Base, functional: FunctionalLoRA, lesson: Lesson, con
     start = initial_factors(functional, [lesson.seed], lora)
     model = get_peft_model(
         copy.deepcopy(base.model),
-        LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(functional.shapes), fan_in_fan_out=functional.fan_in_fan_out),
+        LoraConfig(
+            r=lora.rank, lora_alpha=round(lora.alpha), target_modules=list(functional.shapes), fan_in_fan_out=functional.fan_in_fan_out
+        ),
     )
     assert isinstance(model, PeftModel)
-    layers = {name: model.base_model.model.get_submodule(name) for name in functional.shapes}
+    inner: Any = model.base_model
+    layers: dict[str, Any] = {name: inner.model.get_submodule(name) for name in functional.shapes}
     with torch.no_grad():
         for name, layer in layers.items():
             layer.lora_A["default"].weight.copy_(start.a[name][0])
@@ -94,5 +98,5 @@ def _loss(model: PeftModel, batch: TokenBatch) -> torch.Tensor:
 
 def _exact_match(functional: FunctionalLoRA, factors: LoRAFactors, base: Base, frame: str, tasks: list[Task]) -> float:
     batches = [encode_examples(base.tokenizer, frame, task.test) for task in tasks]
-    scores = score_each(functional, factors, batches, base.tokenizer.pad_token_id)
+    scores = score_each(functional, factors, batches, pad_id(base.tokenizer))
     return sum(score.exact_match for score in scores) / len(scores)

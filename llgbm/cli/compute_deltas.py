@@ -14,7 +14,9 @@ HELP = "Compute the delta activations of a folder of adapters into a cache."
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Folders, the probe set, and the fields of model, probe and delta."""
-    parser.add_argument("--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="folder of PEFT adapters (default: %(default)s)")
+    parser.add_argument(
+        "--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="folder of PEFT adapters (default: %(default)s)"
+    )
     parser.add_argument("--output_dir", type=str, default="deltas", help="the cache (default: %(default)s)")
     parser.add_argument("--probe_type", type=str, default=None, help="same as --probe.probe_type (default: generic)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")

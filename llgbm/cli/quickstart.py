@@ -114,7 +114,9 @@ class _Quickstart:
 
         print_evaluation(read_json(document))
         task = next(iter(zoo.suite.select(split="unseen_combination")), None) or next(iter(zoo.suite))
-        print_table(self._try(zoo, task), title=f"an adapter generated from one sentence, for a task of split {task.split}:\n  {task.description}")
+        print_table(
+            self._try(zoo, task), title=f"an adapter generated from one sentence, for a task of split {task.split}:\n  {task.description}"
+        )
         print(f"the adapter: {self.folder / 'example_adapter'} (load it with plain PEFT)")
 
     def _try(self, zoo: "TeacherZoo", task: "Task") -> list[dict[str, Any]]:

@@ -84,7 +84,9 @@ def _against_peft() -> str:
     figures = bench_forward(get_config(), n_adapters=2, sequences=2, repeats=1)
     difference, effect = figures["max_difference_to_peft"], figures["largest_effect_of_an_adapter"]
     if difference > TOLERANCE or effect < 100 * TOLERANCE:
-        raise ValueError(f"functional LoRA differs from PEFT by {difference:.1e} (at most {TOLERANCE:.0e} is right) at an effect of {effect:.1e}")
+        raise ValueError(
+            f"functional LoRA differs from PEFT by {difference:.1e} (at most {TOLERANCE:.0e} is right) at an effect of {effect:.1e}"
+        )
     return f"logits differ by {difference:.1e}, adapters change them by up to {effect:.1e}"
 
 

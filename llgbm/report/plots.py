@@ -1,5 +1,6 @@
 """Pictures of saved results: each function draws one figure from numbers and writes PNG and SVG."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,9 +99,7 @@ def _map_legend(figure: Figure, colors: Mapping[str, str], splits: Sequence[str]
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], marker="o", linestyle="", color=color, label=name) for name, color in colors.items()]
-    handles += [
-        Line2D([], [], marker=MARKERS.get(split, "D"), linestyle="", color=GRAY, label=split.replace("_", " ")) for split in splits
-    ]
+    handles += [Line2D([], [], marker=MARKERS.get(split, "D"), linestyle="", color=GRAY, label=split.replace("_", " ")) for split in splits]
     figure.legend(handles=handles, frameon=False, loc="outside right center")
 
 
@@ -116,7 +115,7 @@ def plot_similarity(rows: Float[np.ndarray, "K F"], domains: Sequence[str], path
             axes.axhline(edge - 0.5, color="black", linewidth=0.5)
             axes.axvline(edge - 0.5, color="black", linewidth=0.5)
         bounds = [0, *edges, len(ordered)]
-        middles = [(a + b) / 2 - 0.5 for a, b in zip(bounds, bounds[1:], strict=False)]
+        middles = [(a + b) / 2 - 0.5 for a, b in itertools.pairwise(bounds)]
         labels = [ordered[a] for a in bounds[:-1]]
         axes.set_yticks(middles, labels)
         axes.set_xticks(middles, labels, rotation=30, ha="right")

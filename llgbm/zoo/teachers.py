@@ -11,12 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from llgbm.artifacts import hash_json, read_json, write_json
 from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig, content
-from llgbm.dataset import TokenBatch, concatenate, encode_examples
+from llgbm.dataset import TokenBatch, concatenate, encode_examples, pad_id
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
@@ -131,6 +130,7 @@ class _Group:
         """One update of every active adapter on its own next examples; the mean loss."""
         batch = self._draw().to(self.functional.device)
         logits = self.functional(self.factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
+        assert logits is not None
         losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
         per_row = batch.predicts.sum(1)
         weights = 1 / per_row.view(len(self.active), -1).sum(1).repeat_interleave(self.zoo.batch_size)
@@ -143,9 +143,7 @@ class _Group:
         return loss.item() / len(self.active)
 
     def _draw(self) -> TokenBatch:
-        rows = [
-            self.offsets[k] + torch.randint(int(self.sizes[k]), (self.zoo.batch_size,), generator=self.orders[k]) for k in self.active
-        ]
+        rows = [self.offsets[k] + torch.randint(int(self.sizes[k]), (self.zoo.batch_size,), generator=self.orders[k]) for k in self.active]
         return self.data.rows(torch.cat(rows))
 
     def retire(self, step: int) -> None:
@@ -291,7 +289,7 @@ def _train_batch(
     on_step: Callable[[int, int, float], None] | None,
 ) -> Iterator[Teacher]:
     lessons = [make_lesson(base, frame, task, seed) for task, seed in batch]
-    trained = train_adapters(functional, lessons, config.lora, config.zoo, base.tokenizer.pad_token_id, on_step)
+    trained = train_adapters(functional, lessons, config.lora, config.zoo, pad_id(base.tokenizer), on_step)
     exact = _test_exact_match(functional, trained.factors, base, frame, [task for task, _ in batch])
     for k, (task, seed) in enumerate(batch):
         path = folder / _path(task, seed)
@@ -303,7 +301,7 @@ def _train_batch(
 def _test_exact_match(functional: FunctionalLoRA, factors: LoRAFactors, base: Base, frame: str, tasks: list[Task]) -> list[float]:
     """Exact match of each adapter on its task's test examples."""
     batches = [encode_examples(base.tokenizer, frame, task.test) for task in tasks]
-    return [result.exact_match for result in score_each(functional, factors, batches, base.tokenizer.pad_token_id)]
+    return [result.exact_match for result in score_each(functional, factors, batches, pad_id(base.tokenizer))]
 
 
 def _batches(suite: TaskSuite, zoo: ZooConfig) -> Iterator[list[tuple[Task, int]]]:
@@ -335,7 +333,8 @@ def _resumable_rows(folder: Path, header: dict) -> dict[str, Teacher]:
     for key, value in header.items():
         if zoo.manifest.get(key) != value:
             raise InputError(
-                f"{folder}: holds a zoo with another {key} ({zoo.manifest.get(key)}, asked for {value}); choose another checkpoint_folder or remove it"
+                f"{folder}: holds a zoo with another {key} ({zoo.manifest.get(key)}, asked for {value}); "
+                "choose another checkpoint_folder or remove it"
             )
     return {t.path: t for t in zoo.teachers if (folder / t.path / "adapter_model.safetensors").is_file()}
 

@@ -46,7 +46,9 @@ def test_bad_input_is_one_sentence_and_status_2(arguments: list[str], message: s
     assert main(arguments) == 2
     err = capsys.readouterr().err
     assert message in err
-    assert err.startswith("llgbm: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert err.startswith("llgbm: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
 
 
 def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,9 +78,13 @@ def test_flag_wins_over_file_wins_over_default_whatever_the_order(tmp_path: Path
 
 
 def test_flags_are_typed_by_their_field() -> None:
-    config = _config("--model.name", "123", "--zoo.seeds", "[0, 1]", "--training.learning_rate", "1e-4", "--training.max_train_tasks", "null")
-    assert config.model.name == "123" and config.zoo.seeds == [0, 1]
-    assert config.training.learning_rate == 1e-4 and config.training.max_train_tasks is None
+    config = _config(
+        "--model.name", "123", "--zoo.seeds", "[0, 1]", "--training.learning_rate", "1e-4", "--training.max_train_tasks", "null"
+    )
+    assert config.model.name == "123"
+    assert config.zoo.seeds == [0, 1]
+    assert config.training.learning_rate == 1e-4
+    assert config.training.max_train_tasks is None
 
 
 def test_unknown_preset() -> None:

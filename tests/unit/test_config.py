@@ -12,7 +12,8 @@ from llgbm.errors import InputError
 def test_defaults_are_the_settled_ones() -> None:
     config = ExperimentConfig()
     assert (config.lora.rank, config.lora.alpha, config.lora.dropout) == (16, 32, 0.0)
-    assert config.training.learning_rate == 3e-5 and config.training.total_steps == 5000
+    assert config.training.learning_rate == 3e-5
+    assert config.training.total_steps == 5000
     assert (config.probe.probe_type, config.probe.num_probes, config.probe.max_length) == ("generic", 5, 256)
     assert (config.seed, config.output_dir, config.model.name) == (42, "outputs", "micro")
 
@@ -33,7 +34,8 @@ def test_presets_load_and_survive_yaml(name: str, tmp_path: Path) -> None:
     assert config.experiment_name == name
     config.save(tmp_path / "c.yaml")
     again = ExperimentConfig.load(tmp_path / "c.yaml")
-    assert again == config and again.get_hash() == config.get_hash()
+    assert again == config
+    assert again.get_hash() == config.get_hash()
 
 
 def test_default_save_path_is_the_run_folder(tmp_path: Path) -> None:
@@ -44,8 +46,10 @@ def test_default_save_path_is_the_run_folder(tmp_path: Path) -> None:
 def test_presets_differ_where_it_counts() -> None:
     behavioral = ("delta", "trajectory", "kl", "sft")
     assert not any(getattr(get_config("baseline").objective, term) for term in behavioral)
-    assert get_config("delta_multi").objective.product and get_config("delta_multi").objective.kl
-    assert not get_config("delta_only").objective.product and not get_config("delta_only").objective.weight
+    assert get_config("delta_multi").objective.product
+    assert get_config("delta_multi").objective.kl
+    assert not get_config("delta_only").objective.product
+    assert not get_config("delta_only").objective.weight
 
 
 def test_unknown_preset_lists_the_known() -> None:
@@ -55,7 +59,8 @@ def test_unknown_preset_lists_the_known() -> None:
 
 def test_hash_covers_science_and_nothing_else() -> None:
     plain = ExperimentConfig()
-    assert len(plain.get_hash()) == 8 and int(plain.get_hash(), 16) >= 0
+    assert len(plain.get_hash()) == 8
+    assert int(plain.get_hash(), 16) >= 0
     for name, value in {"output_dir": "elsewhere", "experiment_name": "y", "training.log_interval": 3, "model.device": "cuda"}.items():
         assert build(merge({}, {name: value})).get_hash() == plain.get_hash(), name
     changed = {
@@ -116,7 +121,8 @@ def test_bounds(name: str, value: object, message: str) -> None:
 def test_yaml_numbers_are_coerced_by_type(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("training: {learning_rate: 3e-4, mixed_precision: no, max_train_tasks: null}\nlora: {alpha: 8}\n")
     config = ExperimentConfig.load(tmp_path / "c.yaml")
-    assert config.training.learning_rate == 3e-4 and config.training.mixed_precision == "no"
+    assert config.training.learning_rate == 3e-4
+    assert config.training.mixed_precision == "no"
     assert isinstance(config.lora.alpha, float)
 
 

@@ -90,8 +90,10 @@ def test_wordings_name_the_task_and_unseen_ones_are_new(suite: TaskSuite) -> Non
     for task in singles:
         known = {task.description, *task.paraphrases}
         assert len(known) == 17
-        assert task.unseen_paraphrases and not known & set(task.unseen_paraphrases)
-        assert len(task.prompts) == 24 and len(task.unseen_prompts) == 8
+        assert task.unseen_paraphrases
+        assert not known & set(task.unseen_paraphrases)
+        assert len(task.prompts) == 24
+        assert len(task.unseen_prompts) == 8
     for attribute in (*WRAPPERS, *(v for d in DOMAINS for v in (*d.operations, *d.styles))):
         assert not set(attribute.wordings) & set(attribute.unseen_wordings)
 
@@ -101,7 +103,8 @@ def test_mixtures_unite_two_seen_tasks_of_different_domains(suite: TaskSuite) ->
     assert len(set(parts)) == len(parts) == 48
     for mixture in (t for t in suite if t.split == "mixture"):
         one, two = (suite[name] for name in mixture.parts)
-        assert one.domain != two.domain and one.split == two.split == "seen"
+        assert one.domain != two.domain
+        assert one.split == two.split == "seen"
         assert set(mixture.train) == {*one.train, *two.train}
 
 

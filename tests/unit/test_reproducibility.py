@@ -79,7 +79,8 @@ def test_git_and_environment() -> None:
     assert git["commit"] is None or re.fullmatch("[0-9a-f]{40}", git["commit"])
     info = get_environment_info()
     assert info["packages"]["torch"] == torch.__version__ or info["packages"]["torch"] in torch.__version__
-    assert info["threads"] == torch.get_num_threads() and info["cpu_capability"]
+    assert info["threads"] == torch.get_num_threads()
+    assert info["cpu_capability"]
     json.dumps(info)
 
 
@@ -93,8 +94,11 @@ def test_logger_writes_the_run_folder(tmp_path: Path) -> None:
     logger.log_evaluation("test", {"splits": {}})
     logger.finalize({"loss": 0.25})
     record = read_json(tmp_path / "run" / "metadata.json")
-    assert record["state"] == "COMPLETED" and record["final_metrics"] == {"loss": 0.25}
-    assert record["inputs"] == {"zoo": "abc"} and len(record["config_hash"]) == 8 and record["seconds"] >= 0
+    assert record["state"] == "COMPLETED"
+    assert record["final_metrics"] == {"loss": 0.25}
+    assert record["inputs"] == {"zoo": "abc"}
+    assert len(record["config_hash"]) == 8
+    assert record["seconds"] >= 0
     assert list(read_metrics(tmp_path / "run" / "metrics.jsonl")) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
     assert read_json(tmp_path / "run" / "eval_test.json") == {"splits": {}}
 

@@ -54,7 +54,11 @@ def test_handwritten_suite_needs_no_header_and_defaults_to_seen(tmp_path: Path) 
         ("tasks.jsonl", '{"task": "a", "domain": "d"}\n', r"tasks.jsonl:1: expected an object with .*missing description"),
         ("tasks.jsonl", '["a"]\n', r"tasks.jsonl:1: expected an object"),
         ("tasks.jsonl", "", r"examples for unknown task|holds no tasks"),
-        ("tasks.jsonl", '{"task": "a", "domain": "d", "description": "x", "split": "train"}\n', r"split 'train' of task 'a' is not one of seen"),
+        (
+            "tasks.jsonl",
+            '{"task": "a", "domain": "d", "description": "x", "split": "train"}\n',
+            r"split 'train' of task 'a' is not one of seen",
+        ),
         ("train.jsonl", '{"task": "zzz", "input": "a", "output": "b"}\n', r"has no train examples|unknown task 'zzz'"),
         ("train.jsonl", '{"task": "zzz", "input": 3, "output": "b"}\n', r"train.jsonl:1: input and output must be strings"),
         ("suite.json", "{", r"suite.json: not valid JSON"),

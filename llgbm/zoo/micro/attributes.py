@@ -272,9 +272,24 @@ COMMONSENSE = Domain(
     distinct=True,
     operations=tuple(Value(r, _look_up(r), *_RELATION_WORDINGS[r]) for r in RELATIONS),
     styles=(
-        Value("first", lambda w: w[0], ("for the first one", "of the first thing", "only for the first"), ("for number one in the list, the first",)),
-        Value("middle", lambda w: w[1], ("for the middle one", "of the second thing", "only for the middle"), ("for the one in the middle, the second",)),
-        Value("last", lambda w: w[2], ("for the last one", "of the third thing", "only for the last"), ("for the final one, the last in the list",)),
+        Value(
+            "first",
+            lambda w: w[0],
+            ("for the first one", "of the first thing", "only for the first"),
+            ("for number one in the list, the first",),
+        ),
+        Value(
+            "middle",
+            lambda w: w[1],
+            ("for the middle one", "of the second thing", "only for the middle"),
+            ("for the one in the middle, the second",),
+        ),
+        Value(
+            "last",
+            lambda w: w[2],
+            ("for the last one", "of the third thing", "only for the last"),
+            ("for the final one, the last in the list",),
+        ),
         Value(
             "ends",
             lambda w: f"{w[0]} {w[2]}",

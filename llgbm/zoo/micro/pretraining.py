@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from llgbm.zoo.micro.tokenizer import CONTEXT_LENGTH, build_tokenizer
+from llgbm.zoo.micro.tokenizer import CONTEXT_LENGTH, EOS_ID, PAD_ID, build_tokenizer
 from llgbm.zoo.micro.world import MicroTask, micro_tasks
 from llgbm.zoo.suite import ALPACA_FRAME
 
@@ -56,8 +56,8 @@ def build_base(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qw
             max_position_embeddings=CONTEXT_LENGTH,
             tie_word_embeddings=True,
             bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=EOS_ID,
+            pad_token_id=PAD_ID,
         )
     )
 
@@ -69,7 +69,7 @@ def document(task: MicroTask, rng: random.Random, tokenizer: PreTrainedTokenizer
     for _ in range(count):
         example = task.example(rng, test=False)
         prompt = tokenizer(ALPACA_FRAME.replace("{input}", example.input)).input_ids
-        answer = [*tokenizer(example.output).input_ids, tokenizer.eos_token_id]
+        answer = [*tokenizer(example.output).input_ids, EOS_ID]
         ids += prompt + answer
         labels += [-100] * len(prompt) + answer
     return ids, labels
@@ -87,7 +87,7 @@ def batches(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Itera
         documents = [document(task, rng, tokenizer, config.demonstrations) for task in tasks]
         longest = max(len(ids) for ids, _ in documents)
         yield (
-            torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in documents]),
+            torch.tensor([ids + [PAD_ID] * (longest - len(ids)) for ids, _ in documents]),
             torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in documents]),
         )
 

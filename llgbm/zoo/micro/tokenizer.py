@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 TEMPLATE_TOKENS = ("### Instruction:", "### Response:", "### Input:", "\n\n")
 CONTEXT_LENGTH = 512
+PAD_ID, EOS_ID = 0, 1
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
