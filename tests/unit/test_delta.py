@@ -1,0 +1,331 @@
+"""Deltas: equal to PEFT done correctly, free of leaks and padding, kept safely."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.numpy import load_file
+
+from llgbm.cli import main
+from llgbm.dataset import TokenBatch
+from llgbm.delta import (
+    DeltaCache,
+    DeltaEngine,
+    DeltaOptions,
+    aggregate,
+    compute_adapter_delta,
+    compute_base_activation,
+    compute_deltas,
+    token_states,
+)
+from llgbm.errors import InputError
+from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.peft_io import read_adapter, target_shapes, write_adapter
+from llgbm.probes import ProbeSet
+from llgbm.reproducibility import compute_delta_cache_hash
+from llgbm.zoo.base import Base, load_base
+
+PROBES = ProbeSet("three", ("abc", "a longer probe, of another length", "12 34"))
+TARGETS = (["q_proj", "v_proj"], ["down_proj"], ["q_proj", "k_proj", "gate_proj"], "all-linear")
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return load_base("micro")
+
+
+@pytest.fixture(scope="module")
+def zoo(base: Base, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Adapters with different targets and ranks."""
+    folder, generator = tmp_path_factory.mktemp("zoo"), torch.Generator().manual_seed(0)
+    for k, targets in enumerate(TARGETS):
+        factors = LoRAFactors.initialize(target_shapes(base.model, targets), 2 + k, 8.0, generator=generator)
+        factors = factors.map(lambda t: torch.randn(t.shape, generator=generator) * 0.1)
+        write_adapter(folder / "d" / f"t{k}" / "seed0", factors, base_name="micro")
+    return sorted(path.parent for path in folder.rglob("adapter_config.json"))
+
+
+def _reference(base: Base, path: Path | None) -> np.ndarray:
+    """Load with PEFT into a fresh model, forward probe by probe, last layer, last token, mean."""
+    model = load_base("micro").model
+    if path is not None:
+        model = PeftModel.from_pretrained(model, path)
+    states = []
+    for text in PROBES.texts:
+        ids = base.tokenizer(text, return_tensors="pt").input_ids
+        with torch.no_grad():
+            states.append(model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1])
+    return torch.stack(states).mean(0).numpy()
+
+
+def test_equals_peft_for_a_heterogeneous_zoo_in_any_order(base: Base, zoo: list[Path]) -> None:
+    engine = DeltaEngine(base, PROBES)
+    expected = {path: _reference(base, path) - _reference(base, None) for path in zoo}
+    for order in (zoo, zoo[::-1], [zoo[2], zoo[0], zoo[3], zoo[1]]):
+        deltas = engine.deltas(LoRAFactors.stack([read_adapter(path) for path in order]))
+        for path, delta in zip(order, deltas, strict=True):
+            np.testing.assert_allclose(delta, expected[path], atol=1e-5)
+            assert np.abs(delta).max() > 0.01
+
+
+def test_base_is_bit_identical_before_and_after(base: Base, zoo: list[Path]) -> None:
+    ids = base.tokenizer("hello", return_tensors="pt").input_ids
+    before = base.model(input_ids=ids).logits
+    compute_adapter_delta(base, zoo[0], PROBES)
+    assert torch.equal(base.model(input_ids=ids).logits, before)
+
+
+def test_delta_of_nothing_is_exactly_zero(base: Base) -> None:
+    factors = LoRAFactors.initialize(target_shapes(base.model, ["q_proj"]), 2, 4.0)
+    assert not DeltaEngine(base, PROBES).deltas(factors).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        (DeltaOptions(), (128,)),
+        (DeltaOptions(layers=2, tokens="mean", aggregation="max"), (128,)),
+        (DeltaOptions(layers=(0, 3, -1)), (3, 128)),
+        (DeltaOptions(layers="all", aggregation="none"), (6, 3, 128)),
+        (DeltaOptions(aggregation="concat"), (384,)),
+    ],
+)
+def test_shapes(base: Base, zoo: list[Path], options: DeltaOptions, shape: tuple[int, ...]) -> None:
+    delta = compute_adapter_delta(base, zoo[0], PROBES, options)
+    assert delta.shape == shape == compute_base_activation(base, PROBES, options).shape
+    assert delta.dtype == np.float32
+
+
+def test_layers_agree_with_each_other(base: Base, zoo: list[Path]) -> None:
+    every = compute_adapter_delta(base, zoo[0], PROBES, DeltaOptions(layers="all"))
+    assert not every[0].any()  # adapters do not touch the embeddings
+    np.testing.assert_array_equal(every[-1], compute_adapter_delta(base, zoo[0], PROBES))
+    np.testing.assert_array_equal(every[3], compute_adapter_delta(base, zoo[0], PROBES, DeltaOptions(layers=3)))
+
+
+def test_chunks_do_not_change_the_result(base: Base, zoo: list[Path]) -> None:
+    factors = LoRAFactors.stack([read_adapter(path) for path in zoo])
+    small = DeltaEngine(base, PROBES, memory_bytes=1)
+    assert small.adapters_at_once == 1
+    np.testing.assert_allclose(small.deltas(factors), DeltaEngine(base, PROBES).deltas(factors), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_low_precision_bases_give_float32_deltas_near_the_exact_ones(zoo: list[Path], base: Base, dtype: str) -> None:
+    exact = compute_adapter_delta(base, zoo[0], PROBES)
+    delta = compute_adapter_delta(load_base("micro", dtype), zoo[0], PROBES)
+    assert delta.dtype == np.float32
+    assert np.linalg.norm(delta - exact) < 0.1 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_never_counts(side: str) -> None:
+    hidden = torch.arange(8.0).view(2, 4, 1)
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1] if side == "left" else [1, 1, 0, 0]])
+    batch = TokenBatch(torch.ones(2, 4, dtype=torch.long), mask, torch.full((2, 4), -100))
+    start = 6.0 if side == "left" else 4.0
+    assert token_states(hidden, batch, -1).flatten().tolist() == [3, start + 1]
+    assert token_states(hidden, batch, 0).flatten().tolist() == [0, start]
+    assert token_states(hidden, batch, "mean").flatten().tolist() == [1.5, start + 0.5]
+
+
+def test_response_tokens(base: Base, zoo: list[Path]) -> None:
+    probes = ProbeSet("answered", ("ab", "abcd"), ("x", "yz"))
+    assert compute_adapter_delta(base, zoo[0], probes, DeltaOptions(tokens="response")).any()
+    with pytest.raises(InputError, match="probe set three has no responses"):
+        DeltaEngine(base, PROBES, DeltaOptions(tokens="response"))
+
+
+def test_refusals(base: Base) -> None:
+    with pytest.raises(InputError, match=r"delta.token_idx 99 is outside a probe of 3 tokens"):
+        DeltaEngine(base, PROBES, DeltaOptions(tokens=99))
+    with pytest.raises(InputError, match=r"layer 9 does not exist"):
+        DeltaEngine(base, PROBES, DeltaOptions(layers=9))
+    with pytest.raises(InputError, match=r"probe.max_length is 4096, base micro reads at most 512 tokens"):
+        DeltaEngine(base, PROBES, DeltaOptions(max_length=4096))
+    with pytest.raises(InputError, match=r"delta.aggregation 'median' is unknown"):
+        aggregate(torch.zeros(1, 1, 1), "median")
+    empty = TokenBatch(torch.ones(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.long), torch.full((1, 2), -100))
+    with pytest.raises(InputError, match="a probe has no response token"):
+        token_states(torch.zeros(1, 2, 1), empty, "response")
+
+
+def test_key_names_everything_that_counts(base: Base) -> None:
+    engines = [
+        DeltaEngine(base, PROBES),
+        DeltaEngine(base, ProbeSet("three", (*PROBES.texts[:2], "12 35"))),
+        DeltaEngine(base, PROBES, DeltaOptions(max_length=8)),
+        DeltaEngine(base, PROBES, DeltaOptions(layers=2)),
+        DeltaEngine(base, PROBES, DeltaOptions(tokens=0)),
+        DeltaEngine(base, PROBES, DeltaOptions(aggregation="max")),
+        DeltaEngine(load_base("micro", "bfloat16"), PROBES),
+    ]
+    keys = {engine.key("adapter") for engine in engines} | {engines[0].key("another")}
+    assert len(keys) == len(engines) + 1
+    assert DeltaEngine(base, ProbeSet("renamed", PROBES.texts)).key("adapter") == engines[0].key("adapter")
+
+
+def test_fresh_cache_and_round_trip(tmp_path: Path) -> None:
+    cache = DeltaCache(tmp_path / "c")
+    assert cache.manifest == {"adapters": {}, "config": {}}
+    assert not (tmp_path / "c").exists()
+    assert cache.get_base_activation() is None
+    delta = np.arange(4, dtype=np.float64)
+    cache.save_delta("some/adapter", delta)
+    cache.save_base_activation(np.ones(4), {"layer": -1})
+    again = DeltaCache(tmp_path / "c")
+    np.testing.assert_array_equal(again.get_delta("some/adapter"), delta.astype(np.float32))
+    np.testing.assert_array_equal(again.get_base_activation(), np.ones(4, np.float32))
+    assert list(again.get_all_deltas()) == ["some/adapter"]
+    assert again.get_delta("absent") is None
+    assert again.get_delta("some/adapter", key="other") is None
+    assert again.manifest["config"] == {"layer": -1}
+
+
+def test_two_writers_lose_nothing(tmp_path: Path) -> None:
+    one, two = DeltaCache(tmp_path), DeltaCache(tmp_path)
+    one.save_delta("a", np.zeros(2))
+    two.save_delta("b", np.ones(2))
+    one.save_delta("c", np.ones(2))
+    assert set(DeltaCache(tmp_path).get_all_deltas()) == {"a", "b", "c"}
+
+
+def test_other_configuration_and_foreign_manifest_are_refused(tmp_path: Path) -> None:
+    DeltaCache(tmp_path).bind({"max_length": 256})
+    with pytest.raises(InputError, match="holds deltas of another configuration \\(max_length is 256, asked for 8\\)"):
+        DeltaCache(tmp_path).bind({"max_length": 8})
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(InputError, match="not the manifest of a delta cache"):
+        DeltaCache(tmp_path)
+
+
+def test_nan_is_not_stored(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a delta with NaN"):
+        DeltaCache(tmp_path).save_delta("a", np.array([np.nan]))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
+def test_damaged_entry_is_reported_and_computed_anew(base: Base, zoo: list[Path], tmp_path: Path, damage) -> None:
+    engine = DeltaEngine(base, PROBES)
+    compute_deltas(engine, zoo, DeltaCache(tmp_path))
+    before = compute_delta_cache_hash(tmp_path)
+    record = DeltaCache(tmp_path).manifest["adapters"][str(zoo[1])]
+    path = tmp_path / record["file"]
+    path.write_bytes(damage(path.read_bytes()))
+    cache = DeltaCache(tmp_path)
+    assert cache.get_delta(zoo[1]) is None
+    assert "is corrupt" in cache.faults[0]
+    report = compute_deltas(engine, zoo, DeltaCache(tmp_path))
+    assert (len(report.corrupt), report.computed, len(report.reused)) == (1, [str(zoo[1])], 3)
+    assert set(load_file(path)) == {"delta"}
+    assert len(DeltaCache(tmp_path).get_all_deltas()) == 4
+    assert before  # chunks of one and of four may differ in the last bit, so only completeness is compared
+
+
+def test_only_what_is_missing_is_computed(base: Base, zoo: list[Path], tmp_path: Path) -> None:
+    engine, calls = DeltaEngine(base, PROBES), []
+    first = compute_deltas(engine, zoo[:2], DeltaCache(tmp_path))
+    second = compute_deltas(engine, zoo, DeltaCache(tmp_path), lambda done, total, **_: calls.append((done, total)))
+    assert (len(first.computed), len(second.computed), len(second.reused)) == (2, 2, 2)
+    assert calls[-1] == (4, 4)
+
+
+def _spoiled(zoo: list[Path], folder: Path) -> None:
+    """A folder with one good adapter and four bad ones."""
+    import shutil
+
+    for name in ("good", "nan", "truncated", "foreign", "empty"):
+        shutil.copytree(zoo[0], folder / name)
+    tensors = load_file(folder / "nan" / "adapter_model.safetensors")
+    from safetensors.numpy import save_file
+
+    first = next(iter(tensors))
+    save_file({**tensors, first: np.full_like(tensors[first], np.nan)}, folder / "nan" / "adapter_model.safetensors")
+    path = folder / "truncated" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    wide = {name: np.pad(tensor, ((0, 0), (0, 8))) if "lora_A" in name else tensor for name, tensor in tensors.items()}
+    save_file(wide, folder / "foreign" / "adapter_model.safetensors")
+    (folder / "empty" / "adapter_model.safetensors").unlink()
+
+
+def test_command_names_bad_adapters_and_does_the_rest(zoo: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _spoiled(zoo, tmp_path / "adapters")
+    arguments = ["compute-deltas", "--checkpoint_dir", str(tmp_path / "adapters"), "--output_dir", str(tmp_path / "deltas")]
+    assert main([*arguments, "--json"]) == 2
+    out, err = capsys.readouterr()
+    shown = json.loads(out)
+    assert (shown["computed"], shown["failed"]) == (1, 4)
+    assert {Path(path).name for path in shown["failures"]} == {"nan", "truncated", "foreign", "empty"}
+    for name in ("nan", "truncated", "foreign", "empty"):
+        assert any(name in line and line.startswith("llgbm: ") for line in err.splitlines())
+    assert main(arguments) == 2
+    assert "0 computed, 1 reused, 4 failed" in capsys.readouterr().out
+
+
+def test_command_on_an_empty_folder_and_on_another_configuration(zoo: list[Path], tmp_path: Path, capsys) -> None:
+    (tmp_path / "none").mkdir()
+    assert main(["compute-deltas", "--checkpoint_dir", str(tmp_path / "none"), "--output_dir", str(tmp_path / "d")]) == 2
+    assert "no adapters here" in capsys.readouterr().err
+    arguments = ["compute-deltas", "--checkpoint_dir", str(zoo[0].parents[1]), "--output_dir", str(tmp_path / "d")]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--delta.layer_idx", "2"]) == 2
+    assert "another configuration (layers is -1, asked for 2)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_leaves_a_readable_cache(zoo: list[Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    command = [sys.executable, "-m", "llgbm", "compute-deltas", "--checkpoint_dir", str(zoo[0].parents[2])]
+    command += ["--output_dir", str(tmp_path / "deltas"), "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        time.sleep(float(rng.uniform(2.0, 6.0)))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        cache = DeltaCache(tmp_path / "deltas")
+        cache.get_all_deltas()
+        assert not cache.faults
+    assert subprocess.run(command, capture_output=True, env=environment).returncode == 0
+    assert len(DeltaCache(tmp_path / "deltas").get_all_deltas()) == 4
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+from accelerate import PartialState
+from llgbm.delta import DeltaCache, DeltaEngine, compute_deltas
+from llgbm.lora.peft_io import find_adapters
+from llgbm.probes import ProbeSet
+from llgbm.zoo.base import load_base
+
+state = PartialState(cpu=True)
+assert state.num_processes == int(sys.argv[3]), state.num_processes
+engine = DeltaEngine(load_base("micro"), ProbeSet("three", ("abc", "a longer probe", "12")), memory_bytes=1)
+report = compute_deltas(engine, find_adapters(sys.argv[1]), DeltaCache(sys.argv[2]))
+assert len(report.computed) == 4 // state.num_processes, report
+state.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_give_the_same_bits(zoo: list[Path], tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(TWO_PROCESSES)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    for count in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", str(script)]
+        done = subprocess.run(
+            [*launch, str(zoo[0].parents[2]), str(tmp_path / f"cache{count}"), str(count)], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert compute_delta_cache_hash(tmp_path / "cache1") == compute_delta_cache_hash(tmp_path / "cache2")

@@ -1,0 +1,184 @@
+"""Teachers trained together learn as if alone, stop when solved, and survive interruption to the bit."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from llgbm.artifacts import hash_file
+from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig
+from llgbm.dataset import pad_id
+from llgbm.errors import InputError
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.peft_io import target_shapes
+from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.micro.world import micro_suite
+from llgbm.zoo.suite import TaskSuite
+from llgbm.zoo.teachers import TeacherZoo, build_zoo, make_lesson, train_adapters
+
+LORA = LoRAConfig(rank=2, alpha=4, target_modules=["q_proj", "v_proj"])
+ZOO = ZooConfig(steps=4, batch_size=2, check_interval=4, adapters_per_batch=2)
+NAMES = ["reverse-lower-plain", "double-digits-plain", "kind-first-stars"]
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return load_base("micro")
+
+
+@pytest.fixture(scope="module")
+def functional(base: Base) -> FunctionalLoRA:
+    return FunctionalLoRA(base.model, target_shapes(base.model, LORA.target_modules))
+
+
+@pytest.fixture(scope="module")
+def suite() -> TaskSuite:
+    return micro_suite(n_train=20, n_test=4).select(NAMES)
+
+
+def _config(folder: Path, suite: TaskSuite, **zoo: object) -> ExperimentConfig:
+    suite.save(folder / "suite")
+    settings = dataclasses.replace(ZOO, suite=str(folder / "suite"), **zoo)  # type: ignore[arg-type]
+    return ExperimentConfig(lora=LORA, zoo=settings, checkpoint_folder=str(folder / "zoo"), output_dir=str(folder / "outputs"))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hash_file(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "metadata.json"}
+
+
+def test_together_equals_alone(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:
+    lessons = [make_lesson(base, suite.frame, task, 0) for task in suite]
+    pad = pad_id(base.tokenizer)
+    together = train_adapters(functional, lessons, LORA, ZOO, pad).factors
+    for k, lesson in enumerate(lessons):
+        alone = train_adapters(functional, [lesson], LORA, ZOO, pad).factors
+        for name in alone.a:
+            torch.testing.assert_close(together.a[name][k], alone.a[name][0], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(together.b[name][k], alone.b[name][0], atol=2e-5, rtol=1e-4)
+
+
+def test_seed_decides_start_and_order(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:
+    task, pad = next(iter(suite)), pad_id(base.tokenizer)
+    lessons = [make_lesson(base, suite.frame, task, seed) for seed in (0, 0, 1)]
+    hashes = [train_adapters(functional, [lesson], LORA, ZOO, pad).factors.content_hash() for lesson in lessons]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_validation_is_kept_from_training(base: Base, suite: TaskSuite) -> None:
+    task = next(iter(suite))
+    lesson = make_lesson(base, suite.frame, task, 0)
+    assert (len(lesson.train), len(lesson.validation)) == (16, 4)
+    few = dataclasses.replace(task, train=task.train[:3])
+    lesson = make_lesson(base, suite.frame, few, 0)
+    assert (len(lesson.train), len(lesson.validation)) == (3, 3)
+
+
+def test_solved_adapters_leave_early_and_are_solved(base: Base) -> None:
+    suite = micro_suite(n_train=160, n_test=4).select(["reverse-lower-plain", "increment-digits-plain"])
+    lora = LoRAConfig(rank=4, alpha=8)
+    functional = FunctionalLoRA(base.model, target_shapes(base.model, lora.target_modules))
+    lessons = [make_lesson(base, suite.frame, task, 0) for task in suite]
+    zoo = ZooConfig(steps=150, batch_size=8, check_interval=10)
+    trained = train_adapters(functional, lessons, lora, zoo, pad_id(base.tokenizer))
+    assert all(steps < 150 and steps % 10 == 0 for steps in trained.steps)
+    assert trained.validation_exact_match == [1.0, 1.0]
+
+
+def test_dropout_is_refused(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:
+    lesson = make_lesson(base, suite.frame, next(iter(suite)), 0)
+    with pytest.raises(InputError, match=r"lora.dropout is 0.1; teachers train without dropout"):
+        train_adapters(functional, [lesson], dataclasses.replace(LORA, dropout=0.1), ZOO, 0)
+
+
+def test_zoo_folder_is_complete_and_loads_in_plain_peft(base: Base, suite: TaskSuite, tmp_path: Path) -> None:
+    config = _config(tmp_path, suite, seeds=[0, 1])
+    zoo = build_zoo(config)
+    assert len(zoo.teachers) == 6
+    assert {t.split for t in zoo.teachers} <= {"seen", "unseen_combination"}
+    assert TeacherZoo.load(tmp_path / "zoo").content_hash == zoo.content_hash
+    teacher = zoo.teachers[0]
+    assert teacher.path == f"{teacher.domain}/{teacher.task}/seed{teacher.seed}"
+    assert json.loads((zoo.folder / teacher.path / "prompts.json").read_text()) == list(suite[teacher.task].prompts)
+    assert json.loads((zoo.folder / "metadata.json").read_text())["state"] == "COMPLETED"
+    assert zoo.suite == suite
+    assert len(zoo.select(seed=1)) == 3
+    loaded = PeftModel.from_pretrained(load_base("micro").model, zoo.folder / teacher.path)
+    assert loaded.peft_config["default"].r == 2
+    assert zoo.factors(zoo.teachers[:2]).n_adapters == 2
+
+
+def test_second_build_trains_nothing(suite: TaskSuite, tmp_path: Path) -> None:
+    config = _config(tmp_path, suite)
+    build_zoo(config)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "zoo").rglob("*.safetensors")}
+    build_zoo(config)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "zoo").rglob("*.safetensors")} == before
+
+
+def test_a_lost_adapter_is_trained_again_to_the_same_bits(suite: TaskSuite, tmp_path: Path) -> None:
+    config = _config(tmp_path, suite)
+    zoo = build_zoo(config)
+    before = _hashes(tmp_path / "zoo")
+    (zoo.folder / zoo.teachers[1].path / "adapter_model.safetensors").unlink()
+    build_zoo(config)
+    assert _hashes(tmp_path / "zoo") == before
+
+
+@pytest.mark.parametrize(("change", "key"), [({"steps": 5}, "zoo"), ({"learning_rate": 1e-3}, "zoo")])
+def test_folder_of_other_settings_is_refused(suite: TaskSuite, tmp_path: Path, change: dict, key: str) -> None:
+    build_zoo(_config(tmp_path, suite))
+    with pytest.raises(InputError, match=f"holds a zoo with another {key}"):
+        build_zoo(_config(tmp_path, suite, **change))
+
+
+def test_folder_without_manifest_and_with_a_foreign_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not a zoo \(no manifest.json\)"):
+        TeacherZoo.load(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="not a zoo manifest"):
+        TeacherZoo.load(tmp_path)
+
+
+def test_changed_suite_is_noticed(suite: TaskSuite, tmp_path: Path) -> None:
+    build_zoo(_config(tmp_path, suite))
+    path = tmp_path / "suite" / "test.jsonl"
+    path.write_text(path.read_text().replace('"output": "', '"output": "x', 1))
+    with pytest.raises(InputError, match="built on another version of suite"):
+        _ = TeacherZoo.load(tmp_path / "zoo").suite
+
+
+@pytest.mark.slow
+def test_kill_9_loses_at_most_a_batch_and_ends_with_the_same_bits(suite: TaskSuite, tmp_path: Path) -> None:
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    config = _config(tmp_path / "whole", suite, steps=40, check_interval=40, adapters_per_batch=1)
+    build_zoo(config)
+    suite.save(tmp_path / "killed" / "suite")
+    config.save(tmp_path / "config.yaml")
+    command = [sys.executable, "-m", "llgbm", "zoo", "build", "--config_file", str(tmp_path / "config.yaml")]
+    command += ["--checkpoint_folder", str(tmp_path / "killed" / "zoo"), "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    kills = 0
+    for _ in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        before = len(list((tmp_path / "killed" / "zoo").rglob("adapter_model.safetensors")))
+        while process.poll() is None and len(list((tmp_path / "killed" / "zoo").rglob("adapter_model.safetensors"))) == before:
+            time.sleep(0.01)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert process.returncode == 0
+    assert kills >= 2
+    assert {k: v for k, v in _hashes(tmp_path / "killed" / "zoo").items() if k.endswith(".safetensors")} == {
+        k: v for k, v in _hashes(tmp_path / "whole" / "zoo").items() if k.endswith(".safetensors")
+    }
