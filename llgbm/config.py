@@ -4,16 +4,11 @@ A field's docstring is also its `--help`. Values come from the dataclass default
 command line; `build` checks all of them together and reports every fault at once, by dotted name.
 """
 
-import ast
 import dataclasses
 import difflib
-import inspect
-import math
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +16,7 @@ import yaml
 
 from llgbm.artifacts import hash_json, write_text
 from llgbm.errors import InputError
-
-
-def _number(default: Any, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
-    """A number field with bounds: at least `low`, at most `high`, greater than `above`."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
+from llgbm.schema import coerced, describe, flatten, from_values, number, read_yaml
 
 
 @dataclass
@@ -46,11 +37,11 @@ class ModelConfig:
 class LoRAConfig:
     """Shape of the adapters."""
 
-    rank: int = _number(16, low=1)
+    rank: int = number(16, low=1)
     """Rank r of A and B."""
-    alpha: float = _number(32, above=0)
+    alpha: float = number(32, above=0)
     """Scaling is alpha / rank."""
-    dropout: float = _number(0.0, low=0, high=1)
+    dropout: float = number(0.0, low=0, high=1)
     """Dropout before A; batched teacher training needs 0."""
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     """Names of the adapted modules, as PEFT reads them."""
@@ -62,9 +53,9 @@ class ProbeConfig:
 
     probe_type: str = "generic"
     """generic, math, code, commonsense, diverse, or a text or JSONL file."""
-    num_probes: int = _number(5, low=1)
+    num_probes: int = number(5, low=1)
     """How many probes of the set are used."""
-    max_length: int = _number(256, low=1)
+    max_length: int = number(256, low=1)
     """Longest probe in tokens; longer ones are cut."""
 
 
@@ -88,17 +79,17 @@ class ZooConfig:
     """Task suite: micro, or a folder of JSONL files."""
     seeds: list[int] = field(default_factory=lambda: [0])
     """One teacher per task and seed."""
-    steps: int = _number(400, low=1)
+    steps: int = number(400, low=1)
     """Most optimizer steps of a teacher."""
-    batch_size: int = _number(8, low=1)
+    batch_size: int = number(8, low=1)
     """Examples per adapter and step."""
-    learning_rate: float = _number(4e-3, above=0)
+    learning_rate: float = number(4e-3, above=0)
     """Peak learning rate of AdamW."""
-    adapters_per_batch: int = _number(40, low=1)
+    adapters_per_batch: int = number(40, low=1)
     """Adapters trained in one forward and backward."""
-    solved_exact_match: float = _number(1.0, above=0)
+    solved_exact_match: float = number(1.0, above=0)
     """A teacher stops once it answers this share of its validation examples; above 1 it never stops early."""
-    check_interval: int = _number(25, low=1)
+    check_interval: int = number(25, low=1)
     """Steps between two checks for solved teachers."""
 
 
@@ -112,7 +103,7 @@ class GeneratorConfig:
     """Text encoder: hashing, base, or sentence-transformers:<directory or hub id>."""
     condition: Literal["description", "prompts", "both"] = "description"
     """What the generator reads in training: descriptions, unlabeled prompts, or either and both in turn."""
-    max_prompts: int = _number(8, low=1)
+    max_prompts: int = number(8, low=1)
     """Most prompts read at once in training."""
 
 
@@ -120,23 +111,23 @@ class GeneratorConfig:
 class ObjectiveConfig:
     """Weights of the objective's terms; a term of weight 0 is not computed."""
 
-    weight: float = _number(0.0, low=0)
+    weight: float = number(0.0, low=0)
     """Squared error of A and B."""
-    product: float = _number(0.0, low=0)
+    product: float = number(0.0, low=0)
     """Relative squared error of BA."""
-    delta: float = _number(0.0, low=0)
+    delta: float = number(0.0, low=0)
     """Delta fingerprint."""
-    trajectory: float = _number(0.0, low=0)
+    trajectory: float = number(0.0, low=0)
     """Hidden states at response tokens, all layers."""
-    kl: float = _number(0.0, low=0)
+    kl: float = number(0.0, low=0)
     """KL to the teacher's predictions at response tokens."""
-    sft: float = _number(0.0, low=0)
+    sft: float = number(0.0, low=0)
     """Cross-entropy of the task's examples."""
-    norm: float = _number(0.0, low=0)
+    norm: float = number(0.0, low=0)
     """Size of the generated update."""
-    variance: float = _number(0.0, low=0)
+    variance: float = number(0.0, low=0)
     """Keeps adapters of different tasks apart."""
-    tether: float = _number(0.0, low=0)
+    tether: float = number(0.0, low=0)
     """KL to the base on generic probes."""
 
 
@@ -144,53 +135,53 @@ class ObjectiveConfig:
 class TrainingConfig:
     """Training of the generator."""
 
-    batch_size: int = _number(4, low=1)
+    batch_size: int = number(4, low=1)
     """Adapters per micro-batch."""
-    learning_rate: float = _number(3e-5, above=0)
+    learning_rate: float = number(3e-5, above=0)
     """Peak learning rate of AdamW."""
-    total_steps: int = _number(5000, low=1)
+    total_steps: int = number(5000, low=1)
     """Optimizer steps."""
-    warmup_steps: int = _number(100, low=0)
+    warmup_steps: int = number(100, low=0)
     """Steps of linear warm-up; cosine decay follows."""
-    max_grad_norm: float = _number(1.0, above=0)
+    max_grad_norm: float = number(1.0, above=0)
     """Gradients are clipped to this norm."""
-    weight_decay: float = _number(0.01, low=0)
+    weight_decay: float = number(0.01, low=0)
     """Decoupled weight decay."""
-    lambda_delta: float = _number(1.0, low=0)
+    lambda_delta: float = number(1.0, low=0)
     """Weight of all behavioral terms together."""
     lambda_schedule: Literal["constant", "linear", "cosine", "step"] = "linear"
     """How that weight rises over the first lambda_warmup_steps."""
-    lambda_warmup_steps: int = _number(500, low=0)
+    lambda_warmup_steps: int = number(500, low=0)
     """Steps until the behavioral terms have their full weight."""
     schedules: list[str] = field(default_factory=list)
     """Schedules of single terms, each as `term:schedule` (for example `product:step`); they replace lambda_schedule there."""
     delta_loss_type: Literal["mse", "cosine", "combined"] = "mse"
     """Distance between delta fingerprints."""
-    delta_batch_size: int = _number(2, low=1)
+    delta_batch_size: int = number(2, low=1)
     """Adapters per step whose fingerprints are compared."""
-    tasks_per_step: int = _number(16, low=1)
+    tasks_per_step: int = number(16, low=1)
     """Adapters generated per step."""
-    examples_per_task: int = _number(4, low=1)
+    examples_per_task: int = number(4, low=1)
     """Examples of each task per step, for terms that need responses."""
-    train_examples: int = _number(64, low=1)
+    train_examples: int = number(64, low=1)
     """Examples of each task the objective draws from; teachers' predictions on them are computed once."""
-    kl_top_k: int = _number(0, low=0)
+    kl_top_k: int = number(0, low=0)
     """Compare the teachers' k most likely tokens; 0 compares the whole vocabulary."""
-    target_cache_gb: float = _number(4.0, low=0)
+    target_cache_gb: float = number(4.0, low=0)
     """Memory for the teachers' outputs in GiB; if they need more, they are computed in every step."""
-    validation_fraction: float = _number(0.1, low=0, high=0.9)
+    validation_fraction: float = number(0.1, low=0, high=0.9)
     """Share of the seen tasks held back to choose the checkpoint."""
-    max_train_tasks: int | None = _number(None, low=1)
+    max_train_tasks: int | None = number(None, low=1)
     """Train on at most this many seen tasks."""
     gradient_checkpointing: bool = False
     """Recompute the base's activations in the backward pass."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass."""
-    log_interval: int = _number(10, low=1)
+    log_interval: int = number(10, low=1)
     """Steps between two lines of metrics."""
-    save_interval: int = _number(500, low=1)
+    save_interval: int = number(500, low=1)
     """Steps between two checkpoints."""
-    eval_interval: int = _number(100, low=1)
+    eval_interval: int = number(100, low=1)
     """Steps between two validations."""
     report_to: Literal["none", "trackio", "tensorboard", "wandb", "mlflow"] = "none"
     """Also send metrics to this tracker."""
@@ -210,7 +201,7 @@ class ExperimentConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     experiment_name: str = "experiment"
     """Name of the run's folder."""
-    seed: int = _number(42, low=0)
+    seed: int = number(42, low=0)
     """Seed of everything random."""
     output_dir: str = "outputs"
     """Where runs are written."""
@@ -255,7 +246,7 @@ def content(config: ExperimentConfig) -> dict[str, Any]:
     """Dotted name -> typed value of everything scientific; equal for equal experiments (alpha=32 and 32.0 are)."""
     kinds = describe_fields()
     values = flatten(dataclasses.asdict(config))
-    return {name: _coerced(value, kinds[name][0]) for name, value in values.items() if name not in UNSCIENTIFIC}
+    return {name: coerced(value, kinds[name][0]) for name, value in values.items() if name not in UNSCIENTIFIC}
 
 
 def build(values: Mapping[str, Any], source: str = "config") -> ExperimentConfig:
@@ -265,59 +256,15 @@ def build(values: Mapping[str, Any], source: str = "config") -> ExperimentConfig
         InputError: All faults together: unknown keys (with near matches), wrong types, values out of range.
     """
     faults: list[str] = []
-    config = _build(ExperimentConfig, values, "", faults)
+    config = from_values(ExperimentConfig, values, faults)
     if faults:
         raise InputError(f"{source}: " + "; ".join(faults))
     return config
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping from a file; InputError for a missing file, bad syntax or a key that stands twice."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a YAML config file") from error
-    try:
-        values = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    if values is not None and not isinstance(values, dict):
-        raise InputError(f"{path}: expected a mapping of config fields, found {type(values).__name__}")
-    return values or {}
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping -> dotted name -> value."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def merge(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values with dotted overrides on top."""
-    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
-    for name, value in dotted.items():
-        *sections, key = name.split(".")
-        place = merged
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = value
-    return merged
-
-
-@cache
-def describe_fields(section: type = ExperimentConfig, prefix: str = "") -> dict[str, tuple[Any, Any, str]]:
-    """Dotted name -> (type, default, docstring) of every leaf field."""
-    described: dict[str, tuple[Any, Any, str]] = {}
-    hints, texts, defaults = typing.get_type_hints(section), _field_docstrings(section), section()
-    for entry in dataclasses.fields(section):
-        kind = hints[entry.name]
-        if dataclasses.is_dataclass(kind):
-            described |= describe_fields(typing.cast(type, kind), f"{prefix}{entry.name}.")
-        else:
-            described[prefix + entry.name] = (kind, getattr(defaults, entry.name), texts.get(entry.name, ""))
-    return described
+def describe_fields() -> dict[str, tuple[Any, Any, str]]:
+    """Dotted name -> (type, default, docstring) of every field of an experiment."""
+    return describe(ExperimentConfig)
 
 
 def preset_folder() -> Path:
@@ -354,106 +301,3 @@ class _Presets(Mapping[str, ExperimentConfig]):
 
 
 CONFIGS: Mapping[str, ExperimentConfig] = _Presets()
-
-
-def _build(section: type, values: Any, prefix: str, faults: list[str]) -> Any:
-    result = section()
-    if not isinstance(values, Mapping):
-        faults.append(f"{prefix.rstrip('.')} must be a mapping, found {values!r}")
-        return result
-    hints = typing.get_type_hints(section)
-    entries = {entry.name: entry for entry in dataclasses.fields(section)}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in entries:
-            near = difflib.get_close_matches(str(key), entries, n=1)
-            faults.append(f"unknown key {name}" + (f" (did you mean {prefix}{near[0]}?)" if near else ""))
-        elif dataclasses.is_dataclass(hints[key]):
-            setattr(result, key, _build(typing.cast(type, hints[key]), value, f"{name}.", faults))
-        else:
-            setattr(result, key, _checked(name, value, hints[key], entries[key].metadata, faults))
-    return result
-
-
-def _checked(name: str, value: Any, kind: Any, bounds: Mapping[str, Any], faults: list[str]) -> Any:
-    try:
-        coerced = _coerced(value, kind)
-    except (TypeError, ValueError):
-        faults.append(f"{name} must be {type_name(kind)}, found {value!r}")
-        return value
-    if isinstance(coerced, int | float) and not isinstance(coerced, bool):
-        fault = _out_of_range(coerced, bounds)
-        if fault:
-            faults.append(f"{name} must be {fault}, found {value!r}")
-    return coerced
-
-
-def _out_of_range(value: float, bounds: Mapping[str, Any]) -> str:
-    if not math.isfinite(value):
-        return "finite"
-    low, high, above = bounds.get("low"), bounds.get("high"), bounds.get("above")
-    if low is not None and value < low:
-        return f"at least {low}"
-    if high is not None and value > high:
-        return f"at most {high}"
-    return f"greater than {above}" if above is not None and value <= above else ""
-
-
-def _coerced(value: Any, kind: Any) -> Any:
-    """The value as the annotated type; TypeError or ValueError if it is not one."""
-    origin = typing.get_origin(kind)
-    if origin is Literal:
-        value = {False: "no"}.get(value, value) if isinstance(value, bool) else value  # YAML reads a bare `no` as False
-        if value not in typing.get_args(kind):
-            raise ValueError
-        return value
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _coerced(value, next(part for part in typing.get_args(kind) if part is not types.NoneType))
-    if origin is list:
-        if not isinstance(value, list | tuple):
-            raise TypeError
-        return [_coerced(item, typing.get_args(kind)[0]) for item in value]
-    if kind is float and isinstance(value, str):
-        return float(value)  # YAML reads 3e-4 as a string
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError
-    return value
-
-
-def type_name(kind: Any) -> str:
-    """A type as a person would say it."""
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, parts))
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(type_name(part) for part in parts)
-    if origin is list:
-        return f"a list of {type_name(parts[0])}"
-    return {int: "an integer", float: "a number", str: "a string", bool: "true or false", types.NoneType: "null"}.get(kind, str(kind))
-
-
-def _field_docstrings(section: type) -> dict[str, str]:
-    """Field name -> the string literal that follows it in the source."""
-    body = ast.parse(inspect.getsource(section)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    return {
-        one.target.id: two.value.value
-        for one, two in zip(body.body, body.body[1:], strict=False)
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
-        if isinstance(two, ast.Expr) and isinstance(two.value, ast.Constant) and isinstance(two.value.value, str)
-    }
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand only once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)

@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.config import ExperimentConfig, build, describe_fields, merge, preset_values, read_yaml, type_name
+from llgbm.config import ExperimentConfig, build, describe_fields, preset_values
 from llgbm.errors import InputError
+from llgbm.schema import merge, read_yaml, type_name
 
 
 def make_parser(description: str, **options: Any) -> ArgumentParser:

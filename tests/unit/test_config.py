@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llgbm.config import CONFIGS, ExperimentConfig, build, content, describe_fields, get_config, merge, read_yaml
+from llgbm.config import CONFIGS, ExperimentConfig, build, content, describe_fields, get_config
 from llgbm.errors import InputError
+from llgbm.schema import merge, read_yaml
 
 
 def test_defaults_are_the_settled_ones() -> None:

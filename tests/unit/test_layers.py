@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "llgbm"
 
 LAYERS = (
-    ("errors", "artifacts", "progress", "pipeline"),
+    ("errors", "artifacts", "progress", "pipeline", "schema"),
     ("config",),
     ("reproducibility",),
     ("zoo.suite", "zoo.micro"),
