@@ -150,7 +150,7 @@ class _Run:
         return self._finish(teachers)
 
     def _step(self) -> dict[str, float]:
-        """One update; the figures of this process's share of the step."""
+        """One update; its figures, averaged over processes."""
         config, training, began = self.config, self.config.training, time.perf_counter()
         learning_rate = training.learning_rate * schedule_factor(
             "warmup_cosine", self.state.step, training.warmup_steps, training.total_steps
@@ -168,7 +168,7 @@ class _Run:
         share = len(plan) // self.accelerator.num_processes
         plan = plan.part(share * self.accelerator.process_index, share * (self.accelerator.process_index + 1))
         weights = self._scheduled_weights()
-        totals = self._accumulate(plan, weights)
+        totals = self._averaged(self._accumulate(plan, weights))
         norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), training.max_grad_norm)).item()
         self._check_finite({**totals, "gradient": norm})
         self.optimizer.step()
@@ -179,7 +179,7 @@ class _Run:
             "lr": learning_rate,
             **{f"weight/{name}": w for name, w in weights.items()},
             "grad_norm": norm,
-            "adapters_per_second": len(plan) / seconds,
+            "adapters_per_second": training.tasks_per_step / seconds,
         }
 
     def _scheduled_weights(self) -> dict[str, float]:
@@ -215,6 +215,14 @@ class _Run:
                 with self.accelerator.no_sync(self.model):
                     self.accelerator.backward(loss * share)
         return totals
+
+    def _averaged(self, figures: dict[str, float]) -> dict[str, float]:
+        """Means over processes; every process holds the same share of the step's adapters."""
+        if self.accelerator.num_processes == 1:
+            return figures
+        values: Any = torch.tensor(list(figures.values()), device=self.accelerator.device)
+        reduced: Any = self.accelerator.reduce(values, "mean")
+        return dict(zip(figures, reduced.tolist(), strict=True))
 
     def _check_finite(self, figures: Mapping[str, float]) -> None:
         bad = [name for name, value in figures.items() if not math.isfinite(value)]
@@ -297,6 +305,7 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def _finish(self, teachers: dict[str, float]) -> TrainingResult:
+        self.accelerator.wait_for_everyone()
         best = LoRAGenerator.from_pretrained(step_folder(self.checkpoints, self.state.best_step))
         figures = {**(self.state.best or {}), **teachers}
         if self.logger:

@@ -40,6 +40,10 @@ def weights(result) -> dict[str, torch.Tensor]:
     return load_file(result.folder / "checkpoints" / f"step_{result.steps}" / "model.safetensors")
 
 
+def weights_of(config) -> dict[str, torch.Tensor]:
+    return load_file(Path(config.output_dir) / config.experiment_name / "generator" / "model.safetensors")
+
+
 def same(one: dict, two: dict) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
@@ -248,3 +252,33 @@ def test_kill_nine_then_resume(config, tmp_path, seconds_after_first_step):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert same(weights(train_generator(config, resume=True)), weights(whole))
+
+
+@pytest.mark.slow
+def test_two_processes_follow_the_curve_of_one(config, tmp_path):
+    one = changed(config, experiment_name="one")
+    train_generator(one)
+    two = changed(config, experiment_name="two")
+    two.save(tmp_path / "config.yaml")
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from accelerate import PartialState\nfrom llgbm.config import ExperimentConfig\nfrom llgbm.training.loop import train_generator\n"
+        f"assert PartialState(cpu=True).num_processes == 2\ntrain_generator(ExperimentConfig.load({str(tmp_path / 'config.yaml')!r}))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+    figures = [[row[k] for row in metrics(c) for k in ("loss", "loss/kl", "loss/product", "grad_norm")] for c in (one, two)]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+    assert all(torch.allclose(weights_of(one)[k], weights_of(two)[k], atol=1e-5) for k in weights_of(one))
+
+
+@pytest.mark.slow
+def test_a_step_that_two_processes_cannot_share_is_named(config, tmp_path):
+    config = changed(config, training__tasks_per_step=3)
+    config.save(tmp_path / "config.yaml")
+    code = f"from llgbm.cli import main; raise SystemExit(main(['train', '--config_file', {str(tmp_path / 'config.yaml')!r}]))"
+    (tmp_path / "train.py").write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "train.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+    assert done.returncode != 0
+    assert "training.tasks_per_step 3 cannot be shared evenly by 2 processes" in done.stderr
