@@ -83,13 +83,15 @@ class ZooConfig:
     """Most optimizer steps of a teacher."""
     batch_size: int = number(8, low=1)
     """Examples per adapter and step."""
-    learning_rate: float = number(4e-3, above=0)
+    learning_rate: float = number(2e-3, above=0)
     """Peak learning rate of AdamW."""
     adapters_per_batch: int = number(40, low=1)
     """Adapters trained in one forward and backward."""
     solved_exact_match: float = number(1.0, above=0)
     """A teacher stops once it answers this share of its validation examples; above 1 it never stops early."""
-    check_interval: int = number(25, low=1)
+    solved_checks: int = number(2, low=1)
+    """In how many checks running it has to."""
+    check_interval: int = number(20, low=1)
     """Steps between two checks for solved teachers."""
 
 

@@ -22,20 +22,21 @@ from llgbm.progress import ProgressCallback
 from llgbm.scoring import score_each
 from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.suite import Task, load_suite
-from llgbm.zoo.teachers import Lesson, data_order, initial_factors, learning_rate_at, make_lesson, train_adapters
+from llgbm.zoo.teachers import Lesson, data_order, initial_factors, learning_rate_at, make_lesson, plan_batches, train_adapters
 
 NEVER_SOLVED = 2.0
 """An exact match no adapter reaches: both sides take every step."""
 
 
-def bench_teachers(config: ExperimentConfig, n_teachers: int = 40, steps: int = 150, progress: ProgressCallback | None = None) -> dict:
-    """Train the first `n_teachers` seen tasks both ways; seconds of each, their ratio, and test exact match of each."""
+def bench_teachers(config: ExperimentConfig, n_teachers: int = 40, steps: int = 120, progress: ProgressCallback | None = None) -> dict:
+    """Train the first batch of seen tasks, as `zoo build` plans it, both ways; seconds of each, their ratio, and test exact match of each."""
     base = load_base(config.model.name)
     suite = load_suite(config.zoo.suite)
-    tasks = list(suite.select(split="seen"))[:: max(1, len(suite.select(split="seen")) // n_teachers)][:n_teachers]
-    zoo = dataclasses.replace(config.zoo, steps=steps, solved_exact_match=NEVER_SOLVED, check_interval=steps)
+    zoo = dataclasses.replace(config.zoo, steps=steps, solved_exact_match=NEVER_SOLVED, check_interval=steps, adapters_per_batch=n_teachers)
+    tasks = [task for task, _ in next(plan_batches(suite.select(split="seen"), zoo))]
     config = dataclasses.replace(config, zoo=zoo)
     lessons = [make_lesson(base, suite.frame, task, seed=0) for task in tasks]
+    lessons = [dataclasses.replace(lesson, validation=lesson.train.rows([0])) for lesson in lessons]
     functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules))
 
     start = time.perf_counter()
@@ -76,7 +77,7 @@ def _train_with_peft(base: Base, functional: FunctionalLoRA, lesson: Lesson, con
     with torch.no_grad():
         for name, layer in layers.items():
             layer.lora_A["default"].weight.copy_(start.a[name][0])
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=zoo.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=zoo.learning_rate, weight_decay=0.0, fused=True)
     order = data_order(lesson)
     for step in range(1, zoo.steps + 1):
         for group in optimizer.param_groups:

@@ -121,10 +121,11 @@ class _Group:
         self.factors = initial_factors(functional, [lesson.seed for lesson in lessons], lora)
         self.optimizer = self._optimizer()
         self.finished: dict[int, tuple[LoRAFactors, int, float]] = {}
+        self.solved_running = dict.fromkeys(self.active, 0)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         parameters = [t.requires_grad_() for t in (*self.factors.a.values(), *self.factors.b.values())]
-        return torch.optim.AdamW(parameters, lr=self.zoo.learning_rate, weight_decay=0.0)
+        return torch.optim.AdamW(parameters, lr=self.zoo.learning_rate, weight_decay=0.0, fused=True)
 
     def step(self, step: int) -> float:
         """One update of every active adapter on its own next examples; the mean loss."""
@@ -149,7 +150,10 @@ class _Group:
     def retire(self, step: int) -> None:
         """Score the active adapters; those that are solved, or out of steps, leave."""
         exact = self._validate()
-        leaving = {i for i, value in enumerate(exact) if value >= self.zoo.solved_exact_match or step == self.zoo.steps}
+        for k, value in zip(self.active, exact, strict=True):
+            self.solved_running[k] = self.solved_running[k] + 1 if value >= self.zoo.solved_exact_match else 0
+        done = step == self.zoo.steps
+        leaving = {i for i, k in enumerate(self.active) if done or self.solved_running[k] >= self.zoo.solved_checks}
         for i in leaving:
             self.finished[self.active[i]] = (self.factors.select([i]).detach(), step, exact[i])
         staying = [i for i in range(len(self.active)) if i not in leaving]
@@ -259,7 +263,7 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
     with ExperimentLogger(folder.parent, folder.name) as logger:
         logger.log_config(content(config))
         logger.log_inputs(base=base.content_hash, suite=suite.content_hash)
-        for batch in _batches(suite, config.zoo):
+        for batch in plan_batches(suite, config.zoo):
             if any(_path(task, seed) not in rows for task, seed in batch):
                 on_step = _Within(progress, len(rows), total, len(batch)) if progress else None
                 rows |= {t.path: t for t in _train_batch(batch, functional, base, suite.frame, folder, config, on_step)}
@@ -304,7 +308,7 @@ def _test_exact_match(functional: FunctionalLoRA, factors: LoRAFactors, base: Ba
     return [result.exact_match for result in score_each(functional, factors, batches, pad_id(base.tokenizer))]
 
 
-def _batches(suite: TaskSuite, zoo: ZooConfig) -> Iterator[list[tuple[Task, int]]]:
+def plan_batches(suite: TaskSuite, zoo: ZooConfig) -> Iterator[list[tuple[Task, int]]]:
     """The plan, fixed by suite and settings alone: tasks of one domain train together, so sequences are of a length."""
     jobs = sorted(((task, seed) for seed in zoo.seeds for task in suite), key=lambda job: (job[1], job[0].domain))
     for start in range(0, len(jobs), zoo.adapters_per_batch):
