@@ -29,7 +29,7 @@ NEVER_SOLVED = 2.0
 
 
 def bench_teachers(config: ExperimentConfig, n_teachers: int = 40, steps: int = 120, progress: ProgressCallback | None = None) -> dict:
-    """Train the first batch of seen tasks, as `zoo build` plans it, both ways; seconds of each, their ratio, and test exact match of each."""
+    """Train the first batch of seen tasks, as `zoo build` plans it, both ways: seconds, their ratio, test exact match."""
     base = load_base(config.model.name)
     suite = load_suite(config.zoo.suite)
     zoo = dataclasses.replace(config.zoo, steps=steps, solved_exact_match=NEVER_SOLVED, check_interval=steps, adapters_per_batch=n_teachers)
