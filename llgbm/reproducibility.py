@@ -94,19 +94,25 @@ def verify_reproducibility(
         Whether every expected metric came out within the tolerance.
 
     Raises:
-        InputError: An expected metric is not among those the evaluation computes.
+        InputError: A name is not split/method/metric, or the evaluation has no such split, method or metric.
     """
     from llgbm.config import ExperimentConfig
+    from llgbm.evaluation.setting import EvaluationConfig
     from llgbm.evaluation.task_eval import evaluate
 
-    results = evaluate(checkpoint_path, ExperimentConfig.load(config_path).checkpoint_folder).to_json()["splits"]
-    for name, expected in expected_metrics.items():
-        found = results
-        for key in name.split("/"):
-            if not isinstance(found, Mapping) or key not in found:
-                raise InputError(f"expected metric {name!r} is not computed; name it split/method/metric, e.g. seen/teacher/exact_match")
-            found = found[key]
-        if found is None or abs(found - expected) > tolerance:
+    wanted = [name.split("/") for name in expected_metrics]
+    if not wanted or any(len(parts) != 3 for parts in wanted):
+        raise InputError("expected metrics are named split/method/metric, e.g. seen/teacher/exact_match; give at least one")
+    splits, methods = (tuple(dict.fromkeys(parts[i] for parts in wanted)) for i in (0, 1))
+    config = ExperimentConfig.load(config_path)
+    needed = tuple(dict.fromkeys((*methods, "base", "teacher"))) if any(p[2] == "gain_recovered" for p in wanted) else methods
+    choices = EvaluationConfig(splits=splits, methods=needed, device=config.model.device, dtype=config.model.dtype)
+    results = evaluate(checkpoint_path, config.checkpoint_folder, choices).to_json()["splits"]
+    for (split, method, metric), expected in zip(wanted, expected_metrics.values(), strict=True):
+        scores = results[split][method]
+        if metric not in scores:
+            raise InputError(f"metric {metric!r} is not computed; choose one of {', '.join(scores)}")
+        if scores[metric] is None or abs(scores[metric] - expected) > tolerance:
             return False
     return True
 

@@ -120,7 +120,7 @@ def load_suite(source: str | Path) -> TaskSuite:
     examples = {part: _read_examples(folder / f"{part}.jsonl") for part in ("train", "test")}
     tasks: dict[str, Task] = {}
     for where, row in read_jsonl(folder / "tasks.jsonl", required=("task", "domain", "description")):
-        task = _task_from_row(where, row, examples)
+        task = _task_from_row(where, row, *(examples[part].get(row["task"], ()) for part in ("train", "test")))
         if task.name in tasks:
             raise InputError(f"{where}: task {task.name!r} is defined twice")
         tasks[task.name] = task
@@ -177,15 +177,10 @@ def _read_examples(path: Path) -> dict[str, tuple[Example, ...]]:
     return {task: tuple(examples) for task, examples in per_task.items()}
 
 
-def _task_from_row(where: str, row: dict, examples: dict[str, dict[str, tuple[Example, ...]]]) -> Task:
+def _task_from_row(where: str, row: dict, train: tuple[Example, ...], test: tuple[Example, ...]) -> Task:
     known = {f.name for f in fields(Task)} - {"name", "train", "test"}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in known}
-    task = Task(
-        name=row["task"],
-        **{"split": "seen", **values},
-        train=examples["train"].get(row["task"], ()),
-        test=examples["test"].get(row["task"], ()),
-    )
+    task = Task(name=row["task"], **{"split": "seen", **values}, train=train, test=test)
     if task.split not in TASK_SPLITS:
         raise InputError(f"{where}: split {task.split!r} of task {task.name!r} is not one of {', '.join(TASK_SPLITS)}")
     for part in ("train", "test"):

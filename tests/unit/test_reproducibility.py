@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluation_world import PerfectGenerator, build_evaluation_world
 
 from llgbm.artifacts import hash_tensors, read_json
+from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.reproducibility import (
     ExperimentLogger,
@@ -19,7 +21,9 @@ from llgbm.reproducibility import (
     get_git_info,
     read_metrics,
     set_seed,
+    verify_reproducibility,
 )
+from llgbm.zoo.teachers import TeacherZoo
 
 
 @pytest.fixture(autouse=True)
@@ -120,3 +124,20 @@ def test_torn_last_line_is_passed_over_and_not_glued_to_the_next(tmp_path: Path)
     path.write_bytes(path.read_bytes() + b'{"step": 2, "lo')
     logger.log_metrics(3, {"loss": 3.0})
     assert [row["step"] for row in read_metrics(path)] == [1, 3]
+
+
+def test_verify_reproducibility_really_reruns_the_evaluation(tmp_path: Path) -> None:
+    zoo = build_evaluation_world(tmp_path)
+    config = ExperimentConfig(checkpoint_folder=str(zoo)).save(tmp_path / "config.yaml")
+    exact = {t.task: t.exact_match for t in TeacherZoo.load(zoo).select("unseen_combination")}
+    expected = {"unseen_combination/teacher/exact_match": sum(exact.values()) / len(exact)}
+    generator = tmp_path / "generator"
+    PerfectGenerator(TeacherZoo.load(zoo)).save_pretrained(generator)
+    assert verify_reproducibility(config, generator, expected)
+    assert not verify_reproducibility(config, generator, {"unseen_combination/base/exact_match": 0.5})
+    assert verify_reproducibility(config, generator, {"unseen_combination/base/exact_match": 0.5}, tolerance=1.0)
+    assert not verify_reproducibility(config, generator, {"unseen_combination/teacher/gain_recovered": 0.5})
+    with pytest.raises(InputError, match="named split/method/metric"):
+        verify_reproducibility(config, generator, {"exact_match": 0.5})
+    with pytest.raises(InputError, match="metric 'bleu' is not computed"):
+        verify_reproducibility(config, generator, {"unseen_combination/teacher/bleu": 0.5})
