@@ -1,5 +1,6 @@
 """The command line's frame: overview, faults in one sentence, exit statuses, precedence of values."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from llgbm.cli import COMMANDS, main
 from llgbm.cli.options import add_config_arguments, make_parser, read_config
 from llgbm.errors import InputError
+from llgbm.zoo.micro.world import micro_suite
 
 
 def _config(*arguments: str):
@@ -92,11 +94,14 @@ def test_unknown_preset() -> None:
         _config("--config", "x")
 
 
-def test_tasks_as_json_and_as_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import json
-
-    assert main(["zoo", "tasks", "--save", str(tmp_path / "suite"), "--json"]) == 0
+def test_tasks_as_json_as_folder_and_as_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = micro_suite(n_train=4, n_test=2)
+    suite.select(list(suite.tasks)[:5]).save(tmp_path / "one")
+    arguments = ["zoo", "tasks", "--suite", str(tmp_path / "one"), "--json"]
+    assert main([*arguments, "--save", str(tmp_path / "two"), "--figure", str(tmp_path / "tasks.png")]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert len(shown["tasks"]) == 240
-    assert main(["zoo", "tasks", "--suite", str(tmp_path / "suite"), "--json"]) == 0
+    assert len(shown["tasks"]) == 5
+    assert main(["zoo", "tasks", "--suite", str(tmp_path / "two"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["hash"] == shown["hash"]
+    assert (tmp_path / "tasks.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "tasks.svg").exists()
