@@ -97,8 +97,7 @@ def verify_reproducibility(
         InputError: A name is not split/method/metric, or the evaluation has no such split, method or metric.
     """
     from llgbm.config import ExperimentConfig
-    from llgbm.evaluation.setting import EvaluationConfig
-    from llgbm.evaluation.task_eval import evaluate
+    from llgbm.evaluation.task_eval import EvaluationConfig, evaluate
 
     wanted = [name.split("/") for name in expected_metrics]
     if not wanted or any(len(parts) != 3 for parts in wanted):
