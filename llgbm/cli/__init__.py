@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     from jsonargparse import ArgumentError
 
-    from llgbm.cli.options import make_parser
+    from llgbm.cli.options import make_parser, suggest_field
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -70,7 +70,7 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         args = parser.parse_args(rest)
     except ArgumentError as error:
-        raise InputError(f"{error.message}; 'llgbm {name} --help' shows the flags") from error
+        raise InputError(f"{error.message}{suggest_field(error.message)}; 'llgbm {name} --help' shows the flags") from error
     return module.run(args)
 
 

@@ -1,6 +1,7 @@
 """Flags that several commands share: a config by preset or file, and any of its fields by dotted name."""
 
 import argparse
+import difflib
 from typing import Any
 
 import yaml
@@ -43,6 +44,13 @@ def read_config(args: Namespace) -> ExperimentConfig:
     fields = describe_fields()
     overrides = {name: _parsed(name, getattr(given, name), fields[name][0]) for name in fields if getattr(given, name, None) is not None}
     return build(merge(values, overrides), source=args.config_file or f"config {args.config}")
+
+
+def suggest_field(message: str) -> str:
+    """For a fault about an unknown flag, the config field that was probably meant."""
+    _, unrecognized, flags = message.partition("unrecognized arguments: --")
+    near = difflib.get_close_matches(flags.split()[0].split("=")[0], describe_fields(), n=1) if unrecognized else []
+    return f" (did you mean --{near[0]}?)" if near else ""
 
 
 def _parsed(name: str, text: str, kind: Any) -> Any:
