@@ -67,9 +67,11 @@ class DeltaCache:
 
     def save_deltas(self, entries: Mapping[str, tuple[str, np.ndarray]]) -> None:
         """Store several deltas, path -> (key, delta), with one change of the manifest."""
-        records = {path: self._write(key, delta) for path, (key, delta) in entries.items()}
-        with self._locked():
-            self._manifest["adapters"].update(records)
+        with self._locked():  # the files too: of two writers of one key, the same one wins in file and manifest
+            records = {path: self._write(key, delta) for path, (key, delta) in entries.items()}
+            written = {record["key"]: record for record in records.values()}
+            same = {path: written[record["key"]] for path, record in self._manifest["adapters"].items() if record["key"] in written}
+            self._manifest["adapters"] |= same | records
 
     def get_delta(self, adapter_path: str | Path, key: str | None = None) -> Float[np.ndarray, "..."] | None:
         """The delta of one adapter, float32; None when it is absent, corrupt (see `faults`), or stored under another key."""
@@ -77,6 +79,18 @@ class DeltaCache:
         if record is None or (key is not None and record["key"] != key):
             return None
         return self._load(str(adapter_path), record)
+
+    def held(self, keys: Mapping[str, str]) -> set[str]:
+        """Of adapters (path -> key), those whose sound delta is stored; one stored for an equal adapter elsewhere gets this path too."""
+        adapters = self._manifest["adapters"]
+        by_key = {record["key"]: record for record in adapters.values()}
+        found = {path: by_key[key] for path, key in keys.items() if key in by_key}
+        sound = {path: record for path, record in found.items() if self._load(path, record) is not None}
+        moved = {path: dict(record) for path, record in sound.items() if adapters.get(path) != record}
+        if moved:
+            with self._locked():
+                self._manifest["adapters"].update(moved)
+        return set(sound)
 
     def get_all_deltas(self) -> dict[str, Float[np.ndarray, "..."]]:
         """Adapter path -> delta of every sound entry."""

@@ -4,24 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from llgbm.delta.cache import DeltaCache
 from llgbm.delta.engine import DeltaEngine
-from llgbm.errors import InputError
-from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.peft_io import read_adapter
+from llgbm.lora.bulk import read_readable
 from llgbm.progress import ProgressCallback
 
 
 @dataclass
 class DeltaReport:
-    """What one call did; of several processes, each reports its own share."""
+    """What one call did; every one of several processes gets the report of all."""
 
     computed: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    """Adapters that could not be read -> why."""
+    """Adapters that could not be read, or whose delta is not finite -> why."""
     corrupt: list[str] = field(default_factory=list)
     """Cache entries that were damaged and have been computed anew."""
 
@@ -44,7 +44,7 @@ def compute_deltas(
         InputError: The cache holds deltas of another configuration. Unreadable adapters do not stop the rest.
     """
     cache.bind(engine.config)
-    state, report = PartialState(), DeltaReport()
+    state, report = PartialState(cpu=engine.functional.device.type == "cpu"), DeltaReport()
     size = engine.adapters_at_once
     chunks = [[str(path) for path in adapter_paths[start : start + size]] for start in range(0, len(adapter_paths), size)]
     mine = chunks[state.process_index :: state.num_processes]
@@ -55,25 +55,36 @@ def compute_deltas(
         if progress:
             progress(done, total, failed=len(report.failed))
     state.wait_for_everyone()
-    return report
+    return report if state.num_processes == 1 else _merged(gather_object([report]))
+
+
+def _merged(reports: list[DeltaReport]) -> DeltaReport:
+    whole = DeltaReport()
+    for part in reports:
+        whole.computed += part.computed
+        whole.reused += part.reused
+        whole.failed |= part.failed
+        whole.corrupt += part.corrupt
+    return whole
 
 
 def _compute_chunk(engine: DeltaEngine, paths: list[str], cache: DeltaCache, report: DeltaReport) -> None:
-    pending: dict[str, tuple[str, LoRAFactors]] = {}
-    for path in paths:
-        try:
-            factors = read_adapter(path, engine.functional.shapes)
-        except InputError as error:
-            report.failed[path] = str(error)
-            continue
-        key = engine.key(factors.content_hash())
-        faults = len(cache.faults)
-        if cache.get_delta(path, key) is not None:
-            report.reused.append(path)
-            continue
-        report.corrupt += cache.faults[faults:]
-        pending[path] = (key, factors)
-    if pending:
-        deltas = engine.deltas(LoRAFactors.stack([factors for _, factors in pending.values()]))
-        cache.save_deltas({path: (key, delta) for (path, (key, _)), delta in zip(pending.items(), deltas, strict=True)})
-        report.computed += pending
+    """One chunk. If anything is missing the whole chunk is forwarded again, so that an entry's bits do not depend on what was missing."""
+    batch = read_readable(paths, engine.functional.shapes)
+    report.failed |= batch.failures
+    if batch.factors is None:
+        return
+    keys = {path: engine.key(batch.factors.content_hash(i)) for i, path in enumerate(batch.paths)}
+    faults = len(cache.faults)
+    held = cache.held(keys)
+    missing = [path for path in keys if path not in held]
+    report.corrupt += cache.faults[faults:]
+    report.reused += [path for path in keys if path in held]
+    if not missing:
+        return
+    deltas = dict(zip(batch.paths, engine.deltas(batch.factors), strict=True))
+    for path in [path for path in missing if not np.isfinite(deltas[path]).all()]:
+        report.failed[path] = f"adapter {path}: its delta has NaN or infinite values in {engine.config['dtype']}; check its scaling"
+        missing.remove(path)
+    cache.save_deltas({path: (keys[path], deltas[path]) for path in missing})
+    report.computed += missing

@@ -24,9 +24,9 @@ from llgbm.probes import ProbeSet, load_probes
 from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.suite import Example
 
-MEMORY_BYTES = 256 * 2**20
-"""Default budget of one forward's hidden states. Fixed, not read off the machine: the adapters that share a forward are then the same
-everywhere, and so are the bits."""
+MEMORY_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
+"""Default budget of one forward's hidden states by kind of device. Fixed, not read off the machine: the adapters that share a forward
+are then the same everywhere, and so are the bits. On the CPU more is slower: 38 micro teachers at once take 0.71 s for 120, all at once 0.81 s."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DeltaEngine:
         probes: On what it is compared.
         options: What is kept.
         shapes: Modules that adapters may touch; by default every linear module but the head.
-        memory_bytes: Budget that decides how many adapters share a forward.
+        memory_bytes: Budget that decides how many adapters share a forward; by default `MEMORY_BYTES`.
 
     Raises:
         InputError: A probe does not fit the base's context, a layer or token does not exist, response tokens are asked
@@ -69,7 +69,7 @@ class DeltaEngine:
         probes: ProbeSet,
         options: DeltaOptions | None = None,
         shapes: Mapping[str, tuple[int, int]] | None = None,
-        memory_bytes: int = MEMORY_BYTES,
+        memory_bytes: int | None = None,
     ) -> None:
         self.base, self.probes, self.options = base, probes, options or DeltaOptions()
         self.functional = FunctionalLoRA(base.model, shapes or target_shapes(base.model, "all-linear"))
@@ -77,7 +77,8 @@ class DeltaEngine:
         layers = self.options.layers
         wanted = range(self.functional.n_layers + 1) if layers == "all" else (layers,) if isinstance(layers, int) else layers
         self.layers: tuple[int, ...] = tuple(wanted)
-        self.adapters_at_once = max(1, memory_bytes // self._bytes_per_adapter())
+        budget = memory_bytes or MEMORY_BYTES.get(self.functional.device.type, MEMORY_BYTES["cpu"])
+        self.adapters_at_once = max(1, budget // self._bytes_per_adapter())
         self.base_states = self._states(None, 1)[0]
 
     @property
