@@ -1,0 +1,72 @@
+"""The whole way on a small suite: every stage leaves what the next one reads, and runs only once."""
+
+import json
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+
+from llgbm.cli import main
+from llgbm.zoo.base import load_base
+from llgbm.zoo.micro.world import micro_suite
+
+SEEN = ["reverse-lower-brackets", "rotate_left-upper-plain", "increment-commas-plain", "double-letters-plain", "color-last-plain"]
+UNSEEN = ["reverse-lower-plain", "increment-digits-plain"]
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    micro_suite(n_train=20, n_test=4).select(SEEN + UNSEEN).save(tmp_path / "suite")
+    folders = {
+        "--zoo.suite": "suite",
+        "--checkpoint_folder": "zoo",
+        "--delta_cache_dir": "deltas",
+        "--output_dir": "outputs",
+    }
+    return ["quickstart", "--config", "smoke", *(part for flag, name in folders.items() for part in (flag, str(tmp_path / name)))]
+
+
+def test_suite_has_what_the_test_needs() -> None:
+    tasks = micro_suite(n_train=20, n_test=4).tasks
+    assert {tasks[name].split for name in SEEN} == {"seen"}
+    assert {tasks[name].split for name in UNSEEN} == {"unseen_combination"}
+
+
+def test_quickstart_end_to_end_and_again(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for heading in ("zoo: 7 teachers", "deltas:", "pictures:", "generator:", "evaluation:", "generated adapter", "What to run next"):
+        assert heading in out
+    run = tmp_path / "outputs" / "smoke"
+    for name in ("config.yaml", "metadata.json", "metrics.jsonl", "generator/config.json", "eval_main.json", "figures/delta_map.svg"):
+        assert (run / name).exists(), name
+    assert json.loads((run / "metadata.json").read_text())["state"] == "COMPLETED"
+    document = json.loads((run / "eval_main.json").read_text())
+    assert set(document) >= {"splits", "tasks", "base", "config_hash"}
+    for methods in document["splits"].values():
+        for scores in methods.values():
+            assert set(scores) == {"exact_match", "exact_match_stderr", "nll", "gain_recovered", "n_tasks", "n_examples"}
+    assert {"base", "teacher", "generated"} <= set(document["splits"]["unseen_combination"])
+    adapter = next(path.parent for path in run.rglob("adapter_config.json"))
+    PeftModel.from_pretrained(load_base("micro").model, adapter)
+
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and "example_adapter" not in path.parts}
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.count("already there") == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_fault_keeps_what_was_done(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments, "--generator.encoder", "nonsense"]) == 2
+    assert "nonsense" in capsys.readouterr().err
+    assert (tmp_path / "zoo" / "manifest.json").exists()
+    assert main(arguments) == 0
+
+
+def test_broken_suite_is_named_and_nothing_is_written(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "suite" / "train.jsonl"
+    path.write_text(path.read_text() + '{"task": \n')
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert "train.jsonl:141: not valid JSON" in err
+    assert not (tmp_path / "zoo").exists()
