@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from llgbm.errors import InputError
-from llgbm.zoo.suite import ALPACA_FRAME, TaskSuite, read_jsonl
+from llgbm.zoo.suite import ALPACA_FRAME, TaskSuite, load_suite, read_jsonl
 
 _GENERIC = (
     "Please respond to this message.",
@@ -117,18 +117,25 @@ PROBE_SETS: dict[str, Callable[[], list[str]]] = {
 
 
 def load_probes(probe_type: str) -> ProbeSet:
-    """A probe set by name, or from a file: one text per line, or JSONL with `text` (and `response`).
+    """A probe set by name, from a suite, or from a file: one text per line, or JSONL with `text` (and `response`).
+
+    `suite:micro` (or `suite:<folder>`) draws one framed input of every task, `answered:micro` its right answer too.
 
     Raises:
         InputError: Neither a known name nor a readable file, or some but not all probes have responses.
     """
     if probe_type in PROBE_SETS:
         return ProbeSet(probe_type, tuple(PROBE_SETS[probe_type]()))
+    kind, _, source = probe_type.partition(":")
+    if kind in ("suite", "answered") and source:
+        return suite_probes(load_suite(source), with_responses=kind == "answered")
     path = Path(probe_type)
     if not path.is_file():
         near = difflib.get_close_matches(probe_type, PROBE_SETS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(f"probe type {probe_type!r} is neither one of {', '.join(PROBE_SETS)}{hint} nor a file")
+        raise InputError(
+            f"probe type {probe_type!r} is neither one of {', '.join(PROBE_SETS)}{hint} nor suite:<suite>, answered:<suite> or a file"
+        )
     if path.suffix != ".jsonl":
         return ProbeSet(path.stem, tuple(line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()))
     rows = [row for _, row in read_jsonl(path, required=("text",))]
@@ -139,9 +146,10 @@ def load_probes(probe_type: str) -> ProbeSet:
 
 
 def suite_probes(suite: TaskSuite, per_task: int = 1, with_responses: bool = False, seed: int = 0) -> ProbeSet:
-    """In-distribution probes: framed train inputs of every task, with the right answers as responses if asked for."""
+    """In-distribution probes: framed train inputs of every task in random order, with the right answers as responses if asked for."""
     rng = random.Random(seed)
     drawn = [example for task in suite for example in rng.sample(task.train, min(per_task, len(task.train)))]
+    rng.shuffle(drawn)  # so that the first few are of different domains
     texts = tuple(suite.framed(example.input) for example in drawn)
     return ProbeSet(f"suite:{suite.name}", texts, tuple(example.output for example in drawn) if with_responses else None)
 

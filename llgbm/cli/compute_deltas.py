@@ -1,13 +1,17 @@
 """`llgbm compute-deltas`: fingerprints of a folder of adapters, and what they say."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from llgbm.cli.options import add_config_arguments, read_config
 from llgbm.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from llgbm.delta import DeltaReport
 
 HELP = "Compute the delta activations of a folder of adapters into a cache."
 
@@ -19,17 +23,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--output_dir", type=str, default="deltas", help="the cache (default: %(default)s)")
     parser.add_argument("--probe_type", type=str, default=None, help="same as --probe.probe_type (default: generic)")
+    parser.add_argument("--layers", type=str, default=None, help="a layer, several with commas, or all (default: --delta.layer_idx)")
+    parser.add_argument("--tokens", type=str, default=None, help="a token's number, last, mean or response (default: --delta.token_idx)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     add_config_arguments(parser, sections=("model", "probe", "delta"))
 
 
 def run(args: Namespace) -> int:
-    """Exit status 2 when an adapter could not be read; the others are done."""
+    """Exit status 2 when an adapter could not be read; the others are done. Under torchrun the first process speaks for all."""
+    from accelerate import PartialState
+
     from llgbm.delta import DeltaCache, compute_deltas, make_engine
     from llgbm.errors import InputError
     from llgbm.lora.peft_io import find_adapters
     from llgbm.progress import ProgressBar
-    from llgbm.report.embeddings import summarize_deltas
     from llgbm.reproducibility import ExperimentLogger
 
     config = read_config(args)
@@ -38,13 +45,28 @@ def run(args: Namespace) -> int:
         raise InputError(f"{args.checkpoint_dir}: no adapters here (no adapter_config.json below it); 'llgbm zoo build' trains some")
     if args.probe_type:
         config.probe.probe_type = args.probe_type
-    engine = make_engine(config)
+    first = PartialState(cpu=config.model.device == "cpu").is_main_process
+    engine = make_engine(config, args.layers, args.tokens)
     cache = DeltaCache(args.output_dir)
     folder = Path(args.output_dir).resolve()
-    with ProgressBar("deltas", "adapters") as progress, ExperimentLogger(folder.parent, folder.name) as logger:
-        logger.log_config(engine.config)
+    with ExitStack() as stack:
+        if first:
+            stack.enter_context(ExperimentLogger(folder.parent, folder.name)).log_config(engine.config)
+        progress = stack.enter_context(ProgressBar("deltas", "adapters")) if first else None
         report = compute_deltas(engine, paths, cache, progress)
-    summary: dict[str, Any] = summarize_deltas(DeltaCache(args.output_dir).get_all_deltas(), Path(args.checkpoint_dir))
+    if first:
+        _show(args, report)
+    return 2 if report.failed else 0
+
+
+def _show(args: Namespace, report: "DeltaReport") -> None:
+    """The closing tables, of this call's adapters only, and what went wrong."""
+    from llgbm.delta import DeltaCache
+    from llgbm.report.embeddings import summarize_deltas
+
+    own = {*report.computed, *report.reused}
+    deltas = {path: delta for path, delta in DeltaCache(args.output_dir).get_all_deltas().items() if path in own}
+    summary: dict[str, Any] = summarize_deltas(deltas, Path(args.checkpoint_dir))
     for fault in report.corrupt:
         print(f"llgbm: {fault}; it was computed anew", file=sys.stderr)
     for reason in report.failed.values():
@@ -52,8 +74,7 @@ def run(args: Namespace) -> int:
     counts = {"computed": len(report.computed), "reused": len(report.reused), "failed": len(report.failed), "corrupt": len(report.corrupt)}
     if args.json:
         print_json({"cache": args.output_dir, **counts, "failures": report.failed, **summary})
-    else:
-        print_table(summary["domains"], title="delta norms and nearest neighbors by domain (cosine)")
-        print_table([{"grouped_by": k, "silhouette": v} for k, v in summary["silhouettes"].items()], title="silhouette")
-        print(f"{args.output_dir}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
-    return 2 if report.failed else 0
+        return
+    print_table(summary["domains"], title="delta norms and nearest neighbors by domain (cosine)")
+    print_table([{"grouped_by": k, "silhouette": v} for k, v in summary["silhouettes"].items()], title="silhouette")
+    print(f"{args.output_dir}: {', '.join(f'{n} {what}' for what, n in counts.items())}")

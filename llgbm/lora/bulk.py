@@ -54,7 +54,7 @@ def read_readable(paths: Sequence[str | Path], shapes: Mapping[str, tuple[int, i
 
 
 def _layout(folder: Path, alone: int) -> tuple[object, bytes]:
-    """What adapters must share to be read together (config and header), and the file's numbers; a key of its own where it cannot be told."""
+    """What adapters must share to be read together (config and header), and the numbers; a key of its own where it cannot be told."""
     try:
         config, content = (folder / CONFIG_FILE).read_bytes(), (folder / TENSOR_FILE).read_bytes()
     except OSError:

@@ -41,14 +41,14 @@ def silhouette(rows: Float[np.ndarray, "K F"], labels: Sequence[str]) -> float |
 
 
 def summarize_deltas(deltas: Mapping[str, np.ndarray], root: str | Path) -> dict[str, Any]:
-    """Norms and neighbors by domain, silhouettes by domain and by task.
+    """Norms and neighbors by domain, silhouettes by domain and by task, and the nearest neighbor of every adapter.
 
     Args:
         deltas: Adapter path -> delta.
         root: The zoo; the folders below it are domains, then tasks.
     """
     if not deltas:
-        return {"domains": [], "silhouettes": {"domain": None, "task": None}}
+        return {"domains": [], "silhouettes": {"domain": None, "task": None}, "neighbors": {}}
     rows = matrix(deltas)
     domains, tasks = ([group_of(path, root, level) for path in deltas] for level in (0, 1))
     similar = cosine_similarities(rows)
@@ -67,4 +67,10 @@ def summarize_deltas(deltas: Mapping[str, np.ndarray], root: str | Path) -> dict
                 "nearest_of_same_domain": float(np.mean([domains[nearest[i]] == domain for i in members])),
             }
         )
-    return {"domains": table, "silhouettes": {"domain": silhouette(rows, domains), "task": silhouette(rows, tasks)}}
+    paths = list(deltas)
+    neighbors = {p: {"nearest": paths[k], "cosine": float(similar[i, k])} for i, (p, k) in enumerate(zip(paths, nearest, strict=True))}
+    return {
+        "domains": table,
+        "silhouettes": {"domain": silhouette(rows, domains), "task": silhouette(rows, tasks)},
+        "neighbors": neighbors if len(paths) > 1 else {},
+    }

@@ -77,6 +77,20 @@ def test_equals_peft_for_a_heterogeneous_zoo_in_any_order(base: Base, zoo: list[
             assert np.abs(delta).max() > 0.01
 
 
+def test_layers_and_tokens_from_the_command_line(zoo: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compute-deltas", "--checkpoint_dir", str(zoo[0].parents[2]), "--json"]
+    assert main([*arguments, "--output_dir", str(tmp_path / "a"), "--layers", "all", "--tokens", "mean"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert set(shown["neighbors"]) == {str(path) for path in zoo}
+    assert {delta.shape for delta in DeltaCache(tmp_path / "a").get_all_deltas().values()} == {(6, 128)}
+    assert main([*arguments, "--output_dir", str(tmp_path / "b"), "--layers", "0,-1", "--tokens", "last"]) == 0
+    assert {delta.shape for delta in DeltaCache(tmp_path / "b").get_all_deltas().values()} == {(2, 128)}
+    capsys.readouterr()
+    for flag, value in (("layers", "top"), ("tokens", "first")):
+        assert main([*arguments, "--output_dir", str(tmp_path / "c"), f"--{flag}", value]) == 2
+        assert f"llgbm: {flag} '{value}' are unknown; give a number" in capsys.readouterr().err
+
+
 def test_base_is_bit_identical_before_and_after(base: Base, zoo: list[Path]) -> None:
     ids = base.tokenizer("hello", return_tensors="pt").input_ids
     before = base.model(input_ids=ids).logits

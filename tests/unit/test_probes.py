@@ -36,7 +36,9 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_faults() -> None:
-    with pytest.raises(InputError, match=r"probe type 'genric' is neither one of .*\(did you mean generic\?\) nor a file"):
+    with pytest.raises(
+        InputError, match=r"probe type 'genric' is neither one of .*\(did you mean generic\?\) nor suite:<suite>, .* or a file"
+    ):
         load_probes("genric")
     with pytest.raises(InputError, match="probe set x is empty"):
         ProbeSet("x", ())
@@ -54,3 +56,12 @@ def test_suite_probes_are_framed_seeded_and_answered() -> None:
     answers = {suite.framed(e.input): e.output for task in suite for e in task.train}
     assert [answers[text] for text in probes.texts] == list(probes.responses)
     assert suite_probes(suite, 3) == suite_probes(suite, 3) != suite_probes(suite, 3, seed=1)
+
+
+def test_probes_of_a_suite_by_name(tmp_path: Path) -> None:
+    suite = micro_suite(n_train=4, n_test=2).select(["reverse-lower-plain", "double-digits-plain"])
+    suite.save(tmp_path)
+    assert load_probes(f"suite:{tmp_path}").responses is None
+    answered = load_probes(f"answered:{tmp_path}")
+    assert answered.responses is not None
+    assert answered.texts == load_probes(f"suite:{tmp_path}").texts
