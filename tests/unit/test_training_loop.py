@@ -244,7 +244,8 @@ def test_kill_nine_then_resume(config, tmp_path, seconds_after_first_step):
     config.save(tmp_path / "config.yaml")
     code = "import sys; from llgbm.config import ExperimentConfig; from llgbm.training.loop import train_generator;"
     code += f"train_generator(ExperimentConfig.load({str(tmp_path / 'config.yaml')!r}))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    same_threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number gives other bits
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=same_threads)
     log = Path(config.output_dir) / "run" / "metrics.jsonl"
     while process.poll() is None and not (log.exists() and log.stat().st_size):
         time.sleep(0.01)
