@@ -120,3 +120,18 @@ def plot_similarity(rows: Float[np.ndarray, "K F"], domains: Sequence[str], path
         axes.set_yticks(middles, labels)
         axes.set_xticks(middles, labels, rotation=30, ha="right")
         figure.colorbar(image, ax=axes, label="cosine similarity of delta fingerprints", shrink=0.8)
+
+
+def plot_seconds(seconds: Mapping[str, float], title: str, path: str | Path) -> None:
+    """Median seconds of each way of doing the same work, as bars from the fastest to the slowest, on a logarithmic scale."""
+    names = sorted(seconds, key=lambda name: seconds[name])
+    with _figure(path, 6, 0.9 + 0.42 * len(names)) as figure:
+        axes = figure.subplots()
+        bars = axes.barh(names, [seconds[name] for name in names], color=COLORS[0])
+        axes.bar_label(bars, [f"{seconds[name]:.2g} s" for name in names], padding=4)
+        axes.set_xscale("log")
+        axes.set_xlim(min(seconds.values()) / 3, max(seconds.values()) * 3)
+        axes.invert_yaxis()
+        axes.set_xlabel("median seconds")
+        axes.set_title(title, loc="left")
+        _bare(axes)
