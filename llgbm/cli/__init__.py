@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "train": "llgbm.cli.train",
     "generate": "llgbm.cli.generate",
     "evaluate": "llgbm.cli.evaluate",
+    "retrieve": "llgbm.cli.retrieve",
     "visualize": "llgbm.cli.visualize",
     "bench": "llgbm.cli.bench",
 }

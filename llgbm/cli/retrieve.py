@@ -1,0 +1,115 @@
+"""`llgbm retrieve`: the adapters of a cache that do most nearly the same, and one adapter merged from them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from llgbm.cli.options import add_config_arguments, read_config
+from llgbm.cli.output import print_json, print_table
+from llgbm.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llgbm.delta import DeltaCache, DeltaEngine
+
+HELP = "Find the adapters whose deltas are nearest to an adapter's or to a given delta, and merge them if asked."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The query, the cache, the merge, and the base and probes that the cache was computed with."""
+    parser.add_argument("--adapter", type=str, default=None, metavar="DIR", help="a PEFT adapter; it is not among its own hits")
+    parser.add_argument("--delta", type=str, default=None, metavar="FILE", help="a safetensors file with a tensor named delta")
+    parser.add_argument("--cache_dir", type=str, default="deltas", help="of compute-deltas (default: %(default)s)")
+    parser.add_argument("--k", type=int, default=5, help="hits (default: %(default)s)")
+    parser.add_argument("--approximate", action="store_true", help="search a graph (HNSW) instead of every delta")
+    parser.add_argument(
+        "--merge", type=str, default=None, metavar="METHOD", help="merge the hits, weighted by cosine (sum 1): product, ties ..."
+    )
+    parser.add_argument("--density", type=float, default=None, help="share of entries that a pruning merge keeps")
+    parser.add_argument("--rank", type=int, default=None, help="rank of the merged adapter (product, svd)")
+    parser.add_argument("--output_dir", type=str, default=None, metavar="DIR", help="PEFT folder of the merged adapter")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_config_arguments(parser, sections=("model", "probe"))
+
+
+def run(args: Namespace) -> int:
+    """Search; merge and write if asked."""
+    if (args.adapter is None) == (args.delta is None):
+        raise InputError("say what to look for: --adapter DIR or --delta FILE, one of them")
+    if (args.merge is None) != (args.output_dir is None):
+        raise InputError("--merge METHOD and --output_dir DIR belong together; give both or neither")
+    import sys
+
+    from llgbm.delta import DeltaCache
+    from llgbm.retrieval import AdapterIndex
+
+    cache = DeltaCache(args.cache_dir)
+    index = AdapterIndex(cache, approximate=args.approximate)
+    for fault in cache.faults:
+        print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
+    engine = _engine(args, cache) if args.adapter or args.merge else None
+    delta = _read_delta(args.delta) if args.delta else _measure(engine, args.adapter)
+    own = Path(args.adapter).resolve() if args.adapter else None
+    hits = [hit for hit in index.search(delta, args.k + (own is not None)) if Path(hit[0]).resolve() != own][: args.k]
+    merged = _merge(args, engine, hits) if args.merge else None
+    rows = [{"adapter": path, "cosine": cosine} for path, cosine in hits]
+    if args.json:
+        print_json({"hits": rows, **({"merged": merged} if merged else {})})
+        return 0
+    print_table(rows, ("adapter", "cosine"))
+    print(f"{args.cache_dir}: nearest of {len(index.paths)} adapters")
+    if merged:
+        print(f"{merged['output_dir']}: {args.merge} of {len(merged['weights'])} adapters")
+    return 0
+
+
+def _engine(args: Namespace, cache: "DeltaCache") -> "DeltaEngine":
+    """The engine that filled the cache: base and probes from flags, the rest as the cache has it; another's is refused."""
+    from dataclasses import fields
+
+    from llgbm.delta import DeltaEngine, DeltaOptions, make_engine
+
+    stored = cache.manifest["config"]
+    options = {field.name: stored[field.name] for field in fields(DeltaOptions) if field.name in stored}
+    if isinstance(options.get("layers"), list):
+        options["layers"] = tuple(options["layers"])
+    made = make_engine(read_config(args))
+    engine = DeltaEngine(made.base, made.probes, DeltaOptions(**options))
+    cache.bind(engine.config)
+    return engine
+
+
+def _measure(engine: "DeltaEngine | None", adapter: str) -> "np.ndarray":
+    from llgbm.lora.peft_io import read_adapter
+
+    assert engine is not None
+    return engine.deltas(read_adapter(adapter, engine.functional.shapes))[0]
+
+
+def _read_delta(file: str) -> "np.ndarray":
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(file)["delta"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); give a safetensors file with a tensor named delta") from error
+
+
+def _merge(args: Namespace, engine: "DeltaEngine | None", hits: list[tuple[str, float]]) -> dict[str, Any]:
+    """Write the merged adapter; hits of cosine 0 or below have no part in it."""
+    from llgbm.lora.peft_io import write_adapter
+    from llgbm.retrieval import AdapterMerger
+
+    assert engine is not None
+    alike = [(path, cosine) for path, cosine in hits if cosine > 0]
+    if not alike:
+        raise InputError("no hit has a cosine above 0, so there is nothing alike to merge; raise --k or look for something else")
+    total = sum(cosine for _, cosine in alike)
+    weights = [cosine / total for _, cosine in alike]
+    merger = AdapterMerger(engine.functional.shapes)
+    factors = merger.merge([path for path, _ in alike], weights, args.merge, density=args.density, rank=args.rank)
+    write_adapter(args.output_dir, factors, base_name=engine.base.name, fan_in_fan_out=engine.functional.fan_in_fan_out)
+    return {"method": args.merge, "output_dir": args.output_dir, "weights": {path: w for (path, _), w in zip(alike, weights, strict=True)}}
