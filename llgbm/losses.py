@@ -16,19 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llgbm.delta.behavior import Predictions
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors, product_inner, product_inner_by_module
 
 TINY = 1e-12
 T = TypeVar("T")
-
-
-@dataclass
-class Predictions:
-    """A teacher's log-probabilities at n tokens: the whole vocabulary, or its k most likely tokens when `tokens` is set."""
-
-    log_probs: Float[Tensor, "n V"]
-    tokens: Int[Tensor, "n V"] | None = None
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """What an adapter does to hidden states: the engine that measures it and the cache that keeps it."""
 
+from llgbm.delta.behavior import Behavior, Predictions, observe, top_predictions
 from llgbm.delta.cache import DeltaCache
 from llgbm.delta.compute import DeltaReport, compute_deltas
 from llgbm.delta.engine import (
@@ -13,14 +14,18 @@ from llgbm.delta.engine import (
 )
 
 __all__ = [
+    "Behavior",
     "DeltaCache",
     "DeltaEngine",
     "DeltaOptions",
     "DeltaReport",
+    "Predictions",
     "aggregate",
     "compute_adapter_delta",
     "compute_base_activation",
     "compute_deltas",
     "make_engine",
+    "observe",
     "token_states",
+    "top_predictions",
 ]

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from llgbm.artifacts import hash_json
 from llgbm.config import DeltaConfig, ExperimentConfig
 from llgbm.dataset import NO_LABEL, TokenBatch, encode_examples, encode_texts
+from llgbm.delta.behavior import Behavior, observe
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
@@ -104,9 +105,27 @@ class DeltaEngine:
         [K, D] for one layer and mean or max; a layer axis follows K when several layers are kept; concat makes the
         last axis P * D, none puts an axis of P probes before D.
         """
-        starts = range(0, factors.n_adapters, self.adapters_at_once)
-        chunks = [range(start, min(start + self.adapters_at_once, factors.n_adapters)) for start in starts]
-        return np.concatenate([self._chunk(factors.select(chunk)) for chunk in chunks])
+        return np.concatenate([self._chunk(factors.select(chunk)) for chunk in self._chunks(factors.n_adapters)])
+
+    @torch.no_grad()
+    def behavior(self, factors: LoRAFactors, predictions: bool = True, top_k: int = 0) -> Behavior:
+        """States at the kept layers and predictions at each chosen token, not averaged, of K adapters one after another.
+
+        Where response tokens are asked for, these are the positions that predict them, as in training: a trajectory.
+        """
+        parts = []
+        for chunk in self._chunks(factors.n_adapters):
+            ids, mask, at = (t.repeat(len(chunk), 1) for t in (self.batch.input_ids, self.batch.attention_mask, self._observed))
+            part = factors.select(chunk).to(device=self.functional.device)
+            parts.append(observe(self.functional, part, ids, mask, at, layers=self.layers, predictions=predictions, top_k=top_k))
+        return Behavior.join(parts)
+
+    @property
+    def _observed(self) -> Bool[Tensor, "P T"]:
+        return self.batch.predicts if self.options.tokens == "response" else chosen_tokens(self.batch, self.options.tokens)
+
+    def _chunks(self, count: int) -> list[range]:
+        return [range(start, min(start + self.adapters_at_once, count)) for start in range(0, count, self.adapters_at_once)]
 
     def _chunk(self, factors: LoRAFactors) -> np.ndarray:
         factors = factors.to(device=self.functional.device)
@@ -137,17 +156,29 @@ def token_states(hidden: Float[Tensor, "N T D"], batch: TokenBatch, tokens: int 
     Raises:
         InputError: A row has no such token.
     """
+    chosen = chosen_tokens(batch, tokens)
+    if isinstance(tokens, str):
+        return (hidden.float() * chosen[..., None]).sum(1) / chosen.sum(1, keepdim=True)
+    return hidden[chosen].float()
+
+
+def chosen_tokens(batch: TokenBatch, tokens: int | str) -> Bool[Tensor, "N T"]:
+    """True at the numbered real token (-1 the last), at every real token (`mean`), or at every response token.
+
+    Raises:
+        InputError: A row has no such token.
+    """
     if isinstance(tokens, str):
         chosen = {"mean": batch.attention_mask.bool(), "response": batch.labels != NO_LABEL}[tokens]
         if not bool(chosen.any(1).all()):
             raise InputError(f"a probe has no {tokens} token; give probes with responses or choose other tokens")
-        return (hidden.float() * chosen[..., None]).sum(1) / chosen.sum(1, keepdim=True)
+        return chosen
     order = batch.attention_mask.cumsum(1)
     number = order[:, -1:] + tokens + 1 if tokens < 0 else torch.full_like(order[:, -1:], tokens + 1)
     at = (order == number) & batch.attention_mask.bool()
     if not bool(at.any(1).all()):
         raise InputError(f"delta.token_idx {tokens} is outside a probe of {int(order[:, -1].min())} tokens; choose one nearer the end")
-    return hidden[at].float()
+    return at
 
 
 def aggregate(deltas: Float[Tensor, "K P D"], how: str) -> Float[Tensor, "K ..."]:

@@ -11,10 +11,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from llgbm.dataset import TokenBatch
+from llgbm.delta import Behavior, observe
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors, product_inner
-from llgbm.losses import OBJECTIVES, Predictions, mean_per_adapter, token_kl
+from llgbm.losses import OBJECTIVES, mean_per_adapter, token_kl
 from llgbm.progress import ProgressCallback
 
 TEACHERS_AT_ONCE = 16
@@ -38,21 +39,6 @@ class TargetOptions:
         return any(what in OBJECTIVES[term].needs for term in self.terms)
 
 
-@dataclass
-class TeacherOutputs:
-    """Teachers' outputs at n response tokens."""
-
-    predictions: Predictions | None
-    states: dict[int, Tensor] | None
-
-    def select(self, index: Tensor) -> "TeacherOutputs":
-        predictions, states = self.predictions, self.states
-        if predictions is not None:
-            tokens = predictions.tokens
-            predictions = Predictions(predictions.log_probs[index], None if tokens is None else tokens[index])
-        return TeacherOutputs(predictions, None if states is None else {layer: s[index] for layer, s in states.items()})
-
-
 class TeacherTargets:
     """Teachers' outputs on their examples, from memory where they fit, and each term's value for the zero adapter."""
 
@@ -68,7 +54,7 @@ class TeacherTargets:
         self.per_teacher = len(examples) // teachers.n_adapters
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), examples.predicts.sum(1).cpu().cumsum(0)])
         self.scale = self._structural_scale()
-        self._stored: TeacherOutputs | None = None
+        self._stored: Behavior | None = None
         if (options.needs("predictions") or options.needs("states")) and self._estimated_bytes() <= options.cache_bytes:
             self._stored = self._all_outputs(progress)
         if options.needs("logits") or options.needs("states"):
@@ -78,7 +64,7 @@ class TeacherTargets:
         """Row numbers of the chosen examples of the chosen teachers."""
         return torch.tensor([k * self.per_teacher + e for k, chosen in zip(teachers, examples, strict=True) for e in chosen])
 
-    def outputs(self, teachers: Sequence[int], rows: Int[Tensor, " N"], batch: TokenBatch) -> TeacherOutputs:
+    def outputs(self, teachers: Sequence[int], rows: Int[Tensor, " N"], batch: TokenBatch) -> Behavior:
         """The teachers' outputs at the response tokens of `batch`, which is `examples.rows(rows)`."""
         if self._stored is None:
             return self._compute(teachers, batch)
@@ -88,21 +74,20 @@ class TeacherTargets:
         )
 
     @torch.no_grad()
-    def _compute(self, teachers: Sequence[int], batch: TokenBatch) -> TeacherOutputs:
-        predicts, options = batch.predicts, self.options
-        layers = options.layers if options.needs("states") else ()
-        wants_logits = options.needs("predictions")
-        out = self.functional(
+    def _compute(self, teachers: Sequence[int], batch: TokenBatch) -> Behavior:
+        options = self.options
+        return observe(
+            self.functional,
             self.teachers.select(list(teachers)),
             batch.input_ids,
             batch.attention_mask,
-            hidden_layers=layers,
-            logits_at=predicts if wants_logits else None,
+            batch.predicts,
+            layers=options.layers if options.needs("states") else (),
+            predictions=options.needs("predictions"),
+            top_k=options.top_k,
         )
-        predictions = None if out.logits is None else top_predictions(out.logits, options.top_k)
-        return TeacherOutputs(predictions, {layer: out.hidden[layer][predicts].float() for layer in layers} if layers else None)
 
-    def _all_outputs(self, progress: ProgressCallback | None) -> TeacherOutputs:
+    def _all_outputs(self, progress: ProgressCallback | None) -> Behavior:
         count, found = self.teachers.n_adapters, []
         for start in range(0, count, TEACHERS_AT_ONCE):
             chosen = range(start, min(start + TEACHERS_AT_ONCE, count))
@@ -110,7 +95,7 @@ class TeacherTargets:
             found.append(self._compute(chosen, batch))
             if progress is not None:
                 progress(chosen.stop, count)
-        return concatenate_outputs(found)
+        return Behavior.join(found)
 
     def _estimated_bytes(self) -> int:
         model = self.functional.model
@@ -170,24 +155,3 @@ def owners(batch: TokenBatch, rows_per_adapter: int) -> Int[Tensor, " n"]:
     """The adapter each response token belongs to, in the order in which `predicts` selects."""
     rows = torch.arange(len(batch), device=batch.input_ids.device) // rows_per_adapter
     return rows.repeat_interleave(batch.predicts.sum(1))
-
-
-def top_predictions(logits: Tensor, top_k: int) -> Predictions:
-    """Log-probabilities over the vocabulary, or of its `top_k` most likely tokens."""
-    log_probs = logits.float().log_softmax(-1)
-    if not 0 < top_k < log_probs.shape[-1]:
-        return Predictions(log_probs)
-    values, tokens = log_probs.topk(top_k, dim=-1)
-    return Predictions(values, tokens)
-
-
-def concatenate_outputs(parts: Sequence[TeacherOutputs]) -> TeacherOutputs:
-    """Outputs of consecutive tokens, joined."""
-    predictions, states = None, None
-    if parts[0].predictions is not None:
-        found = [p.predictions for p in parts if p.predictions is not None]
-        tokens = [p.tokens for p in found if p.tokens is not None]
-        predictions = Predictions(torch.cat([p.log_probs for p in found]), torch.cat(tokens) if tokens else None)
-    if parts[0].states is not None:
-        states = {layer: torch.cat([p.states[layer] for p in parts if p.states is not None]) for layer in parts[0].states}
-    return TeacherOutputs(predictions, states)

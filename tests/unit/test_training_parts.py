@@ -5,12 +5,11 @@ import torch
 
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
-from llgbm.losses import Predictions
 from llgbm.models.encoder import HashingEncoder
 from llgbm.training.conditions import ConditionTable
 from llgbm.training.probe_targets import aggregate, token_states
 from llgbm.training.step import plan_step
-from llgbm.training.targets import TeacherOutputs, concatenate_outputs, owners, top_predictions
+from llgbm.training.targets import owners
 from llgbm.zoo.suite import Task
 
 TASKS = [
@@ -78,28 +77,6 @@ def test_owners_follow_the_order_of_selected_positions():
     batch = TokenBatch(labels.clamp_min(0), torch.ones_like(labels), labels)
     assert owners(batch, 2).tolist() == [0, 0, 0, 1, 1, 1]
     assert owners(batch, 1).tolist() == [0, 0, 1, 2, 3, 3]
-
-
-def test_outputs_are_selected_and_joined():
-    parts = [
-        TeacherOutputs(Predictions(torch.full((2, 3), float(i)), torch.full((2, 3), i)), {1: torch.full((2, 4), float(i))}) for i in (0, 1)
-    ]
-    joined = concatenate_outputs(parts).select(torch.tensor([3, 0]))
-    assert joined.predictions is not None
-    assert joined.predictions.tokens is not None
-    assert joined.states is not None
-    assert joined.predictions.log_probs[:, 0].tolist() == [1, 0]
-    assert joined.predictions.tokens[:, 0].tolist() == [1, 0]
-    assert joined.states[1][:, 0].tolist() == [1, 0]
-
-
-def test_top_predictions_keep_log_probabilities_of_the_whole_vocabulary():
-    logits = torch.tensor([[1.0, 3.0, 2.0]])
-    whole, some = top_predictions(logits, 0), top_predictions(logits, 2)
-    assert whole.tokens is None
-    assert some.tokens is not None
-    assert some.tokens.tolist() == [[1, 2]]
-    assert torch.equal(some.log_probs[0], whole.log_probs[0, [1, 2]])
 
 
 def test_token_states_count_real_tokens_only():

@@ -1,0 +1,91 @@
+"""What adapted models do at chosen tokens: hidden states and predictions, from one forward of K adapters.
+
+Training takes its targets from here and the delta engine its trajectories and top-k logits, so the two are the same.
+
+Shapes: K adapters, N rows of T tokens (N a multiple of K), n chosen tokens in row-major order, D hidden size, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+
+
+@dataclass
+class Predictions:
+    """Log-probabilities at n tokens: the whole vocabulary, or the k most likely tokens when `tokens` is set."""
+
+    log_probs: Float[Tensor, "n V"]
+    tokens: Int[Tensor, "n V"] | None = None
+
+
+@dataclass
+class Behavior:
+    """States and predictions at n chosen tokens; what was not asked for is None."""
+
+    predictions: Predictions | None
+    states: dict[int, Tensor] | None
+    """Layer -> [n, D], float32."""
+
+    def select(self, index: Tensor) -> "Behavior":
+        """Those of some tokens, in the order of the index."""
+        predictions, states = self.predictions, self.states
+        if predictions is not None:
+            tokens = predictions.tokens
+            predictions = Predictions(predictions.log_probs[index], None if tokens is None else tokens[index])
+        return Behavior(predictions, None if states is None else {layer: s[index] for layer, s in states.items()})
+
+    @staticmethod
+    def join(parts: Sequence["Behavior"]) -> "Behavior":
+        """Behavior at consecutive tokens; all parts hold the same kinds."""
+        predictions, states = None, None
+        if parts[0].predictions is not None:
+            found = [p.predictions for p in parts if p.predictions is not None]
+            tokens = [p.tokens for p in found if p.tokens is not None]
+            predictions = Predictions(torch.cat([p.log_probs for p in found]), torch.cat(tokens) if tokens else None)
+        if parts[0].states is not None:
+            states = {layer: torch.cat([p.states[layer] for p in parts if p.states is not None]) for layer in parts[0].states}
+        return Behavior(predictions, states)
+
+
+def observe(
+    functional: FunctionalLoRA,
+    factors: LoRAFactors | None,
+    input_ids: Int[Tensor, "N T"],
+    attention_mask: Int[Tensor, "N T"],
+    at: Bool[Tensor, "N T"],
+    *,
+    layers: Sequence[int] = (),
+    predictions: bool = False,
+    top_k: int = 0,
+) -> Behavior:
+    """One forward of K adapters (or the base) and what it shows at chosen tokens.
+
+    Args:
+        functional: The wrapped base.
+        factors: K adapters; row k * b + j belongs to adapter k. None is the base.
+        input_ids: Token ids.
+        attention_mask: 1 at real tokens.
+        at: The chosen tokens.
+        layers: Hidden states to keep, numbered as in `FunctionalLoRA`.
+        predictions: Whether to keep what is predicted to come after each chosen token.
+        top_k: Keep only that many most likely tokens, with their log-probabilities over the whole vocabulary; 0 keeps all.
+    """
+    logits_at = at if predictions else None
+    out = functional(factors, input_ids, attention_mask, hidden_layers=layers, logits_at=logits_at)
+    states = {layer: out.hidden[layer][at].float() for layer in layers} if layers else None
+    return Behavior(None if out.logits is None else top_predictions(out.logits, top_k), states)
+
+
+def top_predictions(logits: Float[Tensor, "n V"], top_k: int) -> Predictions:
+    """Log-probabilities over the vocabulary, or of its `top_k` most likely tokens."""
+    log_probs = logits.float().log_softmax(-1)
+    if not 0 < top_k < log_probs.shape[-1]:
+        return Predictions(log_probs)
+    values, tokens = log_probs.topk(top_k, dim=-1)
+    return Predictions(values, tokens)

@@ -1,0 +1,85 @@
+"""States and predictions at chosen tokens: equal to the plain model's, whoever asks."""
+
+import pytest
+import torch
+
+from llgbm.delta import Behavior, DeltaEngine, DeltaOptions, Predictions, top_predictions
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.peft_io import target_shapes
+from llgbm.probes import ProbeSet
+from llgbm.training.targets import TargetOptions, TeacherTargets
+from llgbm.zoo.base import Base, load_base
+
+ANSWERED = ProbeSet("answered", ("ab", "abcd"), ("x", "yz"))
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return load_base("micro")
+
+
+@pytest.fixture(scope="module")
+def factors(base: Base) -> LoRAFactors:
+    generator = torch.Generator().manual_seed(0)
+    start = LoRAFactors.initialize(target_shapes(base.model, ["q_proj", "down_proj"]), 2, 4.0, 3, generator=generator)
+    return start.map(lambda t: torch.randn(t.shape, generator=generator) * 0.1)
+
+
+def test_predictions_at_the_last_token_are_those_of_the_plain_model(base: Base, factors: LoRAFactors) -> None:
+    engine = DeltaEngine(base, ProbeSet("two", ("ab", "a longer one")))
+    behavior = engine.behavior(factors.map(torch.zeros_like), top_k=3)
+    assert behavior.predictions is not None
+    assert behavior.predictions.tokens is not None
+    for row, text in enumerate(("ab", "a longer one") * 3):
+        with torch.no_grad():
+            logits = base.model(**base.tokenizer(text, return_tensors="pt")).logits[0, -1]
+        values, tokens = logits.log_softmax(-1).topk(3)
+        assert behavior.predictions.tokens[row].tolist() == tokens.tolist()
+        torch.testing.assert_close(behavior.predictions.log_probs[row], values, atol=1e-5, rtol=1e-5)
+
+
+def test_states_at_the_last_token_give_the_fingerprint(base: Base, factors: LoRAFactors) -> None:
+    engine = DeltaEngine(base, ANSWERED, memory_bytes=1)  # one adapter a forward
+    states = engine.behavior(factors, predictions=False).states
+    assert states is not None
+    differences = states[-1].unflatten(0, (3, 2)) - engine.base_states[0]
+    torch.testing.assert_close(differences.mean(1), torch.from_numpy(engine.deltas(factors)))
+
+
+def test_the_engine_shows_what_training_learns_from(base: Base, factors: LoRAFactors) -> None:
+    engine = DeltaEngine(base, ANSWERED, DeltaOptions(layers=(1, 3), tokens="response"))
+    from_engine = engine.behavior(factors, top_k=4)
+    options = TargetOptions(frozenset({"kl", "trajectory"}), (1, 3), top_k=4)
+    examples = engine.batch.rows([0, 1] * 3)
+    targets = TeacherTargets(FunctionalLoRA(base.model, factors.shapes), factors, examples, options)
+    rows = targets.rows(range(3), [[0, 1]] * 3)
+    trained = targets.outputs(range(3), rows, examples)
+    assert from_engine.states is not None
+    assert trained.states is not None
+    for layer in (1, 3):
+        torch.testing.assert_close(from_engine.states[layer], trained.states[layer])
+    assert from_engine.predictions is not None
+    assert trained.predictions is not None
+    torch.testing.assert_close(from_engine.predictions.log_probs, trained.predictions.log_probs)
+    assert len(from_engine.predictions.log_probs) == 3 * (2 + 3)  # answers and their end tokens
+
+
+def test_behavior_is_selected_and_joined():
+    parts = [Behavior(Predictions(torch.full((2, 3), float(i)), torch.full((2, 3), i)), {1: torch.full((2, 4), float(i))}) for i in (0, 1)]
+    joined = Behavior.join(parts).select(torch.tensor([3, 0]))
+    assert joined.predictions is not None
+    assert joined.predictions.tokens is not None
+    assert joined.states is not None
+    assert joined.predictions.log_probs[:, 0].tolist() == [1, 0]
+    assert joined.predictions.tokens[:, 0].tolist() == [1, 0]
+    assert joined.states[1][:, 0].tolist() == [1, 0]
+
+
+def test_top_predictions_keep_log_probabilities_of_the_whole_vocabulary():
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    whole, some = top_predictions(logits, 0), top_predictions(logits, 2)
+    assert whole.tokens is None
+    assert some.tokens is not None
+    assert some.tokens.tolist() == [[1, 2]]
+    assert torch.equal(some.log_probs[0], whole.log_probs[0, [1, 2]])
