@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "llgbm.cli.evaluate",
     "retrieve": "llgbm.cli.retrieve",
     "visualize": "llgbm.cli.visualize",
+    "report": "llgbm.cli.report",
     "bench": "llgbm.cli.bench",
 }
 """Command -> module with `HELP`, `add_arguments(parser)` and `run(args) -> int`."""

@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from sklearn.metrics import silhouette_score
+
+from llgbm.artifacts import read_json
 
 
 def group_of(path: str, root: str | Path, level: int) -> str:
@@ -30,14 +33,40 @@ def cosine_similarities(rows: Float[np.ndarray, "K F"]) -> Float[np.ndarray, "K 
     return unit @ unit.T
 
 
-def silhouette(rows: Float[np.ndarray, "K F"], labels: Sequence[str]) -> float | None:
+def silhouette(similarities: Float[np.ndarray, "K K"], labels: Sequence[str]) -> float | None:
     """Mean silhouette by cosine distance over groups of at least two; None without two such groups."""
     counts = Counter(labels)
     kept = [i for i, label in enumerate(labels) if counts[label] > 1]
     groups = {labels[i] for i in kept}
     if not 2 <= len(groups) < len(kept):
         return None
-    return float(silhouette_score(rows[kept], [labels[i] for i in kept], metric="cosine"))
+    distances = (1 - similarities[np.ix_(kept, kept)]).clip(0)
+    np.fill_diagonal(distances, 0)
+    return float(silhouette_score(distances, [labels[i] for i in kept], metric="precomputed"))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of K adapters, in their order."""
+
+    domains: list[str]
+    tasks: list[str]
+    splits: list[str]
+    """`adapter` where no zoo tells."""
+
+    @staticmethod
+    def of(paths: Sequence[str], root: str | Path) -> "Labels":
+        """From the folders, and the split from the zoo's manifest if there is one at the root."""
+        manifest = Path(root) / "manifest.json"
+        known = {str(Path(root) / row["path"]): row["split"] for row in read_json(manifest)["teachers"]} if manifest.exists() else {}
+        domains, tasks = ([group_of(path, root, level) for path in paths] for level in (0, 1))
+        return Labels(domains, tasks, [known.get(path, "adapter") for path in paths])
+
+    def silhouettes(self, similarities: Float[np.ndarray, "K K"]) -> dict[str, float | None]:
+        """By domain, without mixtures, which belong to two, and by task."""
+        single = [i for i, split in enumerate(self.splits) if split != "mixture"]
+        domains = [self.domains[i] for i in single]
+        return {"domain": silhouette(similarities[np.ix_(single, single)], domains), "task": silhouette(similarities, self.tasks)}
 
 
 def summarize_deltas(deltas: Mapping[str, np.ndarray], root: str | Path) -> dict[str, Any]:
@@ -50,8 +79,9 @@ def summarize_deltas(deltas: Mapping[str, np.ndarray], root: str | Path) -> dict
     if not deltas:
         return {"domains": [], "silhouettes": {"domain": None, "task": None}, "neighbors": {}}
     rows = matrix(deltas)
-    domains, tasks = ([group_of(path, root, level) for path in deltas] for level in (0, 1))
-    similar = cosine_similarities(rows)
+    labels = Labels.of(list(deltas), root)
+    domains, similar = labels.domains, cosine_similarities(rows)
+    silhouettes = labels.silhouettes(similar)
     np.fill_diagonal(similar, -np.inf)
     nearest = similar.argmax(1)
     norms = np.linalg.norm(rows, axis=1)
@@ -71,6 +101,6 @@ def summarize_deltas(deltas: Mapping[str, np.ndarray], root: str | Path) -> dict
     neighbors = {p: {"nearest": paths[k], "cosine": float(similar[i, k])} for i, (p, k) in enumerate(zip(paths, nearest, strict=True))}
     return {
         "domains": table,
-        "silhouettes": {"domain": silhouette(rows, domains), "task": silhouette(rows, tasks)},
+        "silhouettes": silhouettes,
         "neighbors": neighbors if len(paths) > 1 else {},
     }

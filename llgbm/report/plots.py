@@ -4,7 +4,9 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -70,6 +72,8 @@ def plot_delta_map(rows: Float[np.ndarray, "K F"], domains: Sequence[str], split
     perplexity = max(2.0, min(30.0, (len(rows) - 1) / 3))
     pca = PCA(n_components=2, random_state=seed).fit(unit)
     views = {"PCA": pca.transform(unit)}
+    if find_spec("umap"):
+        views = {"UMAP": _umap(unit, seed), **views}
     if len(rows) > 4:
         views = {"t-SNE": TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed).fit_transform(unit), **views}
     colors = color_of(domains)
@@ -93,6 +97,13 @@ def plot_delta_map(rows: Float[np.ndarray, "K F"], domains: Sequence[str], split
         grid[-1].set_xlabel(f"PC 1 ({shares[0]:.0%} of variance)")
         grid[-1].set_ylabel(f"PC 2 ({shares[1]:.0%})")
         _map_legend(figure, colors, list(dict.fromkeys(splits)))
+
+
+def _umap(unit: Float[np.ndarray, "K F"], seed: int) -> Float[np.ndarray, "K 2"]:
+    import umap  # an extra, and slow to import
+
+    neighbors = min(15, len(unit) - 1)
+    return umap.UMAP(n_neighbors=neighbors, metric="cosine", init="random", random_state=seed, n_jobs=1).fit_transform(unit)
 
 
 def _map_legend(figure: Figure, colors: Mapping[str, str], splits: Sequence[str]) -> None:
@@ -120,6 +131,54 @@ def plot_similarity(rows: Float[np.ndarray, "K F"], domains: Sequence[str], path
         axes.set_yticks(middles, labels)
         axes.set_xticks(middles, labels, rotation=30, ha="right")
         figure.colorbar(image, ax=axes, label="cosine similarity of delta fingerprints", shrink=0.8)
+
+
+def plot_silhouettes(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Silhouette of each embedding (`embedding`, `domain`, `task`; None where there are no such groups) as bars."""
+    kinds = [kind for kind in ("domain", "task") if any(row[kind] is not None for row in rows)]
+    with _figure(path, 7.2, 1.2 + 0.3 * len(rows) * (1 + len(kinds))) as figure:
+        axes = figure.subplots()
+        height = 0.8 / max(len(kinds), 1)
+        for number, (kind, color) in enumerate(zip(kinds, COLORS, strict=False)):
+            values = [np.nan if row[kind] is None else row[kind] for row in rows]
+            places = np.arange(len(rows)) + (number - (len(kinds) - 1) / 2) * height
+            bars = axes.barh(places, values, height, color=color, label=f"by {kind}")
+            axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=4)
+        axes.set_yticks(range(len(rows)), [row["embedding"] for row in rows])
+        axes.tick_params(axis="y", length=0)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.margins(x=0.14)
+        axes.invert_yaxis()
+        axes.set_xlabel("mean silhouette, cosine distance (1: groups lie apart, 0: they overlap)")
+        if len(kinds) > 1:
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        _bare(axes)
+        axes.spines["left"].set_visible(False)
+
+
+def plot_layers(
+    norms: Float[np.ndarray, "K layers"], domains: Sequence[str], silhouettes: Sequence[Mapping[str, float | None]], path: str | Path
+) -> None:
+    """By hidden state (0 the embeddings): the relative norm of the delta in each domain, and the silhouettes of the delta."""
+    layers = range(norms.shape[1])
+    with _figure(path, 10.4, 3.9) as figure:
+        left, right = figure.subplots(1, 2)
+        for (domain, color), marker in zip(color_of(domains).items(), itertools.cycle("o^sDvP")):
+            own = norms[[i for i, name in enumerate(domains) if name == domain]]
+            left.plot(layers, own.mean(0), color=color, marker=marker, label=domain)
+        left.set_ylabel("norm of delta / norm of base state")
+        left.set_ylim(bottom=0)
+        for kind, color, marker in (("domain", COLORS[0], "o"), ("task", COLORS[1], "^")):
+            points = [(layer, value) for layer, row in enumerate(silhouettes) if layer and (value := row[kind]) is not None]
+            if points:
+                right.plot(*zip(*points, strict=True), color=color, marker=marker, label=f"by {kind}")
+        right.set_ylabel("mean silhouette of the delta")
+        right.axhline(0, color="black", linewidth=0.8)
+        for axes in (left, right):
+            axes.set_xlabel("hidden state (0: embeddings, last: after the final norm)")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.legend(frameon=False, fontsize="small")
+            _bare(axes)
 
 
 def plot_seconds(seconds: Mapping[str, float], title: str, path: str | Path) -> None:

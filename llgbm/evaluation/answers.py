@@ -1,0 +1,89 @@
+"""Answers to look at: a few tasks, a few inputs each, what the base, the teacher and the generated adapter say, and the truth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llgbm.artifacts import read_json
+from llgbm.errors import InputError
+from llgbm.evaluation.methods import METHODS
+from llgbm.evaluation.setting import Question, Setting
+from llgbm.functional_lora import complete
+
+ANSWERS_FILE = "example_answers.json"
+METHODS_SHOWN = ("base", "generated", "teacher")
+SPLITS_SHOWN = ("unseen_combination", "unseen_wording", "mixture")
+
+
+def answer_examples(setting: Setting, n_tasks: int = 12, n_inputs: int = 3) -> dict[str, Any]:
+    """Answer test inputs by greedy decoding.
+
+    Args:
+        setting: Base, zoo and generator.
+        n_tasks: Tasks, shared out among the unseen splits that have any (else from `seen`), evenly spread over each.
+        n_inputs: Test inputs of each task, the first ones; fewer where a chosen task has fewer.
+
+    Returns:
+        `{"methods", "tasks": [{"task", "domain", "split", "description", "prompts", "examples": [{"input", "expected",
+        "answers": {method: text}}]}]}`; description and prompts are what the generator read.
+
+    Raises:
+        InputError: The setting has no generator.
+    """
+    if setting.generator is None:
+        raise InputError("example answers need a generator; give --checkpoint")
+    questions = _choose(setting, n_tasks)
+    count = min(n_inputs, *(len(question.task.test) for question in questions))
+    answers = {method: _answers(setting, method, questions, count) for method in METHODS_SHOWN}
+    rows = []
+    for k, question in enumerate(questions):
+        description, prompts = question.condition(*setting.condition_kind)
+        examples = [
+            {
+                "input": example.input,
+                "expected": example.output,
+                "answers": {method: of_method[k * count + i] for method, of_method in answers.items()},
+            }
+            for i, example in enumerate(question.task.test[:count])
+        ]
+        rows.append(
+            {
+                "task": question.task.name,
+                "domain": question.task.domain,
+                "split": question.split,
+                "description": description,
+                "prompts": list(prompts),
+                "examples": examples,
+            }
+        )
+    return {"methods": list(METHODS_SHOWN), "tasks": rows}
+
+
+def read_answers(path: str | Path) -> dict[str, Any]:
+    """Read what `answer_examples` returned, saved as JSON; InputError when it is something else."""
+    document = read_json(path)
+    try:
+        for task in document["tasks"]:
+            wanted = all({"input", "expected"} <= row.keys() and row["answers"].keys() for row in task["examples"])
+            if not (wanted and {"task", "split", "description", "prompts"} <= task.keys()):
+                raise KeyError
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not example answers (expected tasks with examples); write it anew with 'llgbm evaluate'") from error
+    return document
+
+
+def _choose(setting: Setting, n_tasks: int) -> list[Question]:
+    """Questions of the unseen splits in turn, evenly spread within each; the first is the first split's first."""
+    pools = [pool for split in SPLITS_SHOWN if (pool := setting.questions(split))] or [setting.questions("seen")]
+    chosen = []
+    for i, pool in enumerate(pools):
+        share = min(len(pool), n_tasks // len(pools) + (i < n_tasks % len(pools)))
+        chosen += [pool[j * len(pool) // share] for j in range(share)]
+    return chosen
+
+
+def _answers(setting: Setting, method: str, questions: Sequence[Question], count: int) -> list[str]:
+    """The first inputs of each question's task, answered with one method's adapters: `count` texts per question, in order."""
+    factors = METHODS[method].attempt(setting, questions).factors
+    texts = [setting.zoo.suite.framed(example.input) for question in questions for example in question.task.test[:count]]
+    return complete(setting.functional, factors, setting.base.tokenizer, texts)

@@ -1,0 +1,194 @@
+"""What a run folder holds, read into one record and checked; nothing is computed, and a part that is not there is None or empty."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llgbm.artifacts import hash_file, read_json
+from llgbm.errors import InputError
+from llgbm.evaluation.answers import ANSWERS_FILE, read_answers
+from llgbm.evaluation.task_eval import read_evaluation
+from llgbm.reproducibility import RUNNING
+from llgbm.schema import flatten, read_yaml
+
+REPORT_FILE = "report.html"
+UNHASHED = ("checkpoints", "tracking")
+"""Folders of a run whose files are not listed: many and large, and not results."""
+PICTURES = (".svg", ".png")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file a run left."""
+
+    path: str
+    """Below the run folder, with slashes."""
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The whole lines of a `metrics.jsonl`: each figure's (step, value) pairs in the order of steps."""
+
+    figures: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    last_step: int = 0
+    torn_lines: int = 0
+    """Lines a crash cut off, passed over."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything saved about one run."""
+
+    folder: Path
+    name: str
+    state: str
+    """RUNNING, COMPLETED or FAILED; UNKNOWN without metadata."""
+    metadata: dict[str, Any]
+    config: dict[str, Any]
+    """By dotted name."""
+    metrics: Metrics
+    training: dict[str, Any]
+    evaluations: dict[str, dict[str, Any]]
+    """By the name in `eval_<name>.json`."""
+    answers: dict[str, Any] | None
+    pictures: dict[str, Path]
+    """Stem -> file in `figures/`; SVG before PNG."""
+    zoo: dict[str, Any] | None
+    """The manifest of the zoo the config names, if it is there."""
+    artifacts: list[Artifact]
+
+    @property
+    def unfinished(self) -> bool:
+        return self.state == RUNNING
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What `llgbm compose` left in a folder."""
+
+    folder: Path
+    documents: dict[str, Any]
+    """File stem -> JSON document."""
+    pictures: dict[str, Path]
+    artifacts: list[Artifact]
+
+
+def collect_run(folder: str | Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        InputError: The folder is no run, or a file in it is not what its name says.
+    """
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in ("config.yaml", "metadata.json")):
+        raise InputError(f"{folder}: not a run (no config.yaml, no metadata.json); give a folder that 'llgbm train' wrote")
+    metadata = _read_object(folder / "metadata.json")
+    config = flatten(read_yaml(folder / "config.yaml")) if (folder / "config.yaml").is_file() else metadata.get("config", {})
+    answers = folder / ANSWERS_FILE
+    return Run(
+        folder=folder,
+        name=str(metadata.get("experiment_name") or config.get("experiment_name") or folder.name),
+        state=str(metadata.get("state", "UNKNOWN")),
+        metadata=metadata,
+        config=config,
+        metrics=read_curves(folder / "metrics.jsonl"),
+        training=_read_object(folder / "training.json"),
+        evaluations={path.stem.removeprefix("eval_"): _read_scores(path) for path in sorted(folder.glob("eval_*.json"))},
+        answers=read_answers(answers) if answers.is_file() else None,
+        pictures=_pictures(folder / "figures"),
+        zoo=_read_zoo(config.get("checkpoint_folder")),
+        artifacts=_artifacts(folder),
+    )
+
+
+def collect_composition(folder: str | Path) -> Composition | None:
+    """Read a folder of composition results; None when there are none."""
+    folder = Path(folder)
+    documents = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    return Composition(folder, documents, _pictures(folder, folder / "figures"), _artifacts(folder)) if documents else None
+
+
+def read_curves(path: Path) -> Metrics:
+    """Each figure's values by step; where a resumed run logged a step twice, the later line counts.
+
+    Raises:
+        InputError: A line is no JSON object with a step, unless it is the beginning of one that a crash tore off.
+    """
+    by_step: dict[int, dict[str, float]] = {}
+    torn = 0
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
+        row = _parsed(line)
+        if row is None and line.startswith(b"{") and not line.rstrip().endswith(b"}"):
+            torn += 1
+            continue
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise InputError(f"{path}:{number}: not a line of metrics (expected a JSON object with an integer step); remove or mend it")
+        by_step[row["step"]] = {name: float(value) for name, value in row.items() if name != "step" and _is_figure(value)}
+    figures: dict[str, list[tuple[int, float]]] = {}
+    for step in sorted(by_step):
+        for name, value in by_step[step].items():
+            figures.setdefault(name, []).append((step, value))
+    return Metrics(figures, max(by_step, default=0), torn)
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, empty when there is no file."""
+    value = read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}; write it anew with 'llgbm train'")
+    return value
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    """An evaluation whose every score is there."""
+    document = read_evaluation(path)
+    try:
+        for methods in document["splits"].values():
+            for name, summary in methods.items():
+                if not _is_figure(summary["exact_match"]):
+                    raise InputError(f"{path}: exact match of {name} is {summary['exact_match']!r}, not a number; write it anew")
+        whole = all({"split", "task", "exact_match"} <= row.keys() and isinstance(row["exact_match"], Mapping) for row in document["tasks"])
+    except (AttributeError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path}: not a whole evaluation (a split or a task lacks its exact match); write it anew with 'llgbm evaluate'")
+    return document
+
+
+def _read_zoo(folder: object) -> dict[str, Any] | None:
+    path = Path(str(folder)) / "manifest.json"
+    if not folder or not path.is_file():
+        return None
+    return {**_read_object(path), "folder": str(folder), "manifest_hash": hash_file(path)}
+
+
+def _pictures(*folders: Path) -> dict[str, Path]:
+    """Stem -> picture; a PNG gives way to the SVG of its name."""
+    found = (path for folder in folders for suffix in reversed(PICTURES) for path in sorted(folder.glob(f"*{suffix}")))
+    return {path.stem: path for path in found}
+
+
+def _artifacts(folder: Path) -> list[Artifact]:
+    """Every file but checkpoints, hidden files and reports themselves, by path."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not _is_left_out(path.relative_to(folder))]
+    return [Artifact(path.relative_to(folder).as_posix(), path.stat().st_size, hash_file(path)) for path in sorted(files)]
+
+
+def _is_left_out(path: Path) -> bool:
+    return path.suffix == ".html" or path.parts[0] in UNHASHED or any(part.startswith(".") for part in path.parts)

@@ -1,0 +1,128 @@
+"""`report.html`: one page about one or several runs that needs nothing but itself, made from saved results only.
+
+The same files give the same bytes: the page holds no time of its own, and every number in it stands in a file of the run.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from llgbm.artifacts import hash_json, write_text
+from llgbm.errors import InputError
+from llgbm.report import scores, sections
+from llgbm.report.charts import STYLES
+from llgbm.report.collect import REPORT_FILE, Composition, Run, collect_composition, collect_run
+from llgbm.report.table import words
+
+MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+DELTA_PICTURES = {
+    "delta_map": "Each point is one adapter of the zoo, placed by what it does to the base's hidden states on generic probes",
+    "delta_similarity": "Cosine similarity of every two adapters' delta fingerprints, ordered by domain",
+}
+"""Pictures of deltas `llgbm visualize` draws, with what they show."""
+
+
+def write_report(
+    folders: Sequence[str | Path], output: str | Path | None = None, composition_dir: str | Path = "outputs/composition"
+) -> Path:
+    """Write the page; returns its path.
+
+    Args:
+        folders: Run folders, at least one; several are set side by side.
+        output: The file; by default `report.html` in the only run's folder.
+        composition_dir: Results of `llgbm compose`, shown if they are there.
+
+    Raises:
+        InputError: No folder or one twice, several without an output, or a folder whose files are not a run's.
+    """
+    if len({Path(folder).resolve() for folder in folders}) < max(1, len(folders)):
+        raise InputError(f"runs are {', '.join(map(str, folders)) or 'none'}; give at least one, each once")
+    if output is None and len(folders) > 1:
+        raise InputError(f"{len(folders)} runs in one report; say where it goes with --output FILE")
+    runs = [collect_run(folder) for folder in folders]
+    path = Path(output) if output is not None else Path(folders[0]) / REPORT_FILE
+    write_text(path, render(runs, collect_composition(composition_dir)))
+    return path
+
+
+def source_hash(folder: str | Path, composition_dir: str | Path) -> str:
+    """Hash of everything a page about one run is made from, the page's own code included."""
+    run, composition = collect_run(folder), collect_composition(composition_dir)
+    artifacts = [*run.artifacts, *(composition.artifacts if composition else [])]
+    zoo = run.zoo["manifest_hash"] if run.zoo else None
+    return hash_json([[[a.path, a.sha256] for a in artifacts], zoo, _asset("report.html"), _asset("report.css"), _asset("report.js")])
+
+
+def render(runs: Sequence[Run], composition: Composition | None = None) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("llgbm.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["words"] = words
+    environment.globals["picture"] = picture
+    script, style = _asset("report.js"), _asset("report.css")
+    columns = scores.scores_of(runs)
+    return environment.get_template("report.html").render(
+        title=", ".join(run.name for run in runs),
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **_about_runs(runs),
+        **_about_scores(columns),
+        composition=composition,
+        composed=sections.composition_tables(composition) if composition else None,
+    )
+
+
+def picture(path: Path) -> str:
+    """A picture as a data URI. As an image, not inline: a script in an SVG file does not run."""
+    return f"data:{MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _about_runs(runs: Sequence[Run]) -> dict[str, Any]:
+    zoos = {run.zoo["manifest_hash"]: sections.zoo_table(run) for run in runs if run.zoo}
+    return {
+        "runs": runs,
+        "styles": STYLES,
+        "standing": {run.folder: sections.standing(run) for run in runs},
+        "facts": sections.facts_table(runs),
+        "config": sections.config_table(runs),
+        "differences": sections.config_table(runs, only_differing=True),
+        "zoos": [zoo for zoo in zoos.values() if zoo],
+        "curves": sections.training_curves(runs),
+        "delta_pictures": _delta_pictures(runs),
+        "artifacts": [sections.artifact_table(run.name, run.artifacts) for run in runs],
+    }
+
+
+def _about_scores(columns: Sequence[scores.Scores]) -> dict[str, Any]:
+    return {
+        "columns": columns,
+        "headlines": scores.headlines(columns[0]) if len(columns) == 1 else [],
+        "score_charts": scores.score_charts(columns),
+        "score_tables": scores.score_tables(columns) if columns else [],
+        "comparisons": [table for one in columns if (table := scores.comparison_table(one))],
+        "all_figures": [scores.figures_table(one) for one in columns],
+        "tasks": scores.task_table(columns),
+        "legend": scores.legend(columns),
+    }
+
+
+def _delta_pictures(runs: Sequence[Run]) -> list[tuple[str, str, Path]]:
+    """(name, what it shows, file), a picture that several runs share once."""
+    found: dict[bytes, tuple[str, str, Path]] = {}
+    for run in runs:
+        for name, caption in DELTA_PICTURES.items():
+            if path := run.pictures.get(name):
+                found.setdefault(path.read_bytes(), (name, caption, path))
+    return list(found.values())
+
+
+def _asset(name: str) -> str:
+    return files("llgbm.report").joinpath("page", name).read_text(encoding="utf-8")

@@ -1,0 +1,187 @@
+"""Evaluations of one or several runs as tables and charts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from markupsafe import Markup
+
+from llgbm.evaluation.methods import METHODS
+from llgbm.evaluation.statistics import bootstrap_interval
+from llgbm.evaluation.task_eval import REFERENCE
+from llgbm.report.charts import Estimate, estimates_chart
+from llgbm.report.collect import Run
+from llgbm.report.table import Cell, Table, number_cell, percent_cell, points, words
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One evaluation, with the name it has on the page."""
+
+    label: str
+    run: Run
+    document: dict[str, Any]
+
+    @property
+    def splits(self) -> dict[str, dict[str, dict[str, Any]]]:
+        return self.document["splits"]
+
+    @property
+    def is_of_run(self) -> bool:
+        """Whether the run's configuration is the one that was evaluated."""
+        own = self.run.metadata.get("config_hash")
+        return own is None or own == self.document["config_hash"]
+
+    @cached_property
+    def intervals(self) -> dict[tuple[str, str], tuple[float, float]]:
+        """95% interval of each split's and method's mean over tasks; none for fewer than two tasks."""
+        known: dict[tuple[float, ...], tuple[float, float]] = {}
+        found = {}
+        for split, methods in self.splits.items():
+            rows = [row["exact_match"] for row in self.document["tasks"] if row["split"] == split]
+            for method in methods:
+                values = tuple(row[method] for row in rows if method in row)
+                if len(values) > 1:
+                    if values not in known:
+                        known[values] = bootstrap_interval(values)
+                    found[split, method] = known[values]
+        return found
+
+    def cell(self, split: str, method: str) -> Cell:
+        """Exact match, its interval and the gain recovered."""
+        summary = self.splits.get(split, {}).get(method)
+        if summary is None:
+            return percent_cell(None)
+        gain = summary.get("gain_recovered")
+        shown = "" if gain is None or method in ("base", "teacher") else f"gain {gain:.0%}"
+        return percent_cell(summary["exact_match"], *self.intervals.get((split, method), (None, None)), note=shown)
+
+    def estimate(self, split: str, method: str) -> Estimate | None:
+        """The same for a chart."""
+        summary = self.splits.get(split, {}).get(method)
+        if summary is None:
+            return None
+        return Estimate(self.label, summary["exact_match"], *self.intervals.get((split, method), (None, None)))
+
+
+def scores_of(runs: Sequence[Run]) -> list[Scores]:
+    """Every evaluation of every run, named after the run, and after itself where a run has several."""
+    several = any(len(run.evaluations) > 1 for run in runs)
+    found = ((run, name, document) for run in runs for name, document in run.evaluations.items())
+    return [Scores(f"{run.name}, {name}" if several else run.name, run, document) for run, name, document in found]
+
+
+def headlines(scores: Scores) -> list[tuple[str, Cell, str]]:
+    """For each split: its name, what generated adapters reach, and what base and teacher do."""
+    found = []
+    for split, methods in scores.splits.items():
+        if REFERENCE in methods:
+            others = [f"{words(name)} {methods[name]['exact_match']:.1%}" for name in ("base", "few_shot", "teacher") if name in methods]
+            found.append((words(split), scores.cell(split, REFERENCE), " \N{MIDDLE DOT} ".join(others)))
+    return found
+
+
+def score_tables(columns: Sequence[Scores]) -> list[Table]:
+    """One evaluation: methods by split. Several: for each split, methods by evaluation."""
+    splits = list(dict.fromkeys(split for one in columns for split in one.splits))
+    if len(columns) == 1:
+        heads = [Cell("method"), *(_split_head(columns[0], split) for split in splits)]
+        rows = [[Cell(words(m)), *(columns[0].cell(split, m) for split in splits)] for m in _methods(columns, splits)]
+        return [Table("Exact match of each method, by split", heads, rows)]
+    tables = []
+    for split in splits:
+        rows = [[Cell(words(m)), *(one.cell(split, m) for one in columns)] for m in _methods(columns, [split])]
+        tables.append(Table(f"Exact match, {words(split)}", [Cell("method"), *(_run_head(one, split) for one in columns)], rows))
+    return tables
+
+
+def score_charts(columns: Sequence[Scores]) -> list[tuple[str, Markup]]:
+    """For each split, every method's exact match with its interval."""
+    charts = []
+    for split in dict.fromkeys(split for one in columns for split in one.splits):
+        rows = [(words(m), [one.estimate(split, m) for one in columns]) for m in _methods(columns, [split])]
+        charts.append((words(split), estimates_chart(f"Exact match, {words(split)}", rows)))
+    return charts
+
+
+def comparison_table(scores: Scores) -> Table | None:
+    """Generated adapters against each other method, paired by task; None without them."""
+    names = ("split", "generated minus", "difference, points", "95% interval", "p", "p (Holm)", "tasks")
+    rows = [
+        [
+            Cell(words(str(row["split"]))),
+            Cell(words(str(row["other"]))),
+            Cell(points(row["difference"]), sort=row["difference"], kind="number"),
+            Cell(f"[{points(row['low'])}, {points(row['high'])}]", kind="number"),
+            _p_cell(row.get("p_value")),
+            _p_cell(row.get("p_holm")),
+            number_cell(row.get("n_units")),
+        ]
+        for row in scores.document.get("comparisons", [])
+    ]
+    return Table(f"{scores.label}: generated adapters against the others", [Cell(name) for name in names], rows) if rows else None
+
+
+def figures_table(scores: Scores) -> Table:
+    """Every figure of an evaluation, one row per split and method."""
+    names = ("split", "method", "exact match", "standard error", "gain recovered", "NLL per token", "tasks", "examples")
+    rows = [
+        [
+            Cell(words(split)),
+            Cell(words(method)),
+            percent_cell(summary["exact_match"]),
+            number_cell(summary.get("exact_match_stderr")),
+            number_cell(summary.get("gain_recovered")),
+            number_cell(summary.get("nll")),
+            number_cell(summary.get("n_tasks")),
+            number_cell(summary.get("n_examples")),
+        ]
+        for split, methods in scores.splits.items()
+        for method, summary in methods.items()
+    ]
+    return Table(f"{scores.label}: every figure", [Cell(name) for name in names], rows)
+
+
+def task_table(columns: Sequence[Scores]) -> Table | None:
+    """Exact match on each task: of every method, or of the generated adapters where several evaluations stand side by side."""
+    shown = [(one, m) for one in columns for m in _methods([one], list(one.splits)) if len(columns) == 1 or m == REFERENCE]
+    tasks: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for i, one in enumerate(columns):
+        for row in one.document["tasks"]:
+            tasks.setdefault((row["split"], row["task"]), {})[i] = row
+    order = {id(one): i for i, one in enumerate(columns)}
+    rows = []
+    for (split, task), by_column in tasks.items():
+        scored = [by_column.get(order[id(one)], {}).get("exact_match", {}).get(method) for one, method in shown]
+        domain = str(next(iter(by_column.values())).get("domain", ""))
+        rows.append([Cell(task), Cell(domain), Cell(words(split)), *(percent_cell(value) for value in scored)])
+    heads = [Cell(words(m) if len(columns) == 1 else one.label) for one, m in shown]
+    return Table("Exact match on each task", [Cell("task"), Cell("domain"), Cell("split"), *heads], rows) if rows and shown else None
+
+
+def legend(columns: Sequence[Scores]) -> list[tuple[str, str]]:
+    """What each scored method is, in the words of its registry."""
+    methods = _methods(columns, list(dict.fromkeys(split for one in columns for split in one.splits)))
+    return [(words(m), (METHODS[m].attempt.__doc__ or "").strip()) for m in methods if m in METHODS]
+
+
+def _methods(columns: Sequence[Scores], splits: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(m for one in columns for split in splits for m in one.splits.get(split, {})))
+
+
+def _split_head(scores: Scores, split: str) -> Cell:
+    return Cell(words(split), _counted(scores, split))
+
+
+def _run_head(scores: Scores, split: str) -> Cell:
+    return Cell(scores.label, _counted(scores, split) if split in scores.splits else "")
+
+
+def _counted(scores: Scores, split: str) -> str:
+    summary = next(iter(scores.splits[split].values()), {})
+    return f"{summary['n_tasks']} tasks, {summary['n_examples']:,} examples" if {"n_tasks", "n_examples"} <= summary.keys() else ""
+
+
+def _p_cell(value: float | None) -> Cell:
+    return number_cell(None) if value is None else Cell(f"{value:.2g}", sort=value, kind="number")

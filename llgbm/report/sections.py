@@ -1,0 +1,176 @@
+"""What a page says about runs besides their scores: facts, configuration, curves, composition, files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from llgbm.report.charts import Curve, curves_chart, number, percent
+from llgbm.report.collect import Artifact, Composition, Run
+from llgbm.report.table import DASH, Cell, Table, duration, json_tables, number_cell, size, words
+from llgbm.reproducibility import COMPLETED, FAILED
+
+TITLES = {
+    "loss": "loss",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "adapters_per_second": "adapters per second",
+    "validation/exact_match": "exact match on held-back tasks",
+    "validation/nll": "NLL on held-back tasks",
+}
+"""Names of figures for people; any other is shown by its own."""
+
+
+def standing(run: Run) -> str:
+    """What to know about a run that has not ended well; empty for one that has."""
+    planned = run.config.get("training.total_steps")
+    reached = f"Last logged step: {run.metrics.last_step}" + (f" of {planned}." if planned else ".")
+    if run.state == COMPLETED:
+        return ""
+    if run.unfinished:
+        return f"This run has not ended: it is still going, or it was killed. {reached} What follows is what is there so far."
+    if run.state == FAILED:
+        return f"This run failed: {run.metadata.get('error', 'its record does not say why')}. {reached}"
+    return f"This run has no metadata.json, so nobody knows whether it ended. {reached}"
+
+
+def facts_table(runs: Sequence[Run]) -> Table:
+    """What was run, where, from which inputs; one column per run."""
+    found = [_facts(run) for run in runs]
+    names = [name for name in found[0] if any(facts[name] for facts in found)]
+    rows = [[Cell(name), *(Cell(facts[name] or DASH) for facts in found)] for name in names]
+    return Table("What was run", [Cell("fact"), *(Cell(run.name) for run in runs)], rows)
+
+
+def config_table(runs: Sequence[Run], only_differing: bool = False) -> Table | None:
+    """Every configuration field, or those in which the runs differ; None when there are none."""
+    names = list(dict.fromkeys(name for run in runs for name in run.config))
+    missing = object()
+    if only_differing:
+        names = [name for name in names if any(run.config.get(name, missing) != runs[0].config.get(name, missing) for run in runs)]
+    rows = [[Cell(name, kind="code"), *(Cell(_shown(run.config.get(name))) for run in runs)] for name in names]
+    caption = "Where the configurations differ" if only_differing else "Configuration"
+    return Table(caption, [Cell("field"), *(Cell(run.name) for run in runs)], rows) if rows else None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Panels of training curves, and the figures that never changed."""
+
+    panels: list[tuple[str, Markup]]
+    constant: list[str]
+
+
+def training_curves(runs: Sequence[Run]) -> Curves:
+    """One panel for each figure that changes in any run, the runs overlaid."""
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics.figures))
+    names.sort(key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
+    panels, constant = [], []
+    for name in names:
+        curves = [Curve(run.name, run.metrics.figures[name]) for run in runs if name in run.metrics.figures]
+        levels = {value for curve in curves for _, value in curve.points}
+        if len(levels) == 1 and name not in TITLES:
+            constant.append(f"{words(name)} = {number(levels.pop())}")
+            continue
+        share = "exact_match" in name
+        reference = _teacher_level(runs) if share else None
+        title = TITLES.get(name, words(name))
+        panels.append((title, curves_chart(title, curves, percent if share else number, reference)))
+    return Curves(panels, constant)
+
+
+def artifact_table(name: str, artifacts: Sequence[Artifact]) -> Table:
+    """Files with sizes and hashes."""
+    rows = [
+        [Cell(a.path, kind="code"), Cell(size(a.size_bytes), sort=a.size_bytes, kind="number"), Cell(a.sha256, kind="code")]
+        for a in artifacts
+    ]
+    return Table(f"Files of {name}", [Cell("file"), Cell("size"), Cell("SHA-256")], rows)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composition's sentences and tables."""
+
+    findings: list[str]
+    tables: list[Table]
+
+
+def composition_tables(composition: Composition) -> Composed:
+    """Whatever the documents hold: lists of sentences named `findings`, the rest as tables."""
+    findings: list[str] = []
+    tables: list[Table] = []
+    for stem, document in composition.documents.items():
+        if isinstance(document, dict):
+            said = document.get("findings", [])
+            findings += [str(line) for line in ([said] if isinstance(said, str) else said)]
+            document = {name: value for name, value in document.items() if name != "findings"}
+        tables += json_tables(document, words(stem))
+    return Composed(findings, tables)
+
+
+def zoo_table(run: Run) -> Table | None:
+    """The zoo's teachers by domain and split."""
+    if run.zoo is None or not isinstance(run.zoo.get("teachers"), list):
+        return None
+    groups: dict[tuple[str, str], list[float]] = {}
+    for teacher in run.zoo["teachers"]:
+        groups.setdefault((str(teacher.get("domain")), str(teacher.get("split"))), []).append(float(teacher.get("exact_match") or 0))
+    rows = [
+        [Cell(words(domain)), Cell(words(split)), number_cell(len(scores)), Cell(f"{sum(scores) / len(scores):.1%}", kind="number")]
+        for (domain, split), scores in sorted(groups.items())
+    ]
+    heads = [Cell("domain"), Cell("split"), Cell("teachers"), Cell("exact match in validation")]
+    return Table(f"Teachers of {run.zoo['folder']}", heads, rows)
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """Facts by name, every run's in the same order; empty where nothing is recorded."""
+    seen = run.metadata
+    git, machine, inputs = (seen.get(name) or {} for name in ("git", "environment", "inputs"))
+    packages = machine.get("packages") or {}
+    dirty = ", with uncommitted changes" if git.get("dirty") else ""
+    zoo = f"{len(run.zoo.get('teachers', []))} teachers in {run.zoo['folder']}, " if run.zoo else ""
+    return {
+        "state": run.state,
+        "folder": str(run.folder),
+        "started": str(seen.get("started", "")),
+        "took": duration(seen["seconds"]) if "seconds" in seen else "",
+        "steps": _steps(run),
+        "git": f"{git['commit'][:12]} on {git.get('branch')}{dirty}" if git.get("commit") else "",
+        "configuration": str(seen.get("config_hash", "")),
+        "seed": _shown(run.config.get("seed")),
+        "base": " ".join(filter(None, (str(run.config.get("model.name", "")), str(inputs.get("base", ""))[:16]))),
+        "zoo": zoo + str(inputs.get("zoo", ""))[:16],
+        "text encoder": " ".join(filter(None, (str(run.config.get("generator.encoder", "")), str(inputs.get("encoder", ""))[:32]))),
+        "machine": ", ".join(
+            str(part)
+            for part in (machine.get("platform"), machine.get("cpu_capability"), machine.get("device"), _threads(machine.get("threads")))
+            if part
+        ),
+        "software": ", ".join([f"Python {machine['python']}"] * ("python" in machine) + [f"{n} {v}" for n, v in packages.items() if v]),
+    }
+
+
+def _steps(run: Run) -> str:
+    done = run.training.get("steps", run.metrics.last_step or None)
+    best = run.training.get("best_step")
+    return "" if done is None else f"{done}" + (f", the best was {best}" if best is not None else "")
+
+
+def _threads(threads: object) -> str:
+    return f"{threads} threads" if threads else ""
+
+
+def _teacher_level(runs: Sequence[Run]) -> tuple[str, float] | None:
+    """The teachers' exact match on the held-back tasks, where all runs agree on it."""
+    levels = {run.training.get("teacher_exact_match") for run in runs}
+    level = levels.pop()
+    return None if levels or level is None else (f"teacher {level:.1%}", float(level))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return DASH
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
