@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from llgbm.zoo.micro import wordings
 from llgbm.zoo.micro.attributes import DOMAINS, WRAPPERS
 from llgbm.zoo.micro.things import RELATIONS, THINGS
 from llgbm.zoo.micro.world import is_test_payload, micro_suite, micro_tasks
@@ -89,13 +90,24 @@ def test_wordings_name_the_task_and_unseen_ones_are_new(suite: TaskSuite) -> Non
     assert len(set(descriptions)) == len(descriptions)
     for task in singles:
         known = {task.description, *task.paraphrases}
-        assert len(known) == 17
+        assert len(known) == 33
         assert task.unseen_paraphrases
         assert not known & set(task.unseen_paraphrases)
-        assert len(task.prompts) == 24
+        assert len(task.prompts) == 48
         assert len(task.unseen_prompts) == 8
-    for attribute in (*WRAPPERS, *(v for d in DOMAINS for v in (*d.operations, *d.styles))):
-        assert not set(attribute.wordings) & set(attribute.unseen_wordings)
+
+
+def test_every_value_can_be_said_and_no_unseen_wording_is_part_of_a_seen_one() -> None:
+    assert wordings.SUBJECTS.keys() == {d.name for d in DOMAINS}
+    assert wordings.OPERATIONS.keys() == {v.name for d in DOMAINS for v in d.operations}
+    assert wordings.STYLES.keys() == {v.name for d in DOMAINS for v in d.styles}
+    assert wordings.WRAPPERS.keys() == {v.name for v in WRAPPERS}
+    for table in (wordings.OPERATIONS, wordings.STYLES, wordings.WRAPPERS):
+        for words in table.values():
+            assert len(set(words.seen)) == 8
+            assert not any(seen in unseen or unseen in seen for seen in words.seen for unseen in words.unseen)
+        said = [wording for words in table.values() for wording in (*words.seen, *words.unseen)]
+        assert len(set(said)) == len(said)
 
 
 def test_mixtures_unite_two_seen_tasks_of_different_domains(suite: TaskSuite) -> None:

@@ -10,7 +10,9 @@ import itertools
 import random
 from functools import lru_cache
 
-from llgbm.zoo.micro.attributes import DOMAINS, WRAPPERS, Domain, Value
+from llgbm.zoo.micro import wordings
+from llgbm.zoo.micro.attributes import DOMAINS, WRAPPERS, Domain
+from llgbm.zoo.micro.wordings import Wordings
 from llgbm.zoo.suite import Example, Task, TaskSuite
 
 N_MIXTURES = 24
@@ -22,6 +24,10 @@ _DESCRIPTIONS = (
     "{Operation} {style} and put it {wrapper}.",
     "For {subject}, {operation}; give the answer {style}, {wrapper}.",
     "The answer should be {wrapper} and {style}: {operation}.",
+    "{Operation}. Style: {style}. Wrapping: {wrapper}.",
+    "A helper that, given {subject}, will {operation}, {style} and {wrapper}.",
+    "Result {wrapper}, {style}. What to do: {operation}.",
+    "Work on {subject}. {Operation} {wrapper}, and do so {style}.",
 )
 _UNSEEN_DESCRIPTIONS = ("What I want from {subject}, {wrapper} and {style}, is this: {operation}.",)
 _REQUESTS = (
@@ -29,6 +35,10 @@ _REQUESTS = (
     "{payload} - {operation}, {style}, {wrapper}.",
     "Here is {payload}. {Operation}, {style}, {wrapper}.",
     "I have {payload}; {operation} {wrapper} and {style}.",
+    "Given {payload}, {operation}. Answer {wrapper}, {style}.",
+    "{Operation} {style}. Put it {wrapper}. Input: {payload}",
+    "My input is {payload} and the result must be {wrapper} and {style}: {operation}.",
+    "With {payload}, can you {operation}, {style}, {wrapper}?",
 )
 _UNSEEN_REQUESTS = ("Could you take {payload} and {operation}? I need it {style} and {wrapper}.",)
 
@@ -84,10 +94,10 @@ class MicroTask:
             if len(found) == count:
                 break
             words = {
-                "subject": rng.choice(self.domain.unseen_subject if unseen else self.domain.subject),
-                "operation": _wording(rng, self.operation, unseen),
-                "style": _wording(rng, self.style, unseen),
-                "wrapper": _wording(rng, self.wrapper, unseen),
+                "subject": _say(rng, wordings.SUBJECTS[self.domain.name], unseen),
+                "operation": _say(rng, wordings.OPERATIONS[self.operation.name], unseen),
+                "style": _say(rng, wordings.STYLES[self.style.name], unseen),
+                "wrapper": _say(rng, wordings.WRAPPERS[self.wrapper.name], unseen),
                 "payload": self.example(rng, test=False).input if payload else "",
             }
             words["Operation"] = words["operation"][0].upper() + words["operation"][1:]
@@ -125,7 +135,7 @@ def micro_suite(seed: int = 0, n_train: int = 256, n_test: int = 40) -> TaskSuit
 
 def _single(task: MicroTask, seed: int, n_train: int, n_test: int) -> Task:
     rng = random.Random(f"wordings/{task.domain.name}/{task.name}/{seed}")
-    description, *paraphrases = task.descriptions(rng, 17, unseen=False)
+    description, *paraphrases = task.descriptions(rng, 33, unseen=False)
     return Task(
         name=task.name,
         domain=task.domain.name,
@@ -133,7 +143,7 @@ def _single(task: MicroTask, seed: int, n_train: int, n_test: int) -> Task:
         description=description,
         paraphrases=tuple(paraphrases),
         unseen_paraphrases=task.descriptions(rng, 1, unseen=True),
-        prompts=task.requests(rng, 24, unseen=False),
+        prompts=task.requests(rng, 48, unseen=False),
         unseen_prompts=task.requests(rng, 8, unseen=True),
         attributes={"operation": task.operation.name, "style": task.style.name, "wrapper": task.wrapper.name},
         train=task.examples(n_train, seed),
@@ -172,5 +182,5 @@ def _mixture(one: Task, two: Task) -> Task:
     )
 
 
-def _wording(rng: random.Random, value: Value, unseen: bool) -> str:
-    return rng.choice(value.unseen_wordings if unseen else value.wordings)
+def _say(rng: random.Random, words: Wordings, unseen: bool) -> str:
+    return rng.choice(words.unseen if unseen else words.seen)
