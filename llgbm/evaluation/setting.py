@@ -145,8 +145,9 @@ class Setting:
 
     def embed(self, texts: Sequence[Sequence[str]]) -> Float[Tensor, "K E"]:
         """Mean embedding of each list of texts, of unit length."""
-        rows = self.encoder.encode([text for group in texts for text in group]).split([len(group) for group in texts])
-        return F.normalize(torch.stack([row.mean(0) for row in rows]), dim=1)
+        rows = iter(self.encoder.encode([text for group in texts for text in group]))
+        means = [torch.stack([next(rows).mean(0) for _ in group]).mean(0) for group in texts]
+        return F.normalize(torch.stack(means), dim=1)
 
     def questions(self, split: str) -> list[Question]:
         """The split's tasks that have a teacher. `seen` and `unseen_wording` are the pool's tasks."""

