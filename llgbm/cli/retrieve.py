@@ -12,7 +12,7 @@ from llgbm.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from llgbm.delta import DeltaCache, DeltaEngine
+    from llgbm.delta import DeltaEngine
 
 HELP = "Find the adapters whose deltas are nearest to an adapter's or to a given delta, and merge them if asked."
 
@@ -42,14 +42,14 @@ def run(args: Namespace) -> int:
         raise InputError("--merge METHOD and --output_dir DIR belong together; give both or neither")
     import sys
 
-    from llgbm.delta import DeltaCache
+    from llgbm.delta import DeltaCache, engine_of_cache
     from llgbm.retrieval import AdapterIndex
 
     cache = DeltaCache(args.cache_dir)
     index = AdapterIndex(cache, approximate=args.approximate)
     for fault in cache.faults:
         print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
-    engine = _engine(args, cache) if args.adapter or args.merge else None
+    engine = engine_of_cache(read_config(args), cache) if args.adapter or args.merge else None
     delta = _read_delta(args.delta) if args.delta else _measure(engine, args.adapter)
     own = Path(args.adapter).resolve() if args.adapter else None
     hits = [hit for hit in index.search(delta, args.k + (own is not None)) if Path(hit[0]).resolve() != own][: args.k]
@@ -63,22 +63,6 @@ def run(args: Namespace) -> int:
     if merged:
         print(f"{merged['output_dir']}: {args.merge} of {len(merged['weights'])} adapters")
     return 0
-
-
-def _engine(args: Namespace, cache: "DeltaCache") -> "DeltaEngine":
-    """The engine that filled the cache: base and probes from flags, the rest as the cache has it; another's is refused."""
-    from dataclasses import fields
-
-    from llgbm.delta import DeltaEngine, DeltaOptions, make_engine
-
-    stored = cache.manifest["config"]
-    options = {field.name: stored[field.name] for field in fields(DeltaOptions) if field.name in stored}
-    if isinstance(options.get("layers"), list):
-        options["layers"] = tuple(options["layers"])
-    made = make_engine(read_config(args))
-    engine = DeltaEngine(made.base, made.probes, DeltaOptions(**options))
-    cache.bind(engine.config)
-    return engine
 
 
 def _measure(engine: "DeltaEngine | None", adapter: str) -> "np.ndarray":

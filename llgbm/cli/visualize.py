@@ -1,10 +1,18 @@
 """`llgbm visualize`: pictures of saved results."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-HELP = "Draw pictures of saved results: the map of deltas."
+from llgbm.cli.options import add_config_arguments, read_config
+from llgbm.cli.output import print_table
+
+if TYPE_CHECKING:
+    from llgbm.config import ExperimentConfig
+
+HELP = "Draw pictures of saved results: the space of deltas."
 
 TYPES = ("deltas",)
 
@@ -15,31 +23,40 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--input_dir", type=str, default="deltas", help="the delta cache (default: %(default)s)")
     parser.add_argument("--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="the adapters' zoo (default: %(default)s)")
     parser.add_argument("--output_dir", type=str, default="outputs/figures", help="where pictures go (default: %(default)s)")
+    add_config_arguments(parser, sections=("model", "probe"))
 
 
 def run(args: Namespace) -> int:
     """Write each picture as PNG and SVG and print its path."""
-    for path in draw_deltas(args.input_dir, args.checkpoint_dir, args.output_dir):
+    paths = draw_deltas(read_config(args), args.input_dir, args.checkpoint_dir, args.output_dir)
+    _show_silhouettes(Path(args.output_dir))
+    for path in paths:
         print(path)
     return 0
 
 
-def draw_deltas(cache_dir: str, zoo_dir: str, output_dir: str) -> list[Path]:
-    """Map and similarities of a cache's deltas; the zoo's manifest, if there, tells the splits."""
-    from llgbm.artifacts import read_json
-    from llgbm.delta import DeltaCache
+def draw_deltas(config: "ExperimentConfig", cache_dir: str, zoo_dir: str, output_dir: str) -> list[Path]:
+    """Every picture of a delta cache; those that need the adapters themselves are left out, with a line, when these cannot be had."""
+    from llgbm.delta import DeltaCache, views_of_cache
     from llgbm.errors import InputError
-    from llgbm.report.embeddings import group_of, matrix
-    from llgbm.report.plots import plot_delta_map, plot_similarity
+    from llgbm.report.deltas import draw_deltas, draw_views
 
-    deltas = DeltaCache(cache_dir).get_all_deltas()
-    if len(deltas) < 3:
-        raise InputError(f"{cache_dir}: holds {len(deltas)} deltas, a map needs at least 3; run 'llgbm compute-deltas' first")
-    manifest = Path(zoo_dir) / "manifest.json"
-    known = {str(Path(zoo_dir) / row["path"]): row["split"] for row in read_json(manifest)["teachers"]} if manifest.exists() else {}
-    rows, domains = matrix(deltas), [group_of(path, zoo_dir, 0) for path in deltas]
-    splits = [known.get(path, "adapter") for path in deltas]
-    folder = Path(output_dir)
-    plot_delta_map(rows, domains, splits, folder / "delta_map.png")
-    plot_similarity(rows, domains, folder / "delta_similarity.png")
-    return [folder / "delta_map.png", folder / "delta_similarity.png"]
+    cache = DeltaCache(cache_dir)
+    paths = draw_deltas(cache, zoo_dir, output_dir)
+    for fault in cache.faults:
+        print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
+    try:
+        views = views_of_cache(config, cache, zoo_dir, Path(output_dir) / "delta_views.safetensors")
+    except InputError as error:
+        print(f"llgbm: the comparison with other embeddings is left out: {error}", file=sys.stderr)
+        return paths
+    return paths + draw_views(views, zoo_dir, output_dir)
+
+
+def _show_silhouettes(folder: Path) -> None:
+    from llgbm.artifacts import read_json
+    from llgbm.report.deltas import SILHOUETTES
+
+    if (folder / SILHOUETTES).exists():
+        saved = read_json(folder / SILHOUETTES)
+        print_table(saved["embeddings"], title=f"mean silhouette of {saved['adapters']} adapters (cosine; by domain without mixtures)")

@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from llgbm.cli.options import add_config_arguments, make_parser, read_config
 from llgbm.cli.output import print_json, print_table
+from llgbm.zoo.suite import TASK_SPLITS
 
 HELP = "Train a zoo of teacher adapters (build), list it (list), or show a suite's tasks (tasks)."
 
@@ -20,6 +21,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     listing.add_argument("--checkpoint_folder", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
     tasks = make_parser("Show, save or draw the tasks of a suite.")
     tasks.add_argument("--suite", type=str, default="micro", help="micro or a folder of JSONL files (default: %(default)s)")
+    tasks.add_argument("--split", type=str, default=None, choices=TASK_SPLITS, help="only tasks of this split")
+    tasks.add_argument("--count", type=int, default=None, help="only so many tasks, evenly spaced")
     tasks.add_argument("--save", type=str, default=None, metavar="DIR", help="write the suite as a JSONL folder")
     tasks.add_argument("--figure", type=str, default=None, metavar="FILE", help="draw tasks by domain and split (.png or .svg)")
     for name, action, help in (
@@ -65,7 +68,9 @@ def _list(args: Namespace) -> int:
 def _tasks(args: Namespace) -> int:
     from llgbm.zoo.suite import load_suite
 
-    suite = load_suite(args.suite)
+    suite = load_suite(args.suite).select(split=args.split)
+    if args.count is not None:
+        suite = suite.spaced(args.count)
     if args.save:
         suite.save(args.save)
     if args.figure:

@@ -2,7 +2,7 @@
 
 from llgbm.delta.behavior import Behavior, Predictions, observe, top_predictions
 from llgbm.delta.cache import DeltaCache
-from llgbm.delta.compute import DeltaReport, compute_deltas
+from llgbm.delta.compute import DeltaReport, compute_deltas, engine_of_cache
 from llgbm.delta.engine import (
     DeltaEngine,
     DeltaOptions,
@@ -12,8 +12,10 @@ from llgbm.delta.engine import (
     make_engine,
     token_states,
 )
+from llgbm.delta.views import AdapterViews, compute_views, views_of_cache
 
 __all__ = [
+    "AdapterViews",
     "Behavior",
     "DeltaCache",
     "DeltaEngine",
@@ -24,8 +26,11 @@ __all__ = [
     "compute_adapter_delta",
     "compute_base_activation",
     "compute_deltas",
+    "compute_views",
+    "engine_of_cache",
     "make_engine",
     "observe",
     "token_states",
     "top_predictions",
+    "views_of_cache",
 ]

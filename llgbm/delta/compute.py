@@ -1,15 +1,16 @@
 """Deltas of a whole folder of adapters into a cache: only what is missing, in chunks, over any number of processes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from llgbm.config import ExperimentConfig
 from llgbm.delta.cache import DeltaCache
-from llgbm.delta.engine import DeltaEngine
+from llgbm.delta.engine import DeltaEngine, DeltaOptions, make_engine
 from llgbm.lora.bulk import read_readable
 from llgbm.progress import ProgressCallback
 
@@ -56,6 +57,21 @@ def compute_deltas(
             progress(done, total, failed=len(report.failed))
     state.wait_for_everyone()
     return report if state.num_processes == 1 else _merged(gather_object([report]))
+
+
+def engine_of_cache(config: ExperimentConfig, cache: DeltaCache) -> DeltaEngine:
+    """The engine that filled a cache: base and probes from the config, layers, tokens and aggregation as the cache has them.
+
+    Raises:
+        InputError: The cache was filled with another base or other probes.
+    """
+    stored = cache.manifest["config"]
+    options = {field.name: stored[field.name] for field in fields(DeltaOptions) if field.name in stored}
+    if isinstance(options.get("layers"), list):
+        options["layers"] = tuple(options["layers"])
+    engine = make_engine(config, options=DeltaOptions(**options))
+    cache.bind(engine.config)
+    return engine
 
 
 def _merged(reports: list[DeltaReport]) -> DeltaReport:

@@ -108,15 +108,16 @@ class DeltaEngine:
         return np.concatenate([self._chunk(factors.select(chunk)) for chunk in self._chunks(factors.n_adapters)])
 
     @torch.no_grad()
-    def behavior(self, factors: LoRAFactors, predictions: bool = True, top_k: int = 0) -> Behavior:
+    def behavior(self, factors: LoRAFactors | None, predictions: bool = True, top_k: int = 0) -> Behavior:
         """States at the kept layers and predictions at each chosen token, not averaged, of K adapters one after another.
 
-        Where response tokens are asked for, these are the positions that predict them, as in training: a trajectory.
+        None is the base itself. Where response tokens are asked for, these are the positions that predict them, as in
+        training: a trajectory.
         """
         parts = []
-        for chunk in self._chunks(factors.n_adapters):
+        for chunk in self._chunks(factors.n_adapters if factors else 1):
             ids, mask, at = (t.repeat(len(chunk), 1) for t in (self.batch.input_ids, self.batch.attention_mask, self._observed))
-            part = factors.select(chunk).to(device=self.functional.device)
+            part = factors.select(chunk).to(device=self.functional.device) if factors else None
             parts.append(observe(self.functional, part, ids, mask, at, layers=self.layers, predictions=predictions, top_k=top_k))
         return Behavior.join(parts)
 
@@ -189,20 +190,23 @@ def aggregate(deltas: Float[Tensor, "K P D"], how: str) -> Float[Tensor, "K ..."
     return ways[how](deltas)
 
 
-def make_engine(config: ExperimentConfig, layers: str | None = None, tokens: str | None = None) -> DeltaEngine:
+def make_engine(
+    config: ExperimentConfig, layers: str | None = None, tokens: str | None = None, options: DeltaOptions | None = None
+) -> DeltaEngine:
     """The engine a config describes: its base, its probes, and what it keeps.
 
     Args:
         config: Its sections model, probe and delta are read.
         layers: Instead of delta.layer_idx: a number, several with commas, or `all`.
         tokens: Instead of delta.token_idx: a number, `last`, `mean` or `response`.
+        options: Instead of all that the config keeps.
 
     Raises:
         InputError: Layers or tokens are none of these; see also `DeltaEngine`.
     """
     probes = load_probes(config.probe.probe_type)
     base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
-    options = DeltaOptions.from_config(config.delta, config.probe.max_length)
+    options = options or DeltaOptions.from_config(config.delta, config.probe.max_length)
     if layers is not None:
         options = replace(options, layers=_parsed_layers(layers))
     if tokens is not None:

@@ -162,6 +162,20 @@ def product_norm(f: LoRAFactors) -> Float[Tensor, " K"]:
     return product_inner(f, f).clamp_min(0).sqrt()
 
 
+def product_gram(factors: LoRAFactors, adapters_at_once: int = 64) -> Float[Tensor, "K K"]:
+    """Frobenius inner product of the weight changes of every pair of adapters, summed over modules; float32, never dense."""
+    count = factors.n_adapters
+    gram = torch.zeros(count, count)
+    for name, a in factors.a.items():
+        b = (factors.b[name] * factors.scaling[name][:, None, None]).mT
+        flat_a, flat_b = (part.float().flatten(0, 1).mT for part in (a, b))
+        for start in range(0, count, adapters_at_once):
+            rows = slice(start, start + adapters_at_once)
+            pairs = (a[rows].float() @ flat_a) * (b[rows].float() @ flat_b)
+            gram[rows] += pairs.unflatten(2, (count, -1)).sum((1, 3)).cpu()
+    return gram
+
+
 def combine(factors: LoRAFactors, weights: Float[Tensor, " K"] | Sequence[float]) -> LoRAFactors:
     """One adapter whose weight change is exactly sum_k weights[k] * scaling_k B_k A_k, by concatenation along the rank.
 

@@ -1,6 +1,7 @@
 """Pictures of saved results: each function draws one figure from numbers and writes PNG and SVG."""
 
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ GRAY = "#777777"
 
 
 @contextmanager
-def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+def saved_figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """A figure that is written as PNG and SVG, whatever suffix the path has."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -37,7 +38,7 @@ def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
         figure.savefig(path.with_suffix(suffix), dpi=150)
 
 
-def _bare(axes: Axes) -> None:
+def bare_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -52,7 +53,7 @@ def plot_suite(suite: TaskSuite, path: str | Path) -> None:
     counts = Counter((task.domain, task.split) for task in suite)
     domains = list(dict.fromkeys(task.domain for task in suite))
     splits = [split for split in TASK_SPLITS if any(task.split == split for task in suite)]
-    with _figure(path, 7, 0.6 + 0.42 * len(domains)) as figure:
+    with saved_figure(path, 7, 0.6 + 0.42 * len(domains)) as figure:
         axes = figure.subplots()
         left = np.zeros(len(domains))
         for split, color in zip(splits, COLORS, strict=False):
@@ -63,7 +64,7 @@ def plot_suite(suite: TaskSuite, path: str | Path) -> None:
         axes.invert_yaxis()
         axes.set_xlabel("tasks")
         axes.legend(frameon=False, loc="lower right")
-        _bare(axes)
+        bare_axes(axes)
 
 
 def plot_delta_map(rows: Float[np.ndarray, "K F"], domains: Sequence[str], splits: Sequence[str], path: str | Path, seed: int = 0) -> None:
@@ -77,7 +78,7 @@ def plot_delta_map(rows: Float[np.ndarray, "K F"], domains: Sequence[str], split
     if len(rows) > 4:
         views = {"t-SNE": TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed).fit_transform(unit), **views}
     colors = color_of(domains)
-    with _figure(path, 5.2 * len(views) + 1.8, 4.6) as figure:
+    with saved_figure(path, 5.2 * len(views) + 1.8, 4.6) as figure:
         grid = np.atleast_1d(figure.subplots(1, len(views)))
         for axes, (name, points) in zip(grid, views.items(), strict=True):
             for split in dict.fromkeys(splits):
@@ -100,7 +101,9 @@ def plot_delta_map(rows: Float[np.ndarray, "K F"], domains: Sequence[str], split
 
 
 def _umap(unit: Float[np.ndarray, "K F"], seed: int) -> Float[np.ndarray, "K 2"]:
-    import umap  # an extra, and slow to import
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # its neural variant wants TensorFlow
+        import umap  # an extra, and slow to import
 
     neighbors = min(15, len(unit) - 1)
     return umap.UMAP(n_neighbors=neighbors, metric="cosine", init="random", random_state=seed, n_jobs=1).fit_transform(unit)
@@ -110,7 +113,10 @@ def _map_legend(figure: Figure, colors: Mapping[str, str], splits: Sequence[str]
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], marker="o", linestyle="", color=color, label=name) for name, color in colors.items()]
-    handles += [Line2D([], [], marker=MARKERS.get(split, "D"), linestyle="", color=GRAY, label=split.replace("_", " ")) for split in splits]
+    told_apart = splits if len(splits) > 1 else ()
+    handles += [
+        Line2D([], [], marker=MARKERS.get(split, "D"), linestyle="", color=GRAY, label=split.replace("_", " ")) for split in told_apart
+    ]
     figure.legend(handles=handles, frameon=False, loc="outside right center")
 
 
@@ -118,7 +124,7 @@ def plot_similarity(rows: Float[np.ndarray, "K F"], domains: Sequence[str], path
     """Cosine similarity of every pair of adapters, ordered by domain."""
     order = sorted(range(len(rows)), key=lambda i: domains[i])
     ordered = [domains[i] for i in order]
-    with _figure(path, 6.4, 5.4) as figure:
+    with saved_figure(path, 6.4, 5.4) as figure:
         axes = figure.subplots()
         image = axes.imshow(cosine_similarities(rows)[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         edges = [i for i in range(1, len(ordered)) if ordered[i] != ordered[i - 1]]
@@ -136,9 +142,9 @@ def plot_similarity(rows: Float[np.ndarray, "K F"], domains: Sequence[str], path
 def plot_silhouettes(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Silhouette of each embedding (`embedding`, `domain`, `task`; None where there are no such groups) as bars."""
     kinds = [kind for kind in ("domain", "task") if any(row[kind] is not None for row in rows)]
-    with _figure(path, 7.2, 1.2 + 0.3 * len(rows) * (1 + len(kinds))) as figure:
+    height = 0.8 / max(len(kinds), 1)
+    with saved_figure(path, 7.6, 0.9 + (0.16 + 0.28 * len(kinds)) * len(rows)) as figure:
         axes = figure.subplots()
-        height = 0.8 / max(len(kinds), 1)
         for number, (kind, color) in enumerate(zip(kinds, COLORS, strict=False)):
             values = [np.nan if row[kind] is None else row[kind] for row in rows]
             places = np.arange(len(rows)) + (number - (len(kinds) - 1) / 2) * height
@@ -150,9 +156,9 @@ def plot_silhouettes(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Non
         axes.margins(x=0.14)
         axes.invert_yaxis()
         axes.set_xlabel("mean silhouette, cosine distance (1: groups lie apart, 0: they overlap)")
-        if len(kinds) > 1:
-            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-        _bare(axes)
+        if kinds:
+            figure.legend(frameon=False, loc="outside upper right", ncols=2)
+        bare_axes(axes)
         axes.spines["left"].set_visible(False)
 
 
@@ -161,7 +167,7 @@ def plot_layers(
 ) -> None:
     """By hidden state (0 the embeddings): the relative norm of the delta in each domain, and the silhouettes of the delta."""
     layers = range(norms.shape[1])
-    with _figure(path, 10.4, 3.9) as figure:
+    with saved_figure(path, 10.4, 3.9) as figure:
         left, right = figure.subplots(1, 2)
         for (domain, color), marker in zip(color_of(domains).items(), itertools.cycle("o^sDvP")):
             own = norms[[i for i, name in enumerate(domains) if name == domain]]
@@ -177,14 +183,15 @@ def plot_layers(
         for axes in (left, right):
             axes.set_xlabel("hidden state (0: embeddings, last: after the final norm)")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.legend(frameon=False, fontsize="small")
-            _bare(axes)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(frameon=False, fontsize="small")
+            bare_axes(axes)
 
 
 def plot_seconds(seconds: Mapping[str, float], title: str, path: str | Path) -> None:
     """Median seconds of each way of doing the same work, as bars from the fastest to the slowest."""
     names = sorted(seconds, key=lambda name: seconds[name])
-    with _figure(path, 6, 0.9 + 0.42 * len(names)) as figure:
+    with saved_figure(path, 6, 0.9 + 0.42 * len(names)) as figure:
         axes = figure.subplots()
         bars = axes.barh(names, [seconds[name] for name in names], color=COLORS[0])
         axes.bar_label(bars, [f"{seconds[name]:.2g} s" for name in names], padding=4)
@@ -192,4 +199,4 @@ def plot_seconds(seconds: Mapping[str, float], title: str, path: str | Path) -> 
         axes.invert_yaxis()
         axes.set_xlabel("median seconds")
         axes.set_title(title, loc="left")
-        _bare(axes)
+        bare_axes(axes)

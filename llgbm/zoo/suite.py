@@ -82,6 +82,13 @@ class TaskSuite:
         kept = {t.name: t for t in self if t.name in wanted and split in (None, t.split)}
         return TaskSuite(self.name, kept, self.frame)
 
+    def spaced(self, count: int) -> "TaskSuite":
+        """A sub-suite of `count` tasks, evenly spaced in this suite's order. InputError when there are not that many, or none asked for."""
+        if not 1 <= count <= len(self):
+            raise InputError(f"suite {self.name} has {len(self)} tasks to choose from, {count} were asked for; give 1 to {len(self)}")
+        names = list(self.tasks)
+        return self.select([names[i * len(names) // count] for i in range(count)])
+
     def framed(self, input: str) -> str:
         """The text the base reads for one input; the answer follows it directly."""
         return self.frame.replace("{input}", input)

@@ -95,3 +95,14 @@ def test_suite_with_no_tasks_is_refused(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text("")
     with pytest.raises(InputError, match="holds no tasks"):
         load_suite(tmp_path)
+
+
+def test_spaced_tasks_cover_the_suite_in_order() -> None:
+    suite = micro_suite(n_train=2, n_test=1).select(split="seen")
+    some = suite.spaced(20)
+    assert len(some) == 20
+    assert list(some.tasks) == [name for name in suite.tasks if name in some.tasks]
+    assert {task.domain for task in some} == {task.domain for task in suite}
+    assert suite.spaced(len(suite)).tasks == suite.tasks
+    with pytest.raises(InputError, match="tasks to choose from, 0 were asked for; give 1 to"):
+        suite.spaced(0)
