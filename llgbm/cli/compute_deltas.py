@@ -47,6 +47,9 @@ def run(args: Namespace) -> int:
         config.probe.probe_type = args.probe_type
     first = PartialState(cpu=config.model.device == "cpu").is_main_process
     engine = make_engine(config, args.layers, args.tokens)
+    if first:
+        for text, length in engine.cut_probes.items():
+            print(f"llgbm: probe {text[:40]!r} is cut: {length} tokens, probe.max_length is {engine.options.max_length}", file=sys.stderr)
     cache = DeltaCache(args.output_dir)
     folder = Path(args.output_dir).resolve()
     with ExitStack() as stack:

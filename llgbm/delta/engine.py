@@ -41,7 +41,7 @@ class DeltaOptions:
     aggregation: str = "mean"
     """mean, max, concat or none, over probes."""
     max_length: int = 256
-    """Probes are cut to this many tokens; probes with responses are refused instead."""
+    """Longer probes are cut to this many tokens (see `DeltaEngine.cut_probes`), with responses refused instead."""
 
     @classmethod
     def from_config(cls, delta: DeltaConfig, max_length: int) -> "DeltaOptions":
@@ -59,6 +59,8 @@ class DeltaEngine:
         shapes: Modules that adapters may touch; by default every linear module but the head.
         memory_bytes: Budget that decides how many adapters share a forward; by default `MEMORY_BYTES`.
 
+    `cut_probes` names the probes that lost their end to `options.max_length`, with their length in tokens.
+
     Raises:
         InputError: A probe does not fit the base's context, a layer or token does not exist, response tokens are asked
             for but there are no responses, or the aggregation is unknown.
@@ -74,7 +76,8 @@ class DeltaEngine:
     ) -> None:
         self.base, self.probes, self.options = base, probes, options or DeltaOptions()
         self.functional = FunctionalLoRA(base.model, shapes or target_shapes(base.model, "all-linear"))
-        self.batch = _encode(base, probes, self.options).to(self.functional.device)
+        batch, self.cut_probes = _encode(base, probes, self.options)
+        self.batch = batch.to(self.functional.device)
         layers = self.options.layers
         wanted = range(self.functional.n_layers + 1) if layers == "all" else (layers,) if isinstance(layers, int) else layers
         self.layers: tuple[int, ...] = tuple(wanted)
@@ -248,13 +251,19 @@ def _parsed_tokens(text: str) -> int | Literal["mean", "response"]:
         raise InputError(f"tokens {text!r} are unknown; give a number, last, mean or response") from error
 
 
-def _encode(base: Base, probes: ProbeSet, options: DeltaOptions) -> TokenBatch:
+def _encode(base: Base, probes: ProbeSet, options: DeltaOptions) -> tuple[TokenBatch, dict[str, int]]:
+    """The probes as tokens; those that were cut -> their length."""
     context = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and options.max_length > context:
         raise InputError(f"probe.max_length is {options.max_length}, base {base.name} reads at most {context} tokens; lower it")
     if probes.responses is not None:
         examples = [Example(text, response) for text, response in zip(probes.texts, probes.responses, strict=True)]
-        return encode_examples(base.tokenizer, "{input}", examples, options.max_length)
+        return encode_examples(base.tokenizer, "{input}", examples, options.max_length), {}
     if options.tokens == "response":
         raise InputError(f"response tokens were asked for, but probe set {probes.name} has no responses; give probes with responses")
-    return encode_texts(base.tokenizer, probes.texts, options.max_length)
+    lengths = {text: len(base.tokenizer(text, verbose=False).input_ids) for text in probes.texts}
+    longest = max(lengths, key=lambda text: lengths[text])
+    if context is not None and lengths[longest] > context:
+        raise InputError(f"probe {longest[:40]!r} takes {lengths[longest]} tokens, base {base.name} reads at most {context}; shorten it")
+    cut = {text: length for text, length in lengths.items() if length > options.max_length}
+    return encode_texts(base.tokenizer, probes.texts, options.max_length), cut

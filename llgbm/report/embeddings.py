@@ -16,7 +16,7 @@ from llgbm.artifacts import read_json
 def group_of(path: str, root: str | Path, level: int) -> str:
     """The domain (level 0) or task (level 1) of an adapter stored as `root/<domain>/<task>/seed<k>`; its parent folder elsewhere."""
     try:
-        parts = Path(path).relative_to(root).parts
+        parts = Path(path).relative_to(root).parts or Path(path).parts[-1:]  # the root may itself be an adapter
     except ValueError:
         parts = Path(path).parts[-3:]
     return parts[min(level, len(parts) - 1)]

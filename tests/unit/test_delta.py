@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.numpy import load_file
+from tiny import peft_adapter, tiny_model
 
 from llgbm.cli import main
 from llgbm.dataset import TokenBatch
@@ -173,6 +174,29 @@ def test_refusals(base: Base) -> None:
         token_states(torch.zeros(1, 2, 1), empty, "response")
 
 
+def test_long_probes_are_named_when_cut_and_refused_beyond_the_context(zoo: list[Path], tmp_path: Path, capsys) -> None:
+    (tmp_path / "long.txt").write_text("short\n" + "abcde" * 80 + "\n")
+    arguments = ["compute-deltas", "--checkpoint_dir", str(zoo[0]), "--output_dir", str(tmp_path / "d"), "--probe.num_probes", "2"]
+    assert main([*arguments, "--probe_type", str(tmp_path / "long.txt")]) == 0
+    err = capsys.readouterr().err
+    assert "llgbm: probe 'abcdeabcdeabcdeabcdeabcdeabcdeabcdeabcde' is cut: 400 tokens, probe.max_length is 256\n" in err
+    assert "short" not in err
+    (tmp_path / "long.txt").write_text("short\n" + "abcde" * 120 + "\n")
+    assert main([*arguments, "--probe_type", str(tmp_path / "long.txt")]) == 2
+    assert "takes 600 tokens, base micro reads at most 512; shorten it" in capsys.readouterr().err
+
+
+def test_command_on_a_folder_of_another_bases_adapters(tmp_path: Path, capsys) -> None:
+    for seed in (0, 1):
+        peft_adapter(tiny_model(), tmp_path / "zoo" / str(seed), seed)
+    assert main(["compute-deltas", "--checkpoint_dir", str(tmp_path / "zoo"), "--output_dir", str(tmp_path / "d")]) == 2
+    out, err = capsys.readouterr()
+    assert "0 computed, 0 reused, 2 failed" in out
+    for seed in (0, 1):
+        assert any(line.startswith("llgbm: ") and str(tmp_path / "zoo" / str(seed)) in line for line in err.splitlines())
+    assert not DeltaCache(tmp_path / "d").get_all_deltas()
+
+
 def test_key_names_everything_that_counts(base: Base) -> None:
     engines = [
         DeltaEngine(base, PROBES),
@@ -319,22 +343,59 @@ def test_command_on_an_empty_folder_and_on_another_configuration(zoo: list[Path]
     assert "another configuration (layers is -1, asked for 2)" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def many(base: Base, zoo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 160 noisy copies of one adapter."""
+    folder, generator = tmp_path_factory.mktemp("many"), torch.Generator().manual_seed(1)
+    factors = LoRAFactors.stack([read_adapter(zoo[0])] * 160)
+    factors = factors.map(lambda t: t + 0.01 * torch.randn(t.shape, generator=generator))
+    for k in range(160):
+        write_adapter(folder / f"{k:03}", factors, k, base_name="micro")
+    return folder
+
+
+def _start(folder: Path, cache: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "llgbm", "compute-deltas", "--checkpoint_dir", str(folder), "--output_dir", str(cache), "--json"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
 @pytest.mark.slow
-def test_kill_9_at_random_moments_leaves_a_readable_cache(zoo: list[Path], tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    command = [sys.executable, "-m", "llgbm", "compute-deltas", "--checkpoint_dir", str(zoo[0].parents[2])]
-    command += ["--output_dir", str(tmp_path / "deltas"), "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for _ in range(4):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-        time.sleep(float(rng.uniform(2.0, 6.0)))
+@pytest.mark.timeout(900)
+def test_kill_9_at_random_moments_leaves_a_readable_cache(many: Path, tmp_path: Path) -> None:
+    """Moments between the first write and some time after; a finished cache is begun anew."""
+    rng, cache, cut = np.random.default_rng(0), tmp_path / "deltas", 0
+    for _ in range(20):
+        before = len(list(cache.glob("*.safetensors")))
+        process = _start(many, cache)
+        while process.poll() is None and len(list(cache.glob("*.safetensors"))) == before:
+            time.sleep(0.005)
+        time.sleep(float(rng.uniform(0, 1)))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        cache = DeltaCache(tmp_path / "deltas")
-        cache.get_all_deltas()
-        assert not cache.faults
-    assert subprocess.run(command, capture_output=True, env=environment).returncode == 0
-    assert len(DeltaCache(tmp_path / "deltas").get_all_deltas()) == 4
+        found = DeltaCache(cache)
+        held = len(found.get_all_deltas())
+        assert not found.faults
+        cut += held < 160
+        if held == 160:
+            shutil.rmtree(cache)
+    assert cut >= 5
+    assert _start(many, cache).wait() == 0
+    assert len(DeltaCache(cache).get_all_deltas()) == 160
+
+
+@pytest.mark.slow
+def test_two_commands_on_one_cache_at_once_lose_nothing(many: Path, tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    for path in sorted(many.iterdir())[80:]:  # half of the work is the same content at another place
+        shutil.copytree(path, tmp_path / "half" / path.name)
+    processes = [_start(folder, tmp_path / "deltas") for folder in (many, tmp_path / "half", many)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    cache = DeltaCache(tmp_path / "deltas")
+    deltas = cache.get_all_deltas()
+    assert not cache.faults
+    assert len(deltas) == 240
+    for path in sorted(many.iterdir())[80:]:
+        np.testing.assert_array_equal(deltas[str(path)], deltas[str(tmp_path / "half" / path.name)])
 
 
 TWO_PROCESSES = """
