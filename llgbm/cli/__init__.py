@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "generate": "llgbm.cli.generate",
     "evaluate": "llgbm.cli.evaluate",
     "retrieve": "llgbm.cli.retrieve",
+    "ablate": "llgbm.cli.ablate",
     "visualize": "llgbm.cli.visualize",
     "report": "llgbm.cli.report",
     "bench": "llgbm.cli.bench",

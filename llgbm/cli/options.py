@@ -27,10 +27,15 @@ def add_config_arguments(parser: ArgumentParser, preset: str = "delta_multi", se
     """
     parser.add_argument("--config", type=str, default=preset, metavar="NAME", help="preset: a file of configs/ (default: %(default)s)")
     parser.add_argument("--config_file", type=str, default=None, metavar="FILE", help="YAML config file, instead of a preset")
+    add_override_arguments(parser, sections)
+
+
+def add_override_arguments(parser: ArgumentParser, sections: tuple[str, ...] | None = None, without: tuple[str, ...] = ()) -> None:
+    """Add a flag for every config field of the sections, but those in `without`."""
     groups: dict[str, Any] = {}
     for name, (kind, default, text) in describe_fields().items():
         section = name.rpartition(".")[0]
-        if sections is not None and section not in sections:
+        if name in without or (sections is not None and section not in sections):
             continue
         group = groups.setdefault(section, parser.add_argument_group(f"{section or 'experiment'} config"))
         help = f"{text.rstrip('.')} ({type_name(kind)}; default without a preset: {default})".replace("%", "%%")
@@ -40,10 +45,13 @@ def add_config_arguments(parser: ArgumentParser, preset: str = "delta_multi", se
 def read_config(args: Namespace) -> ExperimentConfig:
     """The config that flags ask for: preset or file first, single fields on top, whatever their order."""
     values = read_yaml(args.config_file) if args.config_file else preset_values(args.config)
-    given = args.as_flat()
-    fields = describe_fields()
-    overrides = {name: _parsed(name, getattr(given, name), fields[name][0]) for name in fields if getattr(given, name, None) is not None}
-    return build(merge(values, overrides), source=args.config_file or f"config {args.config}")
+    return build(merge(values, read_overrides(args)), source=args.config_file or f"config {args.config}")
+
+
+def read_overrides(args: Namespace) -> dict[str, Any]:
+    """The config fields given as flags, by dotted name."""
+    given, fields = args.as_flat(), describe_fields()
+    return {name: _parsed(name, getattr(given, name), fields[name][0]) for name in fields if getattr(given, name, None) is not None}
 
 
 def suggest_field(message: str) -> str:

@@ -78,4 +78,4 @@ def _build_zoo(folder: Path, suite: TaskSuite, b_scale: float) -> None:
         teachers.append({**row, "hash": adapter_hash(folder / "zoo" / path)})
     source = str(folder / "suite")
     header = {"base": {"name": base.name, "hash": base.content_hash}, "suite": {"source": source, "hash": load_suite(source).content_hash}}
-    write_json(folder / "zoo" / "manifest.json", {**header, "lora": {}, "zoo": {}, "teachers": teachers})
+    write_json(folder / "zoo" / "manifest.json", {**header, "lora": {"target_modules": TARGETS}, "zoo": {}, "teachers": teachers})

@@ -1,0 +1,69 @@
+"""`llgbm ablate`: variants of an experiment, each with several seeds, in one table and one figure."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from llgbm.cli.options import add_override_arguments, read_overrides
+from llgbm.cli.output import print_json, print_table
+
+HELP = "Train and evaluate the variants of a study with several seeds; resumable; one table, one figure."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Which study, which part of it, and where it goes."""
+    parser.add_argument("--study", type=str, default="objectives", help="a name of configs/studies/, or a YAML file (default: %(default)s)")
+    parser.add_argument("--variants", type=str, nargs="+", default=[], help="only these variants (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="seeds of the generators (default: the study's)")
+    parser.add_argument("--study_dir", type=str, default="outputs/studies", help="holds a folder per study (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_override_arguments(parser, without=("seed", "experiment_name", "output_dir"))
+
+
+def run(args: Namespace) -> int:
+    """Finish the study, write `study.json` and `study.png`, show the table."""
+    from llgbm.evaluation.ablation import RESULT_FILE, load_study, run_study
+    from llgbm.progress import ProgressBar
+    from llgbm.report.plots_study import plot_study
+
+    study, folder = load_study(args.study), Path(args.study_dir)
+    with ProgressBar(f"study {study.name}", "steps") as progress:
+        result = run_study(study, folder, read_overrides(args), args.variants, args.seeds, progress)
+    plot_study(result, folder / study.name / "study.png")
+    if args.json:
+        print_json(result)
+    else:
+        print_study(result)
+        print(f"written to {folder / study.name / RESULT_FILE} and study.png")
+    return 0
+
+
+def print_study(result: dict[str, Any]) -> None:
+    """Exact match per variant, split and method over seeds; then the reference against the others."""
+    splits = list(dict.fromkeys(row["split"] for row in result["rows"]))
+    cells = {(row["variant"], row["method"], row["split"]): row for row in result["rows"]}
+    lines = list(dict.fromkeys((row["variant"], row["method"]) for row in result["rows"]))
+    rows = [
+        {"variant": variant, "method": method, **{split: _cell(cells[variant, method, split]) for split in splits}}
+        for variant, method in lines
+    ]
+    print_table(rows, title=f"study {result['study']['name']}: exact match, mean and 95% interval over seeds")
+    compared = [
+        {
+            "split": row["split"],
+            "variant": row["variant"],
+            "minus": row["other"],
+            "difference": f"{row['difference']:+.3f}",
+            "interval_95%": f"[{row['low']:+.3f}, {row['high']:+.3f}]",
+            "p_(Holm)": f"{row['p_holm']:.2g}",
+        }
+        for row in result["comparisons"]
+    ]
+    if compared:
+        print_table(compared, title="the reference against the other variants, paired by task, seeds averaged")
+
+
+def _cell(row: dict[str, Any]) -> str:
+    interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{row['exact_match']:.3f}{interval} (seeds: {row['n_seeds']})"

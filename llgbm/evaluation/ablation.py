@@ -1,0 +1,221 @@
+"""Studies: variants of one experiment, each trained and evaluated with several seeds, in one table.
+
+A study is a file of `configs/studies/`. Every cell (variant, seed) is an ordinary run folder, so an interrupted study goes
+on where it stopped, inside a run too, and each cell can be looked at alone.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llgbm.artifacts import hash_json, write_json
+from llgbm.config import ExperimentConfig, build, preset_folder, preset_values
+from llgbm.errors import InputError
+from llgbm.evaluation.setting import EvaluationConfig
+from llgbm.evaluation.statistics import compare, holm, mean_over_seeds, replicates
+from llgbm.evaluation.task_eval import evaluate, read_evaluation
+from llgbm.progress import ProgressCallback
+from llgbm.schema import flatten, merge, read_yaml
+from llgbm.training.loop import train_generator
+from llgbm.zoo.teachers import TeacherZoo
+
+RESULT_FILE = "study.json"
+GENERATED = "generated"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is varied, and how each variant is judged."""
+
+    name: str
+    config: str
+    """The preset every variant starts from."""
+    variants: dict[str, dict[str, Any]]
+    """Name -> nested config values on top of the preset and `set`."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    set: dict[str, Any] = field(default_factory=dict)
+    """Nested config values for all variants."""
+    splits: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=lambda: ["base", "teacher", GENERATED])
+    reference: str | None = None
+    """The variant the others are compared with, paired by task."""
+    axis: str | None = None
+    """What the variants' names count, when they are numbers."""
+
+    def experiment(self, variant: str, seed: int, overrides: Mapping[str, Any], folder: Path) -> ExperimentConfig:
+        """The config of one cell; `overrides` are dotted and win."""
+        values = merge(preset_values(self.config), flatten(self.set))
+        values = merge(merge(values, flatten(self.variants[variant])), overrides)
+        place = {"seed": seed, "experiment_name": cell_name(variant, seed), "output_dir": str(folder)}
+        return build(merge(values, place), source=f"study {self.name}, variant {variant}")
+
+
+def study_names() -> list[str]:
+    """The studies that come with the package."""
+    return sorted(path.stem for path in (preset_folder() / "studies").glob("*.yaml"))
+
+
+def load_study(source: str) -> Study:
+    """A study by name, or from a YAML file.
+
+    Raises:
+        InputError: No such study, an unknown key, no variants, or a reference that is none of them.
+    """
+    path = Path(source) if source.endswith((".yaml", ".yml")) else preset_folder() / "studies" / f"{source}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(source, study_names(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"unknown study {source!r}; {hint}give a YAML file or one of {', '.join(study_names())}")
+    values = read_yaml(path)
+    known = Study.__dataclass_fields__.keys() - {"name"}
+    unknown = sorted(values.keys() - known)
+    if unknown or not isinstance(values.get("variants"), dict) or not values["variants"] or "config" not in values:
+        fault = f"unknown key {unknown[0]!r}" if unknown else "config and at least one of variants are needed"
+        raise InputError(f"study {path}: {fault}; its keys are {', '.join(sorted(known))}")
+    study = Study(path.stem, **{**values, "variants": {str(name): value or {} for name, value in values["variants"].items()}})
+    if study.reference is not None and study.reference not in study.variants:
+        raise InputError(f"study {path}: reference {study.reference!r} is none of its variants {', '.join(study.variants)}")
+    return study
+
+
+def run_study(
+    study: Study,
+    output_dir: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    variants: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Train and evaluate every cell that is not done, seed by seed, then summarize all that are.
+
+    Args:
+        study: What to vary.
+        output_dir: Holds a folder per study; its `study.json` is the result.
+        overrides: Dotted config values for all cells.
+        variants: Only these (all by default); earlier cells of others stay in the summary.
+        seeds: Other seeds than the study's.
+        progress: Called with steps done and to do over all cells.
+
+    Raises:
+        InputError: An unknown variant, or a config that does not fit.
+    """
+    folder, overrides = Path(output_dir) / study.name, overrides or {}
+    unknown = next((name for name in variants if name not in study.variants), None)
+    if unknown is not None:
+        raise InputError(f"study {study.name} has no variant {unknown!r}; choose from {', '.join(study.variants)}")
+    all_seeds = list(seeds or study.seeds)
+    cells = [(variant, seed) for seed in all_seeds for variant in variants or study.variants]
+    configs = [study.experiment(variant, seed, overrides, folder) for variant, seed in cells]
+    total, done = sum(config.training.total_steps for config in configs), 0
+    for (variant, seed), config in zip(cells, configs, strict=True):
+        _run_cell(study, config, _part(progress, done, total, f"{variant}/{seed}"))
+        done += config.training.total_steps
+    finished = [
+        (variant, seed)
+        for variant in study.variants
+        for seed in all_seeds
+        if _is_done(study, study.experiment(variant, seed, overrides, folder))
+    ]
+    result = summarize(study, folder, finished)
+    write_json(folder / RESULT_FILE, result)
+    return result
+
+
+def cell_name(variant: str, seed: int) -> str:
+    """Folder of one cell."""
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', variant).strip('-')}-seed{seed}"
+
+
+def summarize(study: Study, folder: Path, cells: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """Means over seeds with intervals, and each variant against the reference, from the cells' evaluations."""
+    documents = {cell: read_evaluation(folder / cell_name(*cell) / "eval_main.json") for cell in cells}
+    rows, comparisons = [], []
+    by_variant = {name: {s: d for (v, s), d in documents.items() if v == name} for name in study.variants}
+    present = {name: found for name, found in by_variant.items() if found}
+    for name, found in present.items():
+        for split in next(iter(found.values()))["splits"]:
+            for method in study.methods:
+                rows.append({"variant": name, "split": split, "method": method, **_over_seeds(found, split, method)})
+    if study.reference in present:
+        for split in next(iter(present[study.reference].values()))["splits"]:
+            comparisons += _against(study.reference, present, split)
+    return {
+        "study": asdict(study),
+        "rows": rows,
+        "comparisons": comparisons,
+        "cells": [{"variant": v, "seed": s, "folder": cell_name(v, s), "config_hash": documents[v, s]["config_hash"]} for v, s in cells],
+    }
+
+
+def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback | None) -> None:
+    if _is_done(study, config):
+        return
+    folder = Path(config.output_dir) / config.experiment_name
+    train_generator(config, resume=True, progress=progress)
+    chosen = EvaluationConfig(
+        splits=tuple(study.splits), methods=tuple(study.methods), device=config.model.device, dtype=config.model.dtype
+    )
+    document = evaluate(folder, config.checkpoint_folder, chosen, folder.parent / "cache").to_json()
+    write_json(folder / "eval_main.json", {**document, "cell": _cell_hash(study, config)})
+
+
+def _is_done(study: Study, config: ExperimentConfig) -> bool:
+    path = Path(config.output_dir) / config.experiment_name / "eval_main.json"
+    return path.is_file() and read_evaluation(path).get("cell") == _cell_hash(study, config)
+
+
+def _cell_hash(study: Study, config: ExperimentConfig) -> str:
+    """Of all that decides a cell's figures."""
+    return hash_json([config.get_hash(), TeacherZoo.load(config.checkpoint_folder).content_hash, study.splits, study.methods])
+
+
+def _over_seeds(found: Mapping[int, dict[str, Any]], split: str, method: str) -> dict[str, Any]:
+    """Exact match over seeds with Student's interval, NLL and gain recovered."""
+    summaries = [document["splits"][split][method] for document in found.values()]
+    exact = replicates([summary["exact_match"] for summary in summaries])
+    gains = [summary["gain_recovered"] for summary in summaries]
+    return {
+        "exact_match": exact.mean,
+        "low": exact.low,
+        "high": exact.high,
+        "nll": sum(summary["nll"] for summary in summaries) / len(summaries),
+        "gain_recovered": None if None in gains else sum(gains) / len(gains),
+        "n_seeds": len(found),
+        "n_tasks": summaries[0]["n_tasks"],
+        "by_seed": {str(seed): document["splits"][split][method]["exact_match"] for seed, document in found.items()},
+    }
+
+
+def _against(reference: str, present: Mapping[str, Mapping[int, dict[str, Any]]], split: str) -> list[dict[str, Any]]:
+    """The reference minus each other variant on a split: per task over the seeds both have; p-values by Holm."""
+    rows = []
+    for name, found in present.items():
+        seeds = sorted(found.keys() & present[reference].keys())
+        if name == reference or not seeds:
+            continue
+        ours, theirs = ({seed: _answers(runs[seed], split) for seed in seeds} for runs in (present[reference], found))
+        tasks = sorted(set.intersection(*(set(answers) for runs in (ours, theirs) for answers in runs.values())))
+        one, other = (mean_over_seeds({seed: [answers[t] for t in tasks] for seed, answers in runs.items()}) for runs in (ours, theirs))
+        rows.append({"split": split, "variant": reference, "other": name, "n_seeds": len(seeds), **asdict(compare(one, other))})
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
+
+
+def _answers(document: dict[str, Any], split: str) -> dict[str, list[int]]:
+    """For each task of a split, which examples the generated adapter got right."""
+    return {row["task"]: [int(x) for x in row["exact"][GENERATED]] for row in document["tasks"] if row["split"] == split}
+
+
+def _part(progress: ProgressCallback | None, done: int, total: int, cell: str) -> ProgressCallback | None:
+    """Progress of one cell as progress of all."""
+    if progress is None:
+        return None
+
+    def report(step: int, steps: int, **figures: Any) -> None:
+        progress(done + step, total, cell=cell, **{key: figures[key] for key in ("loss", "validation") if key in figures})
+
+    return report

@@ -1,0 +1,134 @@
+"""Studies: every cell a run, resumable, summarized over seeds and paired by task."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from training_world import build_world
+
+from llgbm.cli import main
+from llgbm.config import preset_folder
+from llgbm.errors import InputError
+from llgbm.evaluation import ablation
+from llgbm.evaluation.ablation import cell_name, load_study, run_study, study_names, summarize
+from llgbm.evaluation.statistics import replicates
+
+STUDY = {
+    "config": "smoke",
+    "seeds": [0, 1],
+    "splits": ["seen"],
+    "reference": "both",
+    "set": {"lora": {"rank": 2, "alpha": 4}, "training": {"total_steps": 3, "validation_fraction": 0.2}},
+    "variants": {"both": {}, "product only": {"objective": {"kl": 0}}},
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    build_world(folder)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(STUDY))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def overrides(world: Path) -> dict:
+    return {"model.name": str(world / "base"), "checkpoint_folder": str(world / "zoo")}
+
+
+@pytest.fixture(scope="module")
+def result(world: Path, overrides: dict) -> dict:
+    return run_study(load_study(str(world / "tiny.yaml")), world / "studies", overrides)
+
+
+def test_every_cell_is_a_run_with_its_own_objective_and_seed(world: Path, result: dict) -> None:
+    folder = world / "studies" / "tiny"
+    for cell in result["cells"]:
+        config = yaml.safe_load((folder / cell["folder"] / "config.yaml").read_text())
+        assert config["seed"] == cell["seed"]
+        assert config["objective"]["kl"] == (1.0 if cell["variant"] == "both" else 0.0)
+        assert config["training"]["total_steps"] == 3
+    assert len({cell["config_hash"] for cell in result["cells"]}) == 4
+    assert json.loads((folder / "study.json").read_text()) == result
+
+
+def test_rows_are_means_and_intervals_over_the_cells_evaluations(world: Path, result: dict) -> None:
+    folder = world / "studies" / "tiny"
+    for row in result["rows"]:
+        found = [
+            json.loads((folder / cell_name(row["variant"], seed) / "eval_main.json").read_text())["splits"][row["split"]][row["method"]]
+            for seed in (0, 1)
+        ]
+        expected = replicates([one["exact_match"] for one in found])
+        assert (row["exact_match"], row["low"], row["high"], row["n_seeds"]) == (expected.mean, expected.low, expected.high, 2)
+    assert {(row["variant"], row["method"]) for row in result["rows"]} >= {("both", "generated"), ("product only", "teacher")}
+
+
+def test_finished_cells_are_not_run_again_and_another_setting_is(world: Path, overrides: dict, result: dict, monkeypatch) -> None:
+    study, trained = load_study(str(world / "tiny.yaml")), []
+    monkeypatch.setattr(ablation, "train_generator", lambda config, **_: trained.append(config.experiment_name))
+    assert run_study(study, world / "studies", overrides) == result
+    assert not trained
+    with pytest.raises(InputError):  # nothing is evaluated here: no run was trained
+        run_study(study, world / "elsewhere", overrides, ["both"], [5])
+    assert trained == ["both-seed5"]
+
+
+def test_the_reference_is_paired_by_task_with_seeds_averaged(tmp_path: Path) -> None:
+    study = ablation.Study("made", "smoke", {"a": {}, "b": {}}, reference="a", methods=["generated"])
+    rng = np.random.default_rng(0)
+    right = {("a", 0): 0.9, ("a", 1): 0.8, ("b", 0): 0.3, ("b", 1): 0.4}
+    means = {}
+    for (variant, seed), share in right.items():
+        exact = (rng.random((12, 20)) < share).astype(int)
+        means[variant, seed] = exact.mean()
+        tasks = [{"split": "seen", "task": f"t{i}", "exact": {"generated": "".join(map(str, row))}} for i, row in enumerate(exact)]
+        summary = {"exact_match": exact.mean(), "nll": 0.0, "gain_recovered": None, "n_tasks": 12}
+        folder = tmp_path / cell_name(variant, seed)
+        folder.mkdir()
+        document = {"splits": {"seen": {"generated": summary}}, "tasks": tasks, "base": {}, "config_hash": "x"}
+        (folder / "eval_main.json").write_text(json.dumps(document))
+    compared = summarize(study, tmp_path, list(right))["comparisons"]
+    assert [(row["variant"], row["other"]) for row in compared] == [("a", "b")]
+    expected = np.mean([means["a", 0], means["a", 1]]) - np.mean([means["b", 0], means["b", 1]])
+    assert compared[0]["difference"] == pytest.approx(expected)
+    assert compared[0]["low"] <= expected <= compared[0]["high"]
+    assert compared[0]["p_holm"] < 0.01
+
+
+def test_the_command_shows_table_and_figure(world: Path, overrides: dict, result: dict, capsys) -> None:
+    flags = [part for name, value in overrides.items() for part in (f"--{name}", value)]
+    arguments = ["ablate", "--study", str(world / "tiny.yaml"), "--study_dir", str(world / "studies"), *flags]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "product only" in out
+    assert "the reference against the other variants" in out
+    assert (world / "studies" / "tiny" / "study.png").stat().st_size > 5000
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == result
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_shipped_studies_build(name: str, tmp_path: Path) -> None:
+    study = load_study(name)
+    configs = [study.experiment(variant, 0, {}, tmp_path) for variant in study.variants]
+    assert len({config.get_hash() for config in configs}) == len(configs)
+    assert study.axis is None or all(float(variant) for variant in study.variants)
+    assert (preset_folder() / "studies" / f"{name}.yaml").is_file()
+
+
+def test_faults_are_named(world: Path, tmp_path: Path, overrides: dict) -> None:
+    with pytest.raises(InputError, match="unknown study 'objectve'; did you mean objectives"):
+        load_study("objectve")
+    for changed, message in (
+        ({"seads": [1]}, "unknown key 'seads'; its keys are"),
+        ({"variants": {}}, "at least one of variants"),
+        ({"reference": "neither"}, "reference 'neither' is none of its variants both, product only"),
+    ):
+        (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**STUDY, **changed}))
+        with pytest.raises(InputError, match=message):
+            load_study(str(tmp_path / "bad.yaml"))
+    with pytest.raises(InputError, match="study tiny has no variant 'neither'; choose from both, product only"):
+        run_study(load_study(str(world / "tiny.yaml")), tmp_path, overrides, ["neither"])
