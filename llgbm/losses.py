@@ -113,8 +113,17 @@ def trajectory_loss(c: Comparison) -> Tensor:
 
 
 def delta_loss(c: Comparison) -> Tensor:
-    """Distance between delta fingerprints: relative squared error (mse), 1 - cosine (cosine), or their sum (combined)."""
+    """`delta_distance` of the generated adapters' fingerprints to their teachers'."""
     own, theirs = _have(c.fingerprints, "delta", "fingerprints"), _have(c.teacher_fingerprints, "delta", "teacher fingerprints")
+    return delta_distance(own, theirs, c.delta_loss_type)
+
+
+def delta_distance(own: Float[Tensor, "J F"], theirs: Float[Tensor, "J F"], kind: str) -> Float[Tensor, ""]:
+    """Relative squared error (mse), 1 - cosine (cosine), or their sum (combined), averaged over rows where theirs is not zero.
+
+    Raises:
+        InputError: All of theirs are zero, or the kind is unknown.
+    """
     norm = theirs.square().sum(-1)
     if not (norm > TINY).any():
         raise InputError("objective delta has nothing to compare: the teachers' fingerprints are all zero")
@@ -123,9 +132,9 @@ def delta_loss(c: Comparison) -> Tensor:
         "cosine": 1 - F.cosine_similarity(own, theirs, dim=-1),
     }
     parts["combined"] = parts["mse"] + parts["cosine"]
-    if c.delta_loss_type not in parts:
-        raise InputError(f"training.delta_loss_type {c.delta_loss_type!r} is unknown; choose one of {', '.join(parts)}")
-    return parts[c.delta_loss_type][norm > TINY].mean()
+    if kind not in parts:
+        raise InputError(f"training.delta_loss_type {kind!r} is unknown; choose one of {', '.join(parts)}")
+    return parts[kind][norm > TINY].mean()
 
 
 def norm_loss(c: Comparison) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llgbm.artifacts import hash_file, hash_json, hash_tensors, read_json, write_json
+from llgbm.artifacts import hash_file, hash_json, hash_tensors, read_json, write_json, write_text
 from llgbm.errors import InputError
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "scikit-learn")
@@ -192,6 +192,13 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 continue
+
+
+def cut_metrics(path: str | Path, step: int) -> None:
+    """Drop the lines of a `metrics.jsonl` after a step, as well as torn ones; without the file, do nothing."""
+    if Path(path).exists():
+        kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row.get("step", 0) <= step]
+        write_text(path, "".join(kept))
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -11,15 +11,16 @@ from safetensors.torch import load_file, save
 from llgbm.artifacts import hash_file, read_json, write_bytes, write_json
 from llgbm.errors import InputError
 from llgbm.models.generator import CONFIG_FILE, WEIGHTS_FILE, LoRAGenerator, load_weights
+from llgbm.models.reader import ConditionReader
 
 MARKER = "COMPLETE.json"
 OPTIMIZER_FILE, STATE_FILE = "optimizer.safetensors", "state.json"
 
 
-def save_checkpoint(folder: Path, generator: LoRAGenerator, optimizer: torch.optim.Optimizer, state: Mapping) -> None:
-    """Write generator, optimizer and loop state; a crash at any moment leaves no marker, so nothing half-written is resumed."""
+def save_checkpoint(folder: Path, network: LoRAGenerator | ConditionReader, optimizer: torch.optim.Optimizer, state: Mapping) -> None:
+    """Write network, optimizer and loop state; a crash at any moment leaves no marker, so nothing half-written is resumed."""
     (folder / MARKER).unlink(missing_ok=True)
-    generator.save_pretrained(folder)
+    network.save_pretrained(folder)
     tensors = {
         f"{index}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
         for index, entry in optimizer.state_dict()["state"].items()
@@ -31,19 +32,36 @@ def save_checkpoint(folder: Path, generator: LoRAGenerator, optimizer: torch.opt
     write_json(folder / MARKER, {name: hash_file(folder / name) for name in files})
 
 
-def load_checkpoint(folder: Path, generator: LoRAGenerator, optimizer: torch.optim.Optimizer) -> dict:
-    """Restore generator and optimizer in place; returns the loop state.
+def load_checkpoint(folder: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Restore network and optimizer in place; returns the loop state.
 
     Raises:
-        InputError: The checkpoint belongs to a generator of another layout.
+        InputError: The checkpoint belongs to a network of another layout.
     """
-    load_weights(generator, load_file(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    load_weights(network, load_file(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
     entries: dict[int, dict] = {}
     for key, tensor in load_file(folder / OPTIMIZER_FILE).items():
         index, name = key.split(".", 1)
         entries.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     return read_json(folder / STATE_FILE)
+
+
+def check_origin(folder: Path, stored: Mapping, now: Mapping[str, str]) -> None:
+    """InputError when a checkpoint's state holds other hashes (`config_hash`, `zoo_hash` ...) than now."""
+    for key, digest in now.items():
+        if stored[key] != digest:
+            raise InputError(
+                f"{folder}: was trained with another {key.removesuffix('_hash')} ({stored[key][:8]}, now {digest[:8]}); "
+                "resume with the same one, or train under another experiment_name"
+            )
+
+
+def clear_run(folder: Path, result: str) -> None:
+    """Remove checkpoints, metrics and the result that an earlier run of this name left, so that none is taken for this one's."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / result, ignore_errors=True)
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:

@@ -6,7 +6,6 @@ same bits on the CPU as one that was not.
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,15 +17,23 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LoggerType, get_available_trackers
 
-from llgbm.artifacts import write_json, write_text
+from llgbm.artifacts import write_json
 from llgbm.config import ExperimentConfig, content
 from llgbm.errors import InputError
 from llgbm.losses import OBJECTIVES, active_terms, objective_loss, parse_schedules, schedule_factor
 from llgbm.models.generator import CONFIG_FILE, LoRAGenerator
 from llgbm.progress import ProgressCallback
-from llgbm.reproducibility import ExperimentLogger, set_seed
+from llgbm.reproducibility import ExperimentLogger, cut_metrics, set_seed
 from llgbm.scoring import score
-from llgbm.training.checkpoints import complete_steps, load_checkpoint, prune_checkpoints, save_checkpoint, step_folder
+from llgbm.training.checkpoints import (
+    check_origin,
+    clear_run,
+    complete_steps,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    step_folder,
+)
 from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.recompute import recompute_layers
 from llgbm.training.setup import Setup, new_generator, prepare
@@ -62,10 +69,12 @@ class LoopState:
     seconds: float = 0.0
 
     def improves(self, found: Mapping[str, float]) -> bool:
-        """Higher exact match, or the same with lower NLL; without validation the newest is the best."""
-        if self.best is None or not found:
-            return True
-        return (found["exact_match"], -found["nll"]) > (self.best["exact_match"], -self.best["nll"])
+        """Whether it ranks above the best so far; without validation the newest is the best."""
+        return self.best is None or not found or self.rank(found) > self.rank(self.best)
+
+    def rank(self, found: Mapping[str, float]) -> tuple[float, ...]:
+        """Higher exact match, or the same with lower NLL."""
+        return found["exact_match"], -found["nll"]
 
 
 def train_generator(config: ExperimentConfig, resume: bool = False, progress: ProgressCallback | None = None) -> TrainingResult:
@@ -287,21 +296,13 @@ class _Run:
             return LoopState()
         folder = step_folder(self.checkpoints, steps[-1])
         stored = load_checkpoint(folder, self.generator, optimizer)
-        for key, now in (("config_hash", self.config.get_hash()), ("zoo_hash", self.setup.zoo.content_hash)):
-            if stored[key] != now:
-                raise InputError(
-                    f"{folder}: was trained with another {key.removesuffix('_hash')} ({stored[key][:8]}, now {now[:8]}); "
-                    "resume with the same one, or train under another experiment_name"
-                )
-        _cut_metrics(self.folder / "metrics.jsonl", stored["step"])
+        check_origin(folder, stored, {"config_hash": self.config.get_hash(), "zoo_hash": self.setup.zoo.content_hash})
+        cut_metrics(self.folder / "metrics.jsonl", stored["step"])
         return LoopState(stored["step"], stored["best_step"], stored["best"], stored["seconds"])
 
     def _clear(self) -> None:
-        """Remove what an earlier run of this name left, so that nothing of it is taken for this one's."""
         if self.is_main:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
-            shutil.rmtree(self.folder / "generator", ignore_errors=True)
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            clear_run(self.folder, "generator")
         self.accelerator.wait_for_everyone()
 
     def _finish(self, teachers: dict[str, float]) -> TrainingResult:
@@ -349,20 +350,6 @@ def _accelerator(config: ExperimentConfig, folder: Path) -> Accelerator:
 def _trackable(values: Mapping[str, Any]) -> dict[str, Any]:
     """Trackers take numbers and strings only."""
     return {name: value if isinstance(value, int | float | str) else json.dumps(value) for name, value in values.items()}
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines that an interrupted run logged after its last checkpoint; they will be written again."""
-    if path.exists():
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # a line torn by a crash is after the checkpoint
-                break
-            if row.get("step", 0) <= step:
-                kept.append(line + "\n")
-        write_text(path, "".join(kept))
 
 
 def _shown(figures: Mapping[str, float], best: Mapping[str, float] | None) -> dict[str, float]:

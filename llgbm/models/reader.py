@@ -1,0 +1,143 @@
+"""What every network that reads conditions shares: its front, its text encoder, and how it is saved and loaded.
+
+Letters: K tasks, N vectors per task (one or more for each text), E embedding width, H trunk width.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from llgbm.artifacts import read_json, write_bytes, write_json
+from llgbm.errors import InputError
+from llgbm.models.encoder import TextEncoder, build_encoder
+from llgbm.models.generator import (
+    CONFIG_FILE,
+    FORMAT,
+    SIZES,
+    WEIGHTS_FILE,
+    Block,
+    SetPooling,
+    collect_conditions,
+    embed_conditions,
+    load_weights,
+)
+from llgbm.zoo.base import Base
+
+
+class ConditionReader(nn.Module):
+    """A network whose input is the embedded texts of K tasks.
+
+    Args:
+        spec: A dataclass with `embedding_dim`, `size`, `encoder`, `encoder_id` and all else that rebuilds the network.
+        encoder: The text encoder, if it is built already.
+    """
+
+    kind: ClassVar[str]
+    """What a message calls such a network; a run keeps it in the folder of this name."""
+    trained_by: ClassVar[str]
+    """The command that trains it."""
+    spec_type: ClassVar[type]
+
+    def __init__(self, spec: Any, encoder: TextEncoder | None = None) -> None:
+        super().__init__()
+        if spec.size not in SIZES:
+            raise InputError(f"generator.size {spec.size!r} is unknown; choose one of {', '.join(SIZES)}")
+        self.spec, self._encoder = spec, encoder
+        self.project = nn.Linear(spec.embedding_dim, SIZES[spec.size].hidden)
+        self.pooling = SetPooling(SIZES[spec.size].hidden)
+        with torch.no_grad():
+            self.project.weight.mul_(spec.embedding_dim**0.5)
+
+    def new_trunk(self) -> nn.Sequential:
+        """The residual blocks of this size."""
+        size = SIZES[self.spec.size]
+        return nn.Sequential(*(Block(size.hidden) for _ in range(size.blocks)), nn.LayerNorm(size.hidden))
+
+    def pooled(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K H"]:
+        """One vector per task; masked vectors do not count."""
+        return self.pooling(self.project(embeddings), mask)
+
+    def encoder(self, base: Base | None = None) -> TextEncoder:
+        """The text encoder this network was trained with; built on first use.
+
+        Raises:
+            InputError: The encoder found under its name holds other content.
+        """
+        if self._encoder is None:
+            encoder = build_encoder(self.spec.encoder, base)
+            if self.spec.encoder_id and encoder.content_id != self.spec.encoder_id:
+                raise InputError(
+                    f"text encoder {self.spec.encoder} is {encoder.content_id}, the {self.kind} was trained with {self.spec.encoder_id}; "
+                    f"install that version of the encoder, or train the {self.kind} anew"
+                )
+            self._encoder = encoder
+        return self._encoder
+
+    @torch.no_grad()
+    def read(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[str]] | None,
+        description: str | Sequence[str] | None,
+        base: Base | None,
+    ) -> Any:
+        """The network's output for one task or many, in eval mode and one pass."""
+        embeddings, mask = embed_conditions(self.encoder(base), collect_conditions(prompts, description))
+        was_training, device = self.training, self.project.weight.device
+        self.eval()
+        output = self(embeddings.to(device), mask.to(device))
+        self.train(was_training)
+        return output
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors`, then `config.json`; a folder with a config is whole."""
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        write_bytes(Path(folder) / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
+        size = {"parameters": sum(p.numel() for p in self.parameters()), "numbers_emitted": self.spec.emitted()}
+        write_json(Path(folder) / CONFIG_FILE, {"format": FORMAT, **dataclasses.asdict(self.spec), **size})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, encoder: TextEncoder | None = None) -> Self:
+        """Read a network back, in eval mode, from its folder, a checkpoint, or a run folder.
+
+        Raises:
+            InputError: None there, another format or kind of network, or weights that do not fit the config.
+        """
+        folder = cls.folder_in(folder)
+        network = cls(cls.read_spec(folder / CONFIG_FILE), encoder)
+        try:
+            weights = load_file(folder / WEIGHTS_FILE)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read ({error}); save the {cls.kind} again") from error
+        load_weights(network, weights, folder / WEIGHTS_FILE)
+        return network.eval()
+
+    @classmethod
+    def folder_in(cls, checkpoint: str | Path) -> Path:
+        """The network's folder of a run folder, or the folder itself. InputError when there is none."""
+        for folder in (Path(checkpoint) / cls.kind, Path(checkpoint)):
+            if (folder / CONFIG_FILE).is_file():
+                return folder
+        raise InputError(
+            f"{checkpoint}: no {cls.kind} there; give a run folder of '{cls.trained_by}', its {cls.kind}/ or one of its checkpoints"
+        )
+
+    @classmethod
+    def read_spec(cls, path: Path) -> Any:
+        """The spec of a saved network; InputError when the file is of another format or of another kind of network."""
+        content: Any = read_json(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else None
+            raise InputError(f"{path}: {cls.kind} format {found!r}, this version reads {FORMAT}; train the {cls.kind} anew")
+        fields = dataclasses.fields(cls.spec_type)
+        required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+        missing = next((name for name in required if name not in content), None)
+        if missing is not None:
+            raise InputError(f"{path}: key {missing!r} is missing, so this is no {cls.kind}; give the folder of one")
+        return cls.spec_type(**{f.name: content[f.name] for f in fields if f.name in content})
