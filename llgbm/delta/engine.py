@@ -194,7 +194,11 @@ def aggregate(deltas: Float[Tensor, "K P D"], how: str) -> Float[Tensor, "K ..."
 
 
 def make_engine(
-    config: ExperimentConfig, layers: str | None = None, tokens: str | None = None, options: DeltaOptions | None = None
+    config: ExperimentConfig,
+    layers: str | None = None,
+    tokens: str | None = None,
+    options: DeltaOptions | None = None,
+    base: Base | None = None,
 ) -> DeltaEngine:
     """The engine a config describes: its base, its probes, and what it keeps.
 
@@ -203,12 +207,13 @@ def make_engine(
         layers: Instead of delta.layer_idx: a number, several with commas, or `all`.
         tokens: Instead of delta.token_idx: a number, `last`, `mean` or `response`.
         options: Instead of all that the config keeps.
+        base: If it is loaded already; the section model is not read then.
 
     Raises:
         InputError: Layers or tokens are none of these; see also `DeltaEngine`.
     """
     probes = load_probes(config.probe.probe_type)
-    base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
+    base = base or load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
     options = options or DeltaOptions.from_config(config.delta, config.probe.max_length)
     if layers is not None:
         options = replace(options, layers=_parsed_layers(layers))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
 
 from llgbm.artifacts import hash_json
 from llgbm.config import LoRAConfig, ZooConfig
@@ -44,6 +45,7 @@ class Method:
     uses_pool: bool
     """Whether the seen teachers are part of the method."""
     source: str
+    needs_predictor: bool = False
 
 
 def base(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -74,8 +76,12 @@ def shuffled_condition(setting: Setting, questions: Sequence[Question]) -> Attem
 
 def nearest(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """The seen teacher whose task is asked for most alike. On `seen` that is mostly the task's own: a look-up."""
-    closest = _similarities(setting, questions).argmax(1)
-    return Attempt(setting.pool_factors.select(closest), _plain(setting, questions))
+    return _nearest(setting, questions, _similarities(setting, questions))
+
+
+def nearest_predicted(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The seen teacher whose fingerprint is most like the one predicted from the condition."""
+    return _nearest(setting, questions, _predicted_similarities(setting, questions))
 
 
 def mean_adapter(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -89,11 +95,12 @@ def mean_adapter(setting: Setting, questions: Sequence[Question]) -> Attempt:
 
 def merged_topk(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """The exact weighted sum of the weight changes of the k nearest seen teachers."""
-    similarities = _similarities(setting, questions)
-    values, indices = similarities.topk(min(setting.config.top_k, similarities.shape[1]), dim=1)
-    weights = (values / MERGE_TEMPERATURE).softmax(1)
-    merged = [combine(setting.pool_factors.select(chosen), w) for chosen, w in zip(indices, weights, strict=True)]
-    return Attempt(LoRAFactors.stack(merged), _plain(setting, questions))
+    return _merged(setting, questions, _similarities(setting, questions))
+
+
+def merged_predicted(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """`merged_topk` by the fingerprint predicted from the condition."""
+    return _merged(setting, questions, _predicted_similarities(setting, questions))
 
 
 def multitask(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -111,6 +118,8 @@ METHODS: dict[str, Method] = {
     "shuffled_condition": Method(shuffled_condition, True, True, False, "control"),
     "nearest": Method(nearest, False, True, True, "retrieval by condition; LoraRetriever, arXiv:2402.09997"),
     "merged_topk": Method(merged_topk, False, True, True, "LoraHub, arXiv:2307.13269, with similarities as weights"),
+    "nearest_predicted": Method(nearest_predicted, False, True, True, "Delta Activations, arXiv:2509.04442, predicted", True),
+    "merged_predicted": Method(merged_predicted, False, True, True, "LoraHub, arXiv:2307.13269, by predicted fingerprint", True),
     "mean_adapter": Method(mean_adapter, False, False, True, "model soups, arXiv:2203.05482, on weight changes"),
     "multitask": Method(multitask, False, False, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105"),
 }
@@ -121,7 +130,7 @@ def choose_methods(setting: Setting) -> list[str]:
     """The configured methods, or all that are possible.
 
     Raises:
-        InputError: A configured method is unknown or needs a generator that was not given.
+        InputError: A configured method is unknown or needs a generator or predictor that was not given.
     """
     for name in setting.config.methods:
         if name not in METHODS:
@@ -130,7 +139,10 @@ def choose_methods(setting: Setting) -> list[str]:
             raise InputError(f"unknown method {name!r}; {hint}choose from {', '.join(METHODS)}")
         if METHODS[name].needs_generator and setting.generator is None:
             raise InputError(f"method {name} needs a generator; give --checkpoint, or leave the method out")
-    return list(setting.config.methods) or [n for n, m in METHODS.items() if setting.generator is not None or not m.needs_generator]
+        if METHODS[name].needs_predictor and setting.predictor is None:
+            raise InputError(f"method {name} needs a predictor of fingerprints; give --predictor, or leave the method out")
+    without = {flag for flag in ("generator", "predictor") if getattr(setting, flag) is None}
+    return list(setting.config.methods) or [n for n, m in METHODS.items() if not any(getattr(m, f"needs_{flag}") for flag in without)]
 
 
 def _plain(setting: Setting, questions: Sequence[Question]) -> list[TokenBatch]:
@@ -148,6 +160,25 @@ def _generate(setting: Setting, questions: Sequence[Question]) -> LoRAFactors:
 def _similarities(setting: Setting, questions: Sequence[Question]) -> torch.Tensor:
     """Cosine of each question's condition to the pool's tasks, [Q, P]."""
     return setting.embed([q.texts(*setting.condition_kind) for q in questions]) @ setting.pool_embeddings.T
+
+
+def _predicted_similarities(setting: Setting, questions: Sequence[Question]) -> torch.Tensor:
+    """Cosine of the fingerprint predicted for each question to the pool's fingerprints, [Q, P]; a zero fingerprint has 0."""
+    predicted, pool = (F.normalize(rows, dim=1) for rows in (setting.predict(questions), setting.fingerprints(setting.pool)))
+    return predicted @ pool.T
+
+
+def _nearest(setting: Setting, questions: Sequence[Question], similarities: torch.Tensor) -> Attempt:
+    """The most similar teacher of the pool; similarities are [Q, P]."""
+    return Attempt(setting.pool_factors.select(similarities.argmax(1)), _plain(setting, questions))
+
+
+def _merged(setting: Setting, questions: Sequence[Question], similarities: torch.Tensor) -> Attempt:
+    """The most similar teachers of the pool, merged on weight changes; similarities are [Q, P]."""
+    values, indices = similarities.topk(min(setting.config.top_k, similarities.shape[1]), dim=1)
+    weights = (values / MERGE_TEMPERATURE).softmax(1)
+    merged = [combine(setting.pool_factors.select(chosen), w) for chosen, w in zip(indices, weights, strict=True)]
+    return Attempt(LoRAFactors.stack(merged), _plain(setting, questions))
 
 
 def _rank(factors: LoRAFactors) -> int:

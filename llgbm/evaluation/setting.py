@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llgbm.dataset import TokenBatch, encode_examples
+from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
+from llgbm.models.delta_predictor import DeltaPredictor
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.scoring import MEMORY_BYTES
@@ -40,7 +42,9 @@ class EvaluationConfig:
     demonstrations: int = 3
     """Solved examples shown before each query in few-shot."""
     top_k: int = 3
-    """Teachers merged by merged_topk."""
+    """Teachers merged by merged_topk and merged_predicted."""
+    predictor: str | None = None
+    """Run of a predictor of fingerprints, for the methods that retrieve by them."""
     multitask_batch_size: int = 32
     """Examples per step of the multi-task LoRA; its steps and learning rate are the teachers'."""
     teacher_seed: int | None = None
@@ -90,6 +94,7 @@ class Setting:
     """By task, of one seed."""
     kept: dict[str, LoRAFactors] = field(default_factory=dict)
     """Adapters that answer every question, by method, made once."""
+    predictor: DeltaPredictor | None = None
 
     def __post_init__(self) -> None:
         seeds = sorted({t.seed for t in self.zoo.teachers})
@@ -118,12 +123,14 @@ class Setting:
 
     @cached_property
     def pool(self) -> list[Teacher]:
-        """The seen teachers: those the generator trained on, all of split `seen` without a generator."""
-        trained_on = set(self.generator.spec.trained_on) if self.generator else None
+        """The seen teachers: those the generator (else the predictor) trained on, all of split `seen` without either."""
+        learner = self.generator or self.predictor
+        trained_on = set(learner.spec.trained_on) if learner else None
         pool = [t for t in self.teachers.values() if t.split == "seen" and (trained_on is None or t.task in trained_on)]
         if not pool:
             raise InputError(
-                f"zoo {self.zoo.folder} has no teacher of a seen task the generator trained on; give the zoo it was trained on"
+                f"zoo {self.zoo.folder} has no teacher of a seen task the {'generator' if self.generator else 'predictor'} trained on; "
+                "give the zoo it was trained on"
             )
         return pool
 
@@ -148,6 +155,20 @@ class Setting:
         rows = iter(self.encoder.encode([text for group in texts for text in group]))
         means = [torch.stack([next(rows).mean(0) for _ in group]).mean(0) for group in texts]
         return F.normalize(torch.stack(means), dim=1)
+
+    def predict(self, questions: Sequence[Question]) -> Float[Tensor, "Q F"]:
+        """The fingerprint predicted from each question's condition, of the kind the predictor was trained on."""
+        assert self.predictor is not None
+        spec = self.predictor.spec
+        return self.predictor.predict([question.texts(spec.condition, spec.max_prompts) for question in questions], base=self.base)
+
+    def fingerprints(self, teachers: Sequence[Teacher]) -> Float[Tensor, "K F"]:
+        """What the teachers do on the predictor's probes, measured; each teacher once."""
+        missing = [t for t in teachers if t.path not in self._fingerprints]
+        if missing:
+            measured = torch.from_numpy(self._engine.deltas(self.zoo.factors(missing))).flatten(1)
+            self._fingerprints.update(zip((t.path for t in missing), measured, strict=True))
+        return torch.stack([self._fingerprints[t.path] for t in teachers])
 
     def questions(self, split: str) -> list[Question]:
         """The split's tasks that have a teacher. `seen` and `unseen_wording` are the pool's tasks."""
@@ -207,6 +228,15 @@ class Setting:
         return getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
 
     @cached_property
+    def _engine(self) -> DeltaEngine:
+        assert self.predictor is not None
+        return self.predictor.engine(self.base)
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, Tensor]:
+        return {}
+
+    @cached_property
     def _tokens(self) -> dict[str, TokenBatch]:
         return {}
 
@@ -223,7 +253,7 @@ def load_setting(
         cache_dir: Keeps what methods train.
 
     Raises:
-        InputError: No zoo, no generator, or the generator or the base found under the zoo's name is of another base.
+        InputError: No zoo, no generator or predictor, or one of them or the base found under the zoo's name is of another base.
     """
     zoo = TeacherZoo.load(data_dir)
     generator = None if checkpoint is None else LoRAGenerator.from_pretrained(checkpoint)
@@ -232,11 +262,14 @@ def load_setting(
     if generator is not None:
         _check_hash(f"generator {checkpoint}", generator.spec.base_hash, base)
         generator = generator.to(base.model.device)
+    predictor = None if config.predictor is None else DeltaPredictor.from_pretrained(config.predictor)
+    if predictor is not None:
+        _check_hash(f"predictor {config.predictor}", predictor.spec.base_hash, base)
     names = dict.fromkeys(
         [*target_shapes(base.model, zoo.manifest["lora"]["target_modules"]), *(generator.spec.shapes if generator else ())]
     )
     functional = FunctionalLoRA(base.model, names)
-    return Setting(base, functional, zoo, generator, config, None if cache_dir is None else Path(cache_dir))
+    return Setting(base, functional, zoo, generator, config, None if cache_dir is None else Path(cache_dir), predictor=predictor)
 
 
 def _check_hash(what: str, expected: str, base: Base) -> None:

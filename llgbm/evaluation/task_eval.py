@@ -20,7 +20,7 @@ from llgbm.scoring import Score, score_each
 REFERENCE = "generated"
 """The method that is compared with every other."""
 CACHE_FORMAT = 1
-WITHOUT_EFFECT = ("splits", "methods", "memory_bytes", "adapters_at_once", "device")
+WITHOUT_EFFECT = ("splits", "methods", "predictor", "memory_bytes", "adapters_at_once", "device")
 """Choices that decide what is scored or how fast, not what a method scores."""
 
 
@@ -173,8 +173,8 @@ def _same_answers(method: str, split: str, evaluation: Evaluation) -> list[Score
 
 
 def _score_cached(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:
-    """Score, or read what an earlier evaluation of the same method on the same tasks kept."""
-    if setting.cache_dir is None or METHODS[method].needs_generator:
+    """Score, or read what an earlier evaluation of the same method on the same tasks kept (methods without a network of ours)."""
+    if setting.cache_dir is None or METHODS[method].needs_generator or METHODS[method].needs_predictor:
         return _score(method, questions, setting)
     path = setting.cache_dir / f"scores-{method}-{_key(method, questions, setting)[:16]}.json"
     if path.is_file():
@@ -185,7 +185,7 @@ def _score_cached(method: str, questions: Sequence[Question], setting: Setting) 
 
 
 def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
-    """Hash of everything a method that needs no generator depends on."""
+    """Hash of everything a method that needs neither generator nor predictor depends on."""
     chosen = METHODS[method]
     config = {k: v for k, v in asdict(setting.config).items() if k not in WITHOUT_EFFECT}
     zoo = [setting.zoo.manifest["suite"]["hash"], [setting.teachers[q.task.name].hash for q in questions]]

@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from llgbm.config import DeltaConfig, ProbeConfig
-from llgbm.delta import DeltaCache, DeltaEngine, DeltaOptions
+from llgbm.config import DeltaConfig, ExperimentConfig, ProbeConfig
+from llgbm.delta import DeltaCache, DeltaEngine, make_engine
 from llgbm.errors import InputError
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.reader import ConditionReader
-from llgbm.probes import load_probes
 from llgbm.zoo.base import Base
 
 
@@ -105,8 +104,8 @@ class DeltaPredictor(ConditionReader):
         Raises:
             InputError: The base is another, or its probes have changed since.
         """
-        probe, delta = ProbeConfig(**self.spec.probe), DeltaConfig(**self.spec.delta)
-        engine = make_engine_on(base, probe, delta)
+        sections = ExperimentConfig(probe=ProbeConfig(**self.spec.probe), delta=DeltaConfig(**self.spec.delta))
+        engine = make_engine(sections, base=base)
         self.check(engine.config, f"base {base.name}")
         return engine
 
@@ -123,9 +122,3 @@ class DeltaPredictor(ConditionReader):
                 f"{what}: its deltas have {differing} {config.get(differing)}, the predictor learned {ours[differing]}; "
                 "use what it was trained with, or train a predictor on these"
             )
-
-
-def make_engine_on(base: Base, probe: ProbeConfig, delta: DeltaConfig) -> DeltaEngine:
-    """The engine that two sections of a config describe, on a base that is loaded already."""
-    probes = load_probes(probe.probe_type)
-    return DeltaEngine(base, probes.first(min(probe.num_probes, len(probes.texts))), DeltaOptions.from_config(delta, probe.max_length))

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from llgbm.artifacts import hash_tensors, write_json
 from llgbm.config import ExperimentConfig, content
-from llgbm.delta import DeltaCache, DeltaEngine, compute_deltas
+from llgbm.delta import DeltaCache, DeltaEngine, compute_deltas, make_engine
 from llgbm.errors import InputError
 from llgbm.lora.peft_io import find_adapters
 from llgbm.losses import OBJECTIVES, delta_distance, schedule_factor
-from llgbm.models.delta_predictor import DeltaPredictor, PredictorSpec, make_engine_on
+from llgbm.models.delta_predictor import DeltaPredictor, PredictorSpec
 from llgbm.models.generator import CONFIG_FILE
 from llgbm.progress import ProgressCallback
 from llgbm.reproducibility import ExperimentLogger, cut_metrics, set_seed
@@ -154,7 +154,7 @@ class _PredictorRun:
         self.checkpoints = self.folder / "checkpoints"
         set_seed(config.seed)
         self.setup: Setup = prepare(config, config.model.device)
-        self.engine = make_engine_on(self.setup.base, config.probe, config.delta)
+        self.engine = make_engine(config, base=self.setup.base)
         train, held = self.setup.train, self.setup.validation
         deltas = teacher_deltas(self.engine, self.setup.zoo, [*train.teachers, *(held.teachers if held else [])], config.delta_cache_dir)
         self.targets, self.held_targets = deltas[: len(train)], deltas[len(train) :]
