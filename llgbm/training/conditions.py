@@ -41,13 +41,14 @@ class ConditionTable:
         """A random paraphrase, or a random subset of prompts, or (condition `both`) either or both of them."""
         return self._stack([self._draw_texts(name, random.Random(seed)) for name, seed in zip(names, seeds, strict=True)])
 
-    def fixed(self, names: Sequence[str]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
-        """The description, the first `max_prompts` prompts, or both: what validation reads."""
+    def fixed(self, names: Sequence[str], wording: int = 0) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
+        """One of the descriptions, `max_prompts` of the prompts, or both: what validation reads. `wording` counts through them."""
         texts = []
         for name in names:
             described, prompts = self._texts[name]
-            shown = list(prompts[: self.max_prompts])
-            texts.append([*described[:1], *shown])
+            start = wording * self.max_prompts % max(1, len(prompts))
+            shown = prompts[start : start + self.max_prompts]
+            texts.append([*([described[wording % len(described)]] if described else []), *shown])
         return self._stack(texts)
 
     def _draw_texts(self, name: str, rng: random.Random) -> list[str]:

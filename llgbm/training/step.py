@@ -1,5 +1,6 @@
 """One step's comparison of generated adapters with their teachers, and their exact match on held-back tasks."""
 
+import itertools
 import random
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from llgbm.training.conditions import ConditionTable
 from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.setup import TeacherSet
 from llgbm.training.targets import TeacherTargets, owners
+
+VALIDATION_WORDINGS = 4
+"""Conditions of each held-back task, of one wording each, on which a checkpoint is judged."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,13 @@ def compare(
 def validate(
     generator: LoRAGenerator, functional: FunctionalLoRA, conditions: ConditionTable, held_back: TeacherSet, at_once: int
 ) -> dict[str, float]:
-    """Exact match and negative log-likelihood (nats per response token) of generated adapters on held-back tasks."""
+    """Exact match and negative log-likelihood (nats per response token) of generated adapters on held-back tasks, over several wordings."""
     was_training = generator.training
     generator.eval()
     scores = []
-    for start in range(0, len(held_back), at_once):
+    for start, wording in itertools.product(range(0, len(held_back), at_once), range(VALIDATION_WORDINGS)):
         chosen = range(start, min(start + at_once, len(held_back)))
-        embeddings, mask = conditions.fixed([held_back.tasks[k].name for k in chosen])
+        embeddings, mask = conditions.fixed([held_back.tasks[k].name for k in chosen], wording)
         factors = generator(embeddings.to(functional.device), mask.to(functional.device))
         scores.append(score(functional, factors, held_back.rows_of(chosen)))
     generator.train(was_training)

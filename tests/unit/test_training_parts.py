@@ -26,13 +26,16 @@ def test_a_description_is_one_of_the_paraphrases(tmp_path):
     conditions, expected = table(tmp_path, "description"), torch.cat(HashingEncoder(64).encode(["first task", "task number one"]))
     drawn = torch.cat([conditions.draw(["a"], [str(i)])[0][:, 0] for i in range(20)])
     assert {int((row - expected).norm(dim=1).argmin()) for row in drawn} == {0, 1}
-    assert torch.equal(conditions.fixed(["a"])[0][0], expected[:1])
+    for wording in range(4):
+        assert torch.equal(conditions.fixed(["a"], wording)[0][0], expected[[wording % 2]])
 
 
 def test_prompts_are_random_subsets(tmp_path):
     conditions = table(tmp_path, "prompts", max_prompts=2)
     sizes = {int(conditions.draw(["a"], [str(i)])[1].sum()) for i in range(20)}
     assert sizes == {1, 2}
+    for wording in range(3):
+        assert int(conditions.fixed(["b"], wording)[1].sum()) == 1
     assert conditions.fixed(["a", "b"])[1].tolist() == [[True, True], [True, False]]
 
 
