@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "zoo": "llgbm.cli.zoo",
     "compute-deltas": "llgbm.cli.compute_deltas",
     "train": "llgbm.cli.train",
+    "train-delta-only": "llgbm.cli.train_delta_only",
     "generate": "llgbm.cli.generate",
     "evaluate": "llgbm.cli.evaluate",
     "retrieve": "llgbm.cli.retrieve",
@@ -83,7 +84,7 @@ def _module(name: str) -> ModuleType:
 
 def _overview() -> str:
     lines = ["usage: llgbm COMMAND [flags]", "", "Learning LoRA Generator by Behavioral Matching.", "", "commands:"]
-    lines += [f"  {name:<16}{_module(name).HELP.splitlines()[0]}" for name in COMMANDS]
+    lines += [f"  {name:<18}{_module(name).HELP.splitlines()[0]}" for name in COMMANDS]
     return "\n".join([*lines, "", "'llgbm COMMAND --help' shows a command's flags; --debug adds the traceback of a fault."])
 
 

@@ -23,11 +23,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data_dir", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
     parser.add_argument("--output", type=str, default=None, help=".json file, or folder for eval_<name>.json (default: the run's folder)")
     parser.add_argument("--name", type=str, default="main", help="name of the evaluation (default: %(default)s)")
+    parser.add_argument(
+        "--predictor",
+        type=str,
+        default=None,
+        metavar="RUN",
+        help="run of 'train-delta-only --variant b2', for the methods nearest_predicted and merged_predicted",
+    )
     parser.add_argument("--splits", type=str, nargs="+", default=[], help="splits to report (default: all)")
     parser.add_argument("--methods", type=str, nargs="+", default=[], help="methods to score (default: all that are possible)")
     parser.add_argument("--max_examples", type=number, default=None, help="test examples per task (default: all)")
     parser.add_argument("--demonstrations", type=int, default=3, help="solved examples in few_shot (default: %(default)s)")
-    parser.add_argument("--top_k", type=int, default=3, help="teachers merged by merged_topk (default: %(default)s)")
+    parser.add_argument("--top_k", type=int, default=3, help="teachers merged by merged_topk and merged_predicted (default: %(default)s)")
     parser.add_argument("--teacher_seed", type=number, default=None, help="seed of the teachers (default: the zoo's first)")
     parser.add_argument("--seed", type=int, default=0, help="draws demonstrations and shuffles (default: %(default)s)")
     parser.add_argument("--device", type=str, default="cpu", help="where the base runs (default: %(default)s)")
@@ -59,6 +66,11 @@ def run(args: Namespace) -> int:
 def print_evaluation(document: dict[str, Any]) -> None:
     """Exact match of each method by split, and how the generated adapters compare with the others."""
     splits = document["splits"]
+    if document.get("fingerprints"):
+        print_table(
+            [{"split": split, **found} for split, found in document["fingerprints"].items()],
+            title="cosine to the teachers' fingerprints, mean over tasks",
+        )
     methods = dict.fromkeys(method for of_split in splits.values() for method in of_split)
     heads = {split: f"{split} (n={next(iter(of_split.values()))['n_tasks']})" for split, of_split in splits.items()}
     rows = [{"method": method, **{heads[split]: _cell(of_split.get(method)) for split, of_split in splits.items()}} for method in methods]
@@ -98,6 +110,7 @@ def _choices(args: Namespace) -> Any:
         max_examples=args.max_examples,
         demonstrations=args.demonstrations,
         top_k=args.top_k,
+        predictor=args.predictor,
         teacher_seed=args.teacher_seed,
         seed=args.seed,
         device=args.device,

@@ -12,15 +12,24 @@ from llgbm.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from llgbm.delta import DeltaEngine
+    from llgbm.delta import DeltaCache, DeltaEngine
 
-HELP = "Find the adapters whose deltas are nearest to an adapter's or to a given delta, and merge them if asked."
+HELP = "Find the adapters whose deltas are nearest to an adapter's, a given delta or a described task's, and merge them if asked."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The query, the cache, the merge, and the base and probes that the cache was computed with."""
     parser.add_argument("--adapter", type=str, default=None, metavar="DIR", help="a PEFT adapter; it is not among its own hits")
     parser.add_argument("--delta", type=str, default=None, metavar="FILE", help="a safetensors file with a tensor named delta")
+    parser.add_argument("--description", type=str, default=None, help="one sentence that says what the adapter should do")
+    parser.add_argument("--prompts", type=str, default=None, metavar="FILE", help="unlabeled prompts, one per line, or a JSON list")
+    parser.add_argument(
+        "--predictor",
+        type=str,
+        default="outputs/delta_predictor",
+        metavar="RUN",
+        help="run of 'train-delta-only --variant b2', for a description or prompts (default: %(default)s)",
+    )
     parser.add_argument("--cache_dir", type=str, default="deltas", help="of compute-deltas (default: %(default)s)")
     parser.add_argument("--k", type=int, default=5, help="hits (default: %(default)s)")
     parser.add_argument("--approximate", action="store_true", help="search a graph (HNSW) instead of every delta")
@@ -36,8 +45,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Search; merge and write if asked."""
-    if (args.adapter is None) == (args.delta is None):
-        raise InputError("say what to look for: --adapter DIR or --delta FILE, one of them")
+    described = args.description is not None or args.prompts is not None
+    if (args.adapter is not None) + (args.delta is not None) + described != 1:
+        raise InputError("say what to look for: --adapter DIR or --delta FILE, or a task by --description or --prompts; one of them")
     if (args.merge is None) != (args.output_dir is None):
         raise InputError("--merge METHOD and --output_dir DIR belong together; give both or neither")
     import sys
@@ -50,7 +60,7 @@ def run(args: Namespace) -> int:
     for fault in cache.faults:
         print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
     engine = engine_of_cache(read_config(args), cache) if args.adapter or args.merge else None
-    delta = _read_delta(args.delta) if args.delta else _measure(engine, args.adapter)
+    delta = _predict(args, cache) if described else _read_delta(args.delta) if args.delta else _measure(engine, args.adapter)
     own = Path(args.adapter).resolve() if args.adapter else None
     hits = [hit for hit in index.search(delta, args.k + (own is not None)) if Path(hit[0]).resolve() != own][: args.k]
     merged = _merge(args, engine, hits) if args.merge else None
@@ -70,6 +80,18 @@ def _measure(engine: "DeltaEngine | None", adapter: str) -> "np.ndarray":
 
     assert engine is not None
     return engine.deltas(read_adapter(adapter, engine.functional.shapes))[0]
+
+
+def _predict(args: Namespace, cache: "DeltaCache") -> "np.ndarray":
+    """The delta that an adapter for the described task would have, as the predictor sees it."""
+    from llgbm.models.delta_predictor import DeltaPredictor
+    from llgbm.models.export import read_prompts
+    from llgbm.zoo.base import load_base
+
+    predictor = DeltaPredictor.from_pretrained(args.predictor)
+    predictor.check_cache(cache)
+    base = load_base(predictor.spec.base_name) if predictor.spec.encoder == "base" else None
+    return predictor.predict(read_prompts(args.prompts) if args.prompts else None, args.description, base)[0].numpy()
 
 
 def _read_delta(file: str) -> "np.ndarray":

@@ -32,6 +32,8 @@ class Evaluation:
     config_hash: str
     questions: dict[str, list[Question]] = field(default_factory=dict)
     scores: dict[str, dict[str, list[Score]]] = field(default_factory=dict)
+    fingerprints: dict[str, dict[str, float]] = field(default_factory=dict)
+    """With a predictor, for each split: mean cosine to the teachers' fingerprints, predicted and of the pool's mean."""
 
     def per_task(self, split: str, method: str) -> list[float]:
         """Exact match of each task."""
@@ -45,6 +47,7 @@ class Evaluation:
             "tasks": [row for split in self.scores for row in self._task_rows(split)],
             "base": self.base,
             "config_hash": self.config_hash,
+            **({"fingerprints": self.fingerprints} if self.fingerprints else {}),
         }
 
     def _summary(self, split: str, method: str) -> dict[str, Any]:
@@ -130,6 +133,8 @@ def run_evaluation(setting: Setting, config_hash: str | None = None, progress: P
     questions = evaluation.questions = {split: setting.questions(split) for split in splits}
     total, done = len(methods) * sum(map(len, questions.values())), 0
     for split in splits:
+        if setting.predictor is not None:
+            evaluation.fingerprints[split] = _fingerprint_cosines(setting, questions[split])
         evaluation.scores[split] = {}
         for method in methods:
             known = _same_answers(method, split, evaluation)
@@ -154,6 +159,16 @@ def run_folder(checkpoint: str | Path) -> Path | None:
     """The run a checkpoint belongs to: the folder with the run's `config.yaml`, the checkpoint's own or one above; None outside runs."""
     folder = Path(checkpoint)
     return next((f for f in (folder, folder.parent, folder.parent.parent) if (f / "config.yaml").is_file()), None)
+
+
+def _fingerprint_cosines(setting: Setting, questions: Sequence[Question]) -> dict[str, float]:
+    """How near the predicted fingerprints are to those of the questions' teachers, and how near the pool's mean is to them."""
+    actual = setting.fingerprints([setting.teachers[q.task.name] for q in questions])
+    mean = setting.fingerprints(setting.pool).mean(0, keepdim=True)
+    return {
+        "predicted": torch.cosine_similarity(setting.predict(questions), actual).mean().item(),
+        "pool_mean": torch.cosine_similarity(mean, actual).mean().item(),
+    }
 
 
 def _run_hash(checkpoint: str | Path | None) -> str | None:
