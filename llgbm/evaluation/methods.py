@@ -8,7 +8,8 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional as F
 
 from llgbm.artifacts import hash_json
@@ -81,7 +82,7 @@ def nearest(setting: Setting, questions: Sequence[Question]) -> Attempt:
 
 def nearest_predicted(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """The seen teacher whose fingerprint is most like the one predicted from the condition."""
-    return _nearest(setting, questions, _predicted_similarities(setting, questions))
+    return _nearest(setting, questions, _fingerprint_similarities(setting, setting.predict(questions)))
 
 
 def mean_adapter(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -100,7 +101,13 @@ def merged_topk(setting: Setting, questions: Sequence[Question]) -> Attempt:
 
 def merged_predicted(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """`merged_topk` by the fingerprint predicted from the condition."""
-    return _merged(setting, questions, _predicted_similarities(setting, questions))
+    return _merged(setting, questions, _fingerprint_similarities(setting, setting.predict(questions)))
+
+
+def nearest_fingerprint(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """`nearest_predicted` with the fingerprint of the task's own teacher: as if the prediction were perfect."""
+    own = setting.fingerprints([setting.teachers[q.task.name] for q in questions])
+    return _nearest(setting, questions, _fingerprint_similarities(setting, own))
 
 
 def multitask(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -120,6 +127,7 @@ METHODS: dict[str, Method] = {
     "merged_topk": Method(merged_topk, False, True, True, "LoraHub, arXiv:2307.13269, with similarities as weights"),
     "nearest_predicted": Method(nearest_predicted, False, True, True, "Delta Activations, arXiv:2509.04442, predicted", True),
     "merged_predicted": Method(merged_predicted, False, True, True, "LoraHub, arXiv:2307.13269, by predicted fingerprint", True),
+    "nearest_fingerprint": Method(nearest_fingerprint, False, False, True, "Delta Activations, arXiv:2509.04442; an upper bound", True),
     "mean_adapter": Method(mean_adapter, False, False, True, "model soups, arXiv:2203.05482, on weight changes"),
     "multitask": Method(multitask, False, False, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105"),
 }
@@ -157,24 +165,23 @@ def _generate(setting: Setting, questions: Sequence[Question]) -> LoRAFactors:
     return setting.generator.generate(prompts if any(prompts) else None, descriptions or None, setting.base)
 
 
-def _similarities(setting: Setting, questions: Sequence[Question]) -> torch.Tensor:
-    """Cosine of each question's condition to the pool's tasks, [Q, P]."""
+def _similarities(setting: Setting, questions: Sequence[Question]) -> Float[Tensor, "Q P"]:
+    """Cosine of each question's condition to the pool's tasks."""
     return setting.embed([q.texts(*setting.condition_kind) for q in questions]) @ setting.pool_embeddings.T
 
 
-def _predicted_similarities(setting: Setting, questions: Sequence[Question]) -> torch.Tensor:
-    """Cosine of the fingerprint predicted for each question to the pool's fingerprints, [Q, P]; a zero fingerprint has 0."""
-    predicted, pool = (F.normalize(rows, dim=1) for rows in (setting.predict(questions), setting.fingerprints(setting.pool)))
-    return predicted @ pool.T
+def _fingerprint_similarities(setting: Setting, wanted: Float[Tensor, "Q F"]) -> Float[Tensor, "Q P"]:
+    """Cosine of the wanted fingerprints to the pool's; a zero fingerprint has 0 to all."""
+    return F.normalize(wanted, dim=1) @ F.normalize(setting.fingerprints(setting.pool), dim=1).T
 
 
-def _nearest(setting: Setting, questions: Sequence[Question], similarities: torch.Tensor) -> Attempt:
-    """The most similar teacher of the pool; similarities are [Q, P]."""
+def _nearest(setting: Setting, questions: Sequence[Question], similarities: Float[Tensor, "Q P"]) -> Attempt:
+    """The most similar teacher of the pool."""
     return Attempt(setting.pool_factors.select(similarities.argmax(1)), _plain(setting, questions))
 
 
-def _merged(setting: Setting, questions: Sequence[Question], similarities: torch.Tensor) -> Attempt:
-    """The most similar teachers of the pool, merged on weight changes; similarities are [Q, P]."""
+def _merged(setting: Setting, questions: Sequence[Question], similarities: Float[Tensor, "Q P"]) -> Attempt:
+    """The most similar teachers of the pool, merged on weight changes."""
     values, indices = similarities.topk(min(setting.config.top_k, similarities.shape[1]), dim=1)
     weights = (values / MERGE_TEMPERATURE).softmax(1)
     merged = [combine(setting.pool_factors.select(chosen), w) for chosen, w in zip(indices, weights, strict=True)]

@@ -71,7 +71,7 @@ class DeltaPredictor(ConditionReader):
 
     def forward(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
         """One flattened delta per task, float32, in residual-stream units; masked vectors do not count."""
-        return self.mean + self.scale * self.head(self.trunk(self.pooled(embeddings, mask))).float()
+        return self.mean + self.scale * self.head(self.trunk(self.read(embeddings, mask))).float()
 
     @torch.no_grad()
     def fit_scale(self, deltas: Float[Tensor, "P F"]) -> None:
@@ -96,7 +96,7 @@ class DeltaPredictor(ConditionReader):
         Raises:
             InputError: Neither is given, the two disagree on the number of tasks, or a text is empty.
         """
-        return self.read(prompts, description, base)
+        return self.answer(prompts, description, base)
 
     def engine(self, base: Base) -> DeltaEngine:
         """What measures deltas of the predicted kind.

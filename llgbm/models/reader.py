@@ -60,8 +60,8 @@ class ConditionReader(nn.Module):
         size = SIZES[self.spec.size]
         return nn.Sequential(*(Block(size.hidden) for _ in range(size.blocks)), nn.LayerNorm(size.hidden))
 
-    def pooled(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K H"]:
-        """One vector per task; masked vectors do not count."""
+    def read(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K H"]:
+        """What each set of vectors says, as one vector; masked vectors do not count."""
         return self.pooling(self.project(embeddings), mask)
 
     def encoder(self, base: Base | None = None) -> TextEncoder:
@@ -81,7 +81,7 @@ class ConditionReader(nn.Module):
         return self._encoder
 
     @torch.no_grad()
-    def read(
+    def answer(
         self,
         prompts: Sequence[str] | Sequence[Sequence[str]] | None,
         description: str | Sequence[str] | None,

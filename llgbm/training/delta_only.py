@@ -37,7 +37,7 @@ from llgbm.training.checkpoints import (
 )
 from llgbm.training.loop import DivergedError, LoopState, TrainingResult, train_generator
 from llgbm.training.setup import Setup, prepare
-from llgbm.training.step import plan_step
+from llgbm.training.step import VALIDATION_WORDINGS, plan_step
 from llgbm.zoo.teachers import Teacher, TeacherZoo
 
 IMITATES = frozenset({"fingerprints", "states", "predictions", "logits"})
@@ -246,16 +246,16 @@ class _PredictorRun:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """On held-back tasks, as their suite describes them."""
+        """On held-back tasks, each in several wordings."""
         held = self.setup.validation
         if held is None:
             return {}
-        predicted = self.predictor(*self.setup.conditions.fixed(held.task_names))
-        mean = self.predictor.mean.expand_as(self.held_targets)
+        predicted = torch.cat([self.predictor(*self.setup.conditions.fixed(held.task_names, w)) for w in range(VALIDATION_WORDINGS)])
+        actual = self.held_targets.repeat(VALIDATION_WORDINGS, 1)
         return {
-            "cosine": F.cosine_similarity(predicted, self.held_targets).mean().item(),
-            "relative_error": delta_distance(predicted, self.held_targets, "mse").item(),
-            "cosine_of_mean": F.cosine_similarity(mean, self.held_targets).mean().item(),
+            "cosine": F.cosine_similarity(predicted, actual).mean().item(),
+            "relative_error": delta_distance(predicted, actual, "mse").item(),
+            "cosine_of_mean": F.cosine_similarity(self.predictor.mean[None], self.held_targets).mean().item(),
         }
 
     def _restore(self) -> PredictorState:
