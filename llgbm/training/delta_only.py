@@ -4,7 +4,6 @@ b1 goes through the one training loop of generators. b2 has no adapters to compa
 they too are a function of seed, step number and weights alone.
 """
 
-import difflib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -76,8 +75,7 @@ def train_delta_only(
         InputError: The variant is unknown, or see the variant's own function.
     """
     if variant not in VARIANTS:
-        near = difflib.get_close_matches(variant, VARIANTS, n=1)
-        raise InputError(f"unknown variant {variant!r}" + (f" (did you mean {near[0]}?)" if near else "") + "; choose b1 or b2")
+        raise InputError(f"unknown variant {variant!r}; choose {' or '.join(VARIANTS)}")
     return VARIANTS[variant](config, resume, progress)
 
 
