@@ -151,15 +151,15 @@ def test_teachers_without_a_delta_are_named(config, tmp_path):
 
 
 def test_what_does_not_fit_is_refused(config, tmp_path):
+    DeltaCache(tmp_path / "other").bind({"base": "x"})
     with pytest.raises(InputError, match="holds deltas of another configuration"):
-        DeltaCache(tmp_path / "other").bind({"base": "x"})
         train_predictor(changed(config, delta_cache_dir=str(tmp_path / "other")))
     train_predictor(config)
     with pytest.raises(InputError, match="was trained with another config"):
         train_predictor(changed(config, training__learning_rate=1e-4), resume=True)
     with pytest.raises(InputError, match=r"head.bias is \(16,\), the config asks for \(80,\)"):
         train_predictor(changed(config, delta__aggregation="concat", delta_cache_dir=str(tmp_path / "concat")), resume=True)
-    with pytest.raises(DivergedError, match="training stopped at step .*: delta is .*; lower training.learning_rate"):
+    with pytest.raises(DivergedError, match=r"training stopped at step .*: delta is .*; lower training.learning_rate"):
         train_predictor(changed(config, experiment_name="diverged", training__learning_rate=1e30, training__max_grad_norm=1e30))
 
 
@@ -174,7 +174,7 @@ def test_b1_refuses_terms_that_see_weights_and_objectives_without_behavior(confi
     for term in ("product", "weight"):
         with pytest.raises(InputError, match=f"learns from behavior alone, but objective.{term} is 0.5; set it to 0"):
             train_delta_only(changed(config, **{**BEHAVIOR, f"objective__{term}": 0.5}), "b1")
-    with pytest.raises(InputError, match="variant b1 has no behavior to learn from: .*delta, trajectory, kl, sft"):
+    with pytest.raises(InputError, match=r"variant b1 has no behavior to learn from: .*delta, trajectory, kl, sft"):
         train_delta_only(changed(config, **{**BEHAVIOR, "objective__delta": 0.0}), "b1")
 
 

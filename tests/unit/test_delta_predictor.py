@@ -96,7 +96,7 @@ def test_its_engine_measures_what_was_learned(base):
     predictor = make(delta_config=json.loads(json.dumps(engine.config)))
     assert predictor.engine(base).config == engine.config
     predictor.spec.probe = vars(ProbeConfig(**{**PROBE, "num_probes": 3}))
-    with pytest.raises(InputError, match="base tiny: its deltas have probes .* the predictor learned .*train a predictor on these"):
+    with pytest.raises(InputError, match=r"base tiny: its deltas have probes .* the predictor learned .*train a predictor on these"):
         predictor.engine(base)
 
 
