@@ -17,6 +17,7 @@ from llgbm.reproducibility import (
     ExperimentLogger,
     compute_delta_cache_hash,
     compute_model_hash,
+    cut_metrics,
     get_environment_info,
     get_git_info,
     read_metrics,
@@ -124,6 +125,15 @@ def test_torn_last_line_is_passed_over_and_not_glued_to_the_next(tmp_path: Path)
     path.write_bytes(path.read_bytes() + b'{"step": 2, "lo')
     logger.log_metrics(3, {"loss": 3.0})
     assert [row["step"] for row in read_metrics(path)] == [1, 3]
+
+
+def test_cutting_metrics_keeps_whole_lines_up_to_a_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    cut_metrics(path, 2)
+    assert not path.exists()
+    path.write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "lo\n{"step": 2, "loss": 1e-07}\n{"step": 3, "loss": 0.3}\n')
+    cut_metrics(path, 2)
+    assert path.read_text() == '{"step": 1, "loss": 0.1}\n{"step": 2, "loss": 1e-07}\n'
 
 
 def test_verify_reproducibility_really_reruns_the_evaluation(tmp_path: Path) -> None:
