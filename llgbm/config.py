@@ -125,6 +125,8 @@ class ObjectiveConfig:
     """KL to the teacher's predictions at response tokens."""
     sft: float = number(0.0, low=0)
     """Cross-entropy of the task's examples."""
+    agreement: float = number(0.0, low=0)
+    """Tells tasks apart by what their wordings have in common; looks at conditions alone."""
     norm: float = number(0.0, low=0)
     """Size of the generated update."""
     variance: float = number(0.0, low=0)

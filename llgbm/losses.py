@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +21,7 @@ from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors, product_inner, product_inner_by_module
 
 TINY = 1e-12
+AGREEMENT_TEMPERATURE = 0.1
 T = TypeVar("T")
 
 
@@ -46,6 +47,12 @@ class Comparison:
     probe_logits: Float[Tensor, "p V"] | None = None
     """The generated adapters' logits on probe texts, and the base's."""
     base_probe_logits: Float[Tensor, "p V"] | None = None
+    read: Float[Tensor, "K H"] | None = None
+    """What the generator read from each adapter's condition."""
+    read_again: Float[Tensor, "M H"] | None = None
+    """What it reads from the step's M tasks in other wordings."""
+    same_task: Bool[Tensor, "K M"] | None = None
+    """Whether an adapter's task is the one worded anew."""
     scale: Mapping[str, float] = field(default_factory=dict)
     """Per term, its raw value for the zero adapter (averaged over training tasks); 1 where absent."""
     delta_loss_type: str = "mse"
@@ -57,7 +64,7 @@ class Objective:
 
     compute: Callable[[Comparison], Tensor]
     needs: frozenset[str]
-    """What the training loop has to prepare: teacher, logits, predictions, states, fingerprints, probe_logits."""
+    """What the training loop has to prepare: teacher, logits, predictions, states, fingerprints, probe_logits, wordings."""
     behavioral: bool
     """Whether `lambda_delta` and its schedule apply."""
     paper: str
@@ -137,6 +144,24 @@ def delta_distance(own: Float[Tensor, "J F"], theirs: Float[Tensor, "J F"], kind
     return parts[kind][norm > TINY].mean()
 
 
+def agreement_loss(c: Comparison) -> Tensor:
+    """How badly a condition is told from the step's others by what another wording of its task reads as; 1 at chance.
+
+    Cross-entropy of the right task over cosine similarities, in units of log M: it asks for what wordings of a task have
+    in common and no other task has.
+
+    Source: InfoNCE, van den Oord et al. 2018, arXiv:1807.03748.
+    """
+    read, again = _have(c.read, "agreement", "conditions"), _have(c.read_again, "agreement", "other wordings")
+    same = _have(c.same_task, "agreement", "tasks of the conditions")
+    if same.all():
+        raise InputError("objective agreement has nothing to compare: it needs at least 2 tasks per step")
+    center = again.float().mean(0)
+    own, other = (F.normalize(x.float() - center, dim=1) for x in (read, again))
+    log_p = (own @ other.T / AGREEMENT_TEMPERATURE).log_softmax(1)
+    return -log_p.masked_fill(~same, -torch.inf).logsumexp(1).mean() / math.log(len(again))
+
+
 def norm_loss(c: Comparison) -> Tensor:
     """||s BA||^2 summed over modules, relative to the teachers' mean; keeps behavior-only training from inflating weights."""
     inner = product_inner(c.generated, c.generated)
@@ -171,6 +196,7 @@ OBJECTIVES: dict[str, Objective] = {
     "trajectory": Objective(trajectory_loss, frozenset({"states"}), True, "FitNets, arXiv:1412.6550"),
     "kl": Objective(kl_loss, frozenset({"logits", "predictions"}), True, "distillation, arXiv:1503.02531; Doc-to-LoRA, arXiv:2602.15902"),
     "sft": Objective(sft_loss, frozenset({"logits"}), True, "Text-to-LoRA, arXiv:2506.06105"),
+    "agreement": Objective(agreement_loss, frozenset({"wordings"}), False, "InfoNCE, arXiv:1807.03748"),
     "norm": Objective(norm_loss, frozenset(), False, "weight decay on the product BA"),
     "variance": Objective(variance_loss, frozenset(), False, "VICReg, arXiv:2105.04906"),
     "tether": Objective(tether_loss, frozenset({"probe_logits"}), True, "KL penalty of RLHF, arXiv:1909.08593"),

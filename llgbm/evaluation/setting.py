@@ -152,9 +152,8 @@ class Setting:
 
     def embed(self, texts: Sequence[Sequence[str]]) -> Float[Tensor, "K E"]:
         """Mean embedding of each list of texts, of unit length."""
-        rows = iter(self.encoder.encode([text for group in texts for text in group]))
-        means = [torch.stack([next(rows).mean(0) for _ in group]).mean(0) for group in texts]
-        return F.normalize(torch.stack(means), dim=1)
+        rows = self.encoder.embed([text for group in texts for text in group]).split([len(group) for group in texts])
+        return F.normalize(torch.stack([row.mean(0) for row in rows]), dim=1)
 
     def predict(self, questions: Sequence[Question]) -> Float[Tensor, "Q F"]:
         """The fingerprint predicted from each question's condition, of the kind the predictor was trained on."""

@@ -1,11 +1,13 @@
 """Frozen text encoders: from prompts and descriptions to the embeddings a generator reads.
 
-An encoder gives each text one vector or several (a sentence model: one per token), float32 on the CPU. The mean of a text's
-vectors has unit length, so encoders can be exchanged without touching a scale.
+`encode` gives each text one vector or several (a sentence model: one per token) for the generator to read, `embed` exactly
+one for retrieval; float32 on the CPU. The mean of a text's vectors has unit length, so encoders can be exchanged without
+touching a scale.
 """
 
 import difflib
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,10 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_TEXT_LENGTH = 256
 """Longest text the base reads as a condition, in tokens; the rest is cut."""
 TEXTS_PER_BATCH = 64
+WORD = r"(?u)\w+"
+TINY = 1e-12
+TOKENS_AT = 2 / 3
+"""Of a sentence model's layers, where its tokens are read."""
 
 
 class TextEncoder(Protocol):
@@ -41,37 +47,49 @@ class TextEncoder(Protocol):
         ...
 
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
-        """The vectors of each text."""
+        """The vectors of each text that a generator reads."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
+        """One vector of unit length for each text, to compare texts by."""
         ...
 
 
 class HashingEncoder:
-    """Signed hashing of word uni- and bigrams beside character n-grams; needs no download and no training.
+    """Signed hashing, a vector per word, from the word with its successor and from its characters; no download, no training.
 
     Source: Weinberger et al. 2009, arXiv:0902.2206 (scikit-learn's `HashingVectorizer`).
     """
 
     name = "hashing"
 
-    def __init__(self, dim: int = 2048) -> None:
+    def __init__(self, dim: int = 512) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
         self.dim = dim
-        self._parts = (
-            HashingVectorizer(n_features=dim // 2, ngram_range=(1, 2), token_pattern=r"(?u)\w+"),
-            HashingVectorizer(n_features=dim - dim // 2, analyzer="char_wb", ngram_range=(3, 5)),
-        )
+        self._words = HashingVectorizer(n_features=dim // 2, ngram_range=(1, 2), token_pattern=WORD)
+        self._characters = HashingVectorizer(n_features=dim - dim // 2, analyzer="char_wb", ngram_range=(3, 5))
 
     @property
     def content_id(self) -> str:
-        return f"hashing-1-{self.dim}"
+        return f"hashing-2-{self.dim}"
 
-    def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "1 E"]]:
-        """Each half has unit length before they are joined, so words and characters weigh the same."""
+    def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
+        """One vector per word; of a text without words, one of its characters. Both halves weigh the same."""
         _check_texts(texts)
-        sparse: list[Any] = [part.transform(texts) for part in self._parts]
-        halves = [torch.from_numpy(np.asarray(half.toarray(), dtype=np.float32)) for half in sparse]
-        return list(F.normalize(torch.cat(halves, 1), dim=1).split(1))
+        words = [re.findall(WORD, text) or [text] for text in texts]
+        pairs = [f"{word} {after}" for group in words for word, after in zip(group, [*group[1:], ""], strict=True)]
+        rows = self._hash(pairs, [word for group in words for word in group]).split([len(group) for group in words])
+        return [(row / row.mean(0).norm().clamp_min(TINY)).half().float() for row in rows]
+
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
+        """The whole text as one bag of words, word pairs and character n-grams."""
+        _check_texts(texts)
+        return F.normalize(self._hash(texts, texts), dim=1)
+
+    def _hash(self, words: Sequence[str], characters: Sequence[str]) -> Float[Tensor, "n E"]:
+        sparse: list[Any] = [self._words.transform(words), self._characters.transform(characters)]
+        return torch.cat([torch.from_numpy(np.asarray(half.toarray(), dtype=np.float32)) for half in sparse], 1)
 
 
 class BaseEncoder:
@@ -99,12 +117,16 @@ class BaseEncoder:
             rows.append(((hidden * mask).sum(1) / mask.sum(1)).cpu())
         return list(F.normalize(torch.cat(rows), dim=1).split(1))
 
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
+        return torch.cat(self.encode(texts))
+
 
 class SentenceEncoder:
-    """The tokens of a text as a sentence-transformers model from a folder or the Hub sees them, on the CPU.
+    """A sentence-transformers model from a folder or the Hub, on the CPU: a text's tokens two thirds up its layers.
 
-    One vector per token, where Text-to-LoRA takes the sentence's one: that says too little of a task's smaller
-    wishes. The mean over tokens is the sentence embedding of a model with mean pooling.
+    Text-to-LoRA reads the one vector of the sentence, and that says too little of a task's smaller wishes. At the last
+    layer each token knows the whole sentence, so a generator learns sentences by heart; two thirds up, words have their
+    meaning and little of their neighbors' (docs/findings.md has the figures).
 
     Source: Reimers & Gurevych 2019, arXiv:1908.10084.
     """
@@ -122,22 +144,40 @@ class SentenceEncoder:
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"text encoder {source} cannot be loaded ({reason}); 'hashing' needs no download") from error
-        self.dim = int(self._model.encode(["a"], convert_to_tensor=True, show_progress_bar=False).shape[1])
+        self._transformer: Any = self._model[0].auto_model
+        self._layer = round(TOKENS_AT * self._transformer.config.num_hidden_layers)
+        self.dim = int(self._transformer.config.hidden_size)
 
     @property
     def content_id(self) -> str:
-        return f"sentence-2-{self._weights_hash}"
+        return f"sentence-3-{self._weights_hash}"
 
     @cached_property
     def _weights_hash(self) -> str:
         return hash_tensors(dict(self._model.state_dict()))
 
+    @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
         """Longer texts are cut to the model's own limit; values have float16's precision, so a cache of them is half as large."""
         _check_texts(texts)
-        found: Any = self._model.encode(list(texts), output_value="token_embeddings", show_progress_bar=False, batch_size=TEXTS_PER_BATCH)
-        rows = [tokens.detach().float().cpu() for tokens in found]
-        return [(tokens / tokens.mean(0).norm()).half().float() for tokens in rows]
+        found: list[Tensor] = []
+        for start in range(0, len(texts), TEXTS_PER_BATCH):
+            features: Any = self._model.tokenizer(
+                list(texts[start : start + TEXTS_PER_BATCH]),
+                padding=True,
+                truncation=True,
+                max_length=self._model.max_seq_length,
+                return_tensors="pt",
+            )
+            states = self._transformer(**features, output_hidden_states=True).hidden_states[self._layer]
+            found += [row[real].float() for row, real in zip(states, features["attention_mask"].bool(), strict=True)]
+        return [(tokens / tokens.mean(0).norm()).half().float() for tokens in found]
+
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "n D"]:
+        """The model's own sentence embeddings."""
+        _check_texts(texts)
+        rows = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False, batch_size=TEXTS_PER_BATCH)
+        return F.normalize(rows.detach().float().cpu().clone(), dim=1)
 
 
 def build_encoder(name: str, base: Base | None = None) -> TextEncoder:

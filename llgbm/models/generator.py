@@ -37,6 +37,7 @@ class Size:
     """Width of the code from which one rank's row of A and column of B are written."""
 
 
+POOLING_HEADS = 16
 SIZES = {"s": Size(256, 2, 64), "m": Size(512, 3, 128), "l": Size(768, 4, 192)}
 
 
@@ -103,7 +104,7 @@ class SetPooling(nn.Module):
     Source: attention-based deep sets, Ilse et al. 2018, arXiv:1802.04712.
     """
 
-    def __init__(self, width: int, heads: int = 4) -> None:
+    def __init__(self, width: int, heads: int = POOLING_HEADS) -> None:
         super().__init__()
         self.heads = heads
         self.value = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
@@ -177,10 +178,23 @@ class LoRAGenerator(nn.Module):
         with torch.no_grad():
             self.project.weight.mul_(spec.embedding_dim**0.5)
 
-    def forward(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> LoRAFactors:
-        """One adapter per row; masked vectors do not count. Factors are float32."""
-        pooled = self.pooling(self.project(embeddings), mask)
-        trunk = self.trunk(pooled[:, None] + self.layer.weight)
+    def forward(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"], again: tuple[Tensor, Tensor] | None = None) -> Any:
+        """One adapter per row; masked vectors do not count. Factors are float32.
+
+        With `again`, other sets of vectors and their mask, returns (factors, what was read [K H], what is read again [M H]):
+        one call, so that data-parallel training sees every parameter's use.
+        """
+        read = self.read(embeddings, mask)
+        factors = self.write(read)
+        return factors if again is None else (factors, read, self.read(*again))
+
+    def read(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K H"]:
+        """What each set of vectors says, as one vector."""
+        return self.pooling(self.project(embeddings), mask)
+
+    def write(self, read: Float[Tensor, "K H"]) -> LoRAFactors:
+        """One adapter for each vector that was read."""
+        trunk = self.trunk(read[:, None] + self.layer.weight)
         a: dict[str, Tensor] = {}
         b: dict[str, Tensor] = {}
         for head in self.heads:
@@ -188,8 +202,8 @@ class LoRAGenerator(nn.Module):
             all_a, all_b = head(trunk)
             for i, name in enumerate(head.group.names):
                 a[name], b[name] = all_a[:, i], all_b[:, i]
-        k = len(embeddings)
-        scaling = embeddings.new_full((k,), self.spec.alpha / self.spec.rank, dtype=torch.float32)
+        k = len(read)
+        scaling = read.new_full((k,), self.spec.alpha / self.spec.rank, dtype=torch.float32)
         order = self.spec.shapes
         return LoRAFactors(
             a={name: a[name] for name in order},

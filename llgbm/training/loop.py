@@ -37,7 +37,7 @@ from llgbm.training.checkpoints import (
 from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.recompute import recompute_layers
 from llgbm.training.setup import Setup, new_generator, prepare
-from llgbm.training.step import StepPlan, compare, plan_step, validate
+from llgbm.training.step import StepPlan, compare, generate, plan_step, validate
 from llgbm.training.targets import TargetOptions, TeacherTargets
 
 
@@ -209,8 +209,8 @@ class _Run:
             part = plan.part(start, start + at_once)
             is_last = start + at_once >= len(plan)
             with self.accelerator.autocast():
-                embeddings, mask = self.setup.conditions.draw([self.setup.train.tasks[k].name for k in part.teachers], part.condition_seeds)
-                generated = self.model(embeddings.to(self.accelerator.device), mask.to(self.accelerator.device))
+                reword = self.targets.options.needs("wordings")
+                generated = generate(self.model, part, self.setup.train, self.setup.conditions, self.accelerator.device, reword)
                 comparison = compare(generated, part, self.setup.train, self.targets, self.probes, self.config.training.delta_loss_type)
                 loss, terms = objective_loss(comparison, weights)
             share = len(part) / len(plan)

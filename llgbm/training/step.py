@@ -2,12 +2,13 @@
 
 import itertools
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from llgbm.functional_lora import FunctionalLoRA
-from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import Comparison
 from llgbm.models.generator import LoRAGenerator
 from llgbm.scoring import Score, score
@@ -27,10 +28,12 @@ class StepPlan:
     teachers: tuple[int, ...]
     examples: tuple[tuple[int, ...], ...]
     condition_seeds: tuple[str, ...]
+    whole: tuple[tuple[int, str], ...]
+    """Teacher and condition seed of every adapter of the step, whichever part of it this is."""
 
     def part(self, start: int, stop: int) -> "StepPlan":
         """Some of the step's teachers."""
-        return StepPlan(self.teachers[start:stop], self.examples[start:stop], self.condition_seeds[start:stop])
+        return StepPlan(self.teachers[start:stop], self.examples[start:stop], self.condition_seeds[start:stop], self.whole)
 
     def __len__(self) -> int:
         return len(self.teachers)
@@ -49,27 +52,45 @@ def plan_step(seed: int, step: int, n_teachers: int, tasks_per_step: int, per_te
     rng = random.Random(f"examples/{seed}/{step}")
     count = min(examples_per_task, per_teacher)
     examples = tuple(tuple(rng.sample(range(per_teacher), count)) for _ in teachers)
-    return StepPlan(tuple(teachers), examples, tuple(f"condition/{seed}/{step}/{i}" for i in range(tasks_per_step)))
+    seeds = tuple(f"condition/{seed}/{step}/{i}" for i in range(tasks_per_step))
+    return StepPlan(tuple(teachers), examples, seeds, tuple(zip(teachers, seeds, strict=True)))
+
+
+def generate(model: Callable, plan: StepPlan, train: TeacherSet, conditions: ConditionTable, device: Any, reword: bool) -> dict[str, Any]:
+    """Write the plan's adapters; `reword` also reads every task of the whole step in another wording.
+
+    Returns:
+        Fields of a `Comparison`. The other wordings are the whole step's, so that a step cut into parts has the same loss.
+    """
+    names = [train.tasks[k].name for k in plan.teachers]
+    embeddings, mask = (x.to(device) for x in conditions.draw(names, plan.condition_seeds))
+    if not reword:
+        return {"generated": model(embeddings, mask)}
+    others = [train.tasks[k].name for k, _ in plan.whole]
+    again = tuple(x.to(device) for x in conditions.draw(others, [f"{seed}/again" for _, seed in plan.whole]))
+    factors, read, read_again = model(embeddings, mask, again)
+    same = torch.tensor([[name == other for other in others] for name in names], device=device)
+    return {"generated": factors, "read": read, "read_again": read_again, "same_task": same}
 
 
 def compare(
-    generated: LoRAFactors,
+    generated: dict[str, Any],
     plan: StepPlan,
     train: TeacherSet,
     targets: TeacherTargets,
     probes: ProbeTargets | None,
     delta_loss_type: str,
 ) -> Comparison:
-    """Run the generated adapters where the objective's terms need it, beside what the teachers did there."""
+    """Run what `generate` wrote where the objective's terms need it, beside what the teachers did there."""
     needs, functional = targets.options.needs, targets.functional
     teacher = train.factors.select(plan.teachers) if needs("teacher") else None
-    comparison = Comparison(generated, teacher, scale=targets.scale, delta_loss_type=delta_loss_type)
+    comparison = Comparison(**generated, teacher=teacher, scale=targets.scale, delta_loss_type=delta_loss_type)
     if needs("logits") or needs("states"):
         rows = targets.rows(plan.teachers, plan.examples)
         batch = train.examples.rows(rows)
         layers = targets.options.layers if needs("states") else ()
         at = batch.predicts if needs("logits") else None
-        out = functional(generated, batch.input_ids, batch.attention_mask, hidden_layers=layers, logits_at=at)
+        out = functional(comparison.generated, batch.input_ids, batch.attention_mask, hidden_layers=layers, logits_at=at)
         theirs = targets.outputs(plan.teachers, rows, batch)
         comparison.owner = owners(batch, len(rows) // len(plan))
         comparison.logits, comparison.answers, comparison.predictions = out.logits, batch.targets, theirs.predictions

@@ -150,5 +150,5 @@ def test_bad_input_is_refused(tmp_path):
     with pytest.raises(InputError, match="size 'xl' is unknown"):
         DeltaPredictor(replace(predictor.spec, size="xl"))
     predictor.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="hashing is hashing-1-2048, the predictor was trained with hashing-1-32"):
+    with pytest.raises(InputError, match="hashing is hashing-2-512, the predictor was trained with hashing-2-32"):
         DeltaPredictor.from_pretrained(tmp_path).predict(description="say a")

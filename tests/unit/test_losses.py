@@ -1,6 +1,7 @@
 """Objective terms: zero at the teacher, one at the zero adapter, equal to their formulas, and never silent."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from llgbm.losses import (
     DeltaOnlyLoss,
     Predictions,
     active_terms,
+    agreement_loss,
     delta_loss,
     mean_per_adapter,
     objective_loss,
@@ -55,6 +57,9 @@ def behavior(seed: int = 0) -> Comparison:
         teacher_fingerprints=torch.randn(3, 8, generator=g),
         probe_logits=torch.randn(5, 11, generator=g),
         base_probe_logits=torch.randn(5, 11, generator=g),
+        read=torch.randn(3, 6, generator=g),
+        read_again=torch.randn(4, 6, generator=g),
+        same_task=torch.tensor([[True, False, False, True], [False, True, False, False], [False, False, True, False]]),
     )
 
 
@@ -192,6 +197,20 @@ def test_zero_teachers_are_nothing_to_compare():
         delta_loss(c)
 
 
+def test_agreement_equals_its_formula_and_finds_the_task_among_the_others():
+    c = behavior()
+    own, other = ((x - c.read_again.mean(0)).double() for x in (c.read, c.read_again))
+    cosine = own @ other.T / own.norm(dim=1)[:, None] / other.norm(dim=1)
+    odds = (cosine / 0.1).exp()
+    expected = -torch.log((odds * c.same_task).sum(1) / odds.sum(1)).mean() / math.log(4)
+    assert float(agreement_loss(c)) == pytest.approx(float(expected), rel=1e-5)
+    tasks, eye = torch.randn(5, 6), torch.eye(5, dtype=torch.bool)
+    assert float(agreement_loss(replace(c, read=tasks, read_again=tasks, same_task=eye))) < 0.1
+    assert float(agreement_loss(replace(c, read=tasks, read_again=tasks.roll(1, 0), same_task=eye))) > 1
+    with pytest.raises(InputError, match="objective agreement has nothing to compare: it needs at least 2 tasks per step"):
+        agreement_loss(replace(c, same_task=torch.ones(3, 4, dtype=torch.bool)))
+
+
 def test_other_faults_are_named():
     other = LoRAFactors.initialize({"x": (2, 2)}, 1, 1.0)
     with pytest.raises(InputError, match="share no module"):
@@ -232,6 +251,8 @@ def test_every_term_has_a_finite_gradient(term):
     assert c.states is not None
     assert c.fingerprints is not None
     assert c.probe_logits is not None
+    assert c.read is not None
+    leaves.append(c.read.requires_grad_())
     leaves += [c.logits.requires_grad_(), c.fingerprints.requires_grad_(), c.probe_logits.requires_grad_()]
     leaves += [s.requires_grad_() for s in c.states.values()]
     loss, _ = objective_loss(c, {term: 1.0})

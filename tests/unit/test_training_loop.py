@@ -118,8 +118,13 @@ def test_old_checkpoints_go_and_the_best_stays(config):
 
 
 def test_micro_batches_change_nothing_but_rounding(config):
-    runs = [weights(train_generator(changed(config, experiment_name=str(n), training__batch_size=n))) for n in (1, 4)]
-    assert all(torch.allclose(runs[0][k], runs[1][k], atol=1e-4) for k in runs[0])
+    runs = [changed(config, experiment_name=str(n), training__batch_size=n, objective__agreement=0.5) for n in (1, 4)]
+    for run in runs:
+        train_generator(run)
+    one, four = ([[row[k] for k in ("loss", "loss/agreement", "grad_norm")] for row in metrics(run)] for run in runs)
+    assert one[0] == pytest.approx(four[0], rel=1e-6)
+    for ours, theirs in zip(one, four, strict=True):  # AdamW turns rounding of gradients near zero into steps
+        assert ours == pytest.approx(theirs, rel=1e-2)
 
 
 def test_targets_computed_each_step_equal_cached_ones(config):
@@ -257,9 +262,9 @@ def test_kill_nine_then_resume(config, tmp_path, seconds_after_first_step):
 
 @pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(config, tmp_path):
-    one = changed(config, experiment_name="one")
+    one = changed(config, experiment_name="one", objective__agreement=0.5)
     train_generator(one)
-    two = changed(config, experiment_name="two")
+    two = changed(one, experiment_name="two")
     two.save(tmp_path / "config.yaml")
     script = tmp_path / "train.py"
     script.write_text(
@@ -268,7 +273,9 @@ def test_two_processes_follow_the_curve_of_one(config, tmp_path):
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
-    figures = [[row[k] for row in metrics(c) for k in ("loss", "loss/kl", "loss/product", "grad_norm")] for c in (one, two)]
+    figures = [
+        [row[k] for row in metrics(c) for k in ("loss", "loss/kl", "loss/product", "loss/agreement", "grad_norm")] for c in (one, two)
+    ]
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
     assert all(torch.allclose(weights_of(one)[k], weights_of(two)[k], atol=1e-5) for k in weights_of(one))
 

@@ -13,8 +13,8 @@ from llgbm.training.targets import owners
 from llgbm.zoo.suite import Task
 
 TASKS = [
-    Task("a", "d", "seen", "first task", ("task number one",), (), ("do one", "do it", "one please")),
-    Task("b", "d", "seen", "second task", (), (), ("do two",)),
+    Task("a", "d", "seen", "first", ("foremost",), (), ("one", "single", "begin")),
+    Task("b", "d", "seen", "second", (), (), ("two",)),
 ]
 
 
@@ -23,7 +23,7 @@ def table(tmp_path, condition: str, max_prompts: int = 8) -> ConditionTable:
 
 
 def test_a_description_is_one_of_the_paraphrases(tmp_path):
-    conditions, expected = table(tmp_path, "description"), torch.cat(HashingEncoder(64).encode(["first task", "task number one"]))
+    conditions, expected = table(tmp_path, "description"), torch.cat(HashingEncoder(64).encode(["first", "foremost"]))
     drawn = torch.cat([conditions.draw(["a"], [str(i)])[0][:, 0] for i in range(20)])
     assert {int((row - expected).norm(dim=1).argmin()) for row in drawn} == {0, 1}
     for wording in range(4):
