@@ -86,7 +86,7 @@ def test_a_description_retrieves_and_merges_its_task(zoo, run, tmp_path, capsys)
 def test_retrieve_refuses_two_queries_and_another_cache(run, tmp_path, capsys):
     assert main(["retrieve", "--description", "Say a.", "--delta", "x"]) == 2
     assert "or a task by --description or --prompts; one of them" in capsys.readouterr().err
-    assert main(["retrieve", "--description", "Say a.", "--predictor", str(tmp_path)]) == 2
+    assert main(["retrieve", "--description", "Say a.", "--predictor", str(tmp_path), "--cache_dir", str(run.parent / "deltas")]) == 2
     assert "no predictor there" in capsys.readouterr().err
     write_json(tmp_path / "manifest.json", {**read_json(run.parent / "deltas" / "manifest.json"), "config": {"base": "other"}})
     for file in (run.parent / "deltas").glob("*.safetensors"):
