@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "llgbm.cli.evaluate",
     "retrieve": "llgbm.cli.retrieve",
     "ablate": "llgbm.cli.ablate",
+    "compose": "llgbm.cli.compose",
     "visualize": "llgbm.cli.visualize",
     "report": "llgbm.cli.report",
     "bench": "llgbm.cli.bench",

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 HELP = "Draw pictures of saved results: the space of deltas."
 
-TYPES = ("deltas",)
+TYPES = ("deltas", "composition")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What to draw, from where, to where."""
     parser.add_argument("--type", type=str, default="deltas", choices=TYPES, help="what to draw (default: %(default)s)")
-    parser.add_argument("--input_dir", type=str, default="deltas", help="the delta cache (default: %(default)s)")
+    parser.add_argument("--input_dir", type=str, default=None, help="the delta cache, or the folder of llgbm compose (default: theirs)")
     parser.add_argument("--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="the adapters' zoo (default: %(default)s)")
     parser.add_argument("--output_dir", type=str, default="outputs/figures", help="where pictures go (default: %(default)s)")
     add_config_arguments(parser, sections=("model", "probe"))
@@ -28,8 +28,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Write each picture as PNG and SVG and print its path."""
-    paths = draw_deltas(read_config(args), args.input_dir, args.checkpoint_dir, args.output_dir)
-    _show_silhouettes(Path(args.output_dir))
+    if args.type == "composition":
+        from llgbm.report.plots_composition import draw_composition
+
+        paths = draw_composition(Path(args.input_dir or "outputs/composition") / "composition.json", args.output_dir)
+    else:
+        paths = draw_deltas(read_config(args), args.input_dir or "deltas", args.checkpoint_dir, args.output_dir)
+        _show_silhouettes(Path(args.output_dir))
     for path in paths:
         print(path)
     return 0

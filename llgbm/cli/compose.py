@@ -1,0 +1,71 @@
+"""`llgbm compose`: do behaviors add? Fingerprints of mixtures, and adapters composed of two, scored on both tasks."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from llgbm.cli.options import add_config_arguments, read_config
+from llgbm.cli.output import print_json, print_table
+
+HELP = "Test whether behaviors add, and compose adapters of two tasks in every way there is."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What to compose, how, and where the findings go."""
+    number = int | None
+    parser.add_argument("--cache_dir", type=str, default="deltas", help="the delta cache (default: %(default)s)")
+    parser.add_argument("--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="the adapters' zoo (default: %(default)s)")
+    parser.add_argument("--checkpoint", type=str, default="outputs/delta_multi", help="run of a generator, or none (default: %(default)s)")
+    parser.add_argument("--output_dir", type=str, default="outputs/composition", help="where findings go (default: %(default)s)")
+    parser.add_argument("--methods", type=str, nargs="+", default=[], help="ways to compose (default: all that are possible)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="for ways that draw anything (default: 0 1 2)")
+    parser.add_argument("--n_pairs", type=int, default=24, help="random pairs without a mixture teacher, too (default: %(default)s)")
+    parser.add_argument("--max_examples", type=number, default=None, help="test examples per task (default: all)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_config_arguments(parser, sections=("model", "probe"))
+
+
+def run(args: Namespace) -> int:
+    """Run every experiment, write composition.json and composition.csv, print the findings."""
+    from llgbm.artifacts import write_json, write_text
+    from llgbm.evaluation.composition import FILE, as_csv, compose_zoo
+    from llgbm.progress import ProgressBar
+
+    checkpoint = None if args.checkpoint == "none" else args.checkpoint
+    with ProgressBar("compose", "pairs") as progress:
+        document = compose_zoo(
+            read_config(args),
+            args.checkpoint_dir,
+            args.cache_dir,
+            checkpoint,
+            ways=args.methods,
+            seeds=args.seeds,
+            n_pairs=args.n_pairs,
+            max_examples=args.max_examples,
+            progress=progress,
+        )
+    folder = Path(args.output_dir)
+    write_json(folder / FILE, document)
+    write_text(folder / "composition.csv", as_csv(document))
+    if args.json:
+        print_json(document)
+        return 0
+    for name, title in (("mixtures", "pairs with a mixture teacher"), ("pairs", "random pairs of seen tasks of different domains")):
+        if document[name]:
+            print_table([_line(row) for row in document[name]["ways"]], title=f"one adapter for two tasks: {title}")
+    for line in document["findings"]:
+        print(line)
+    print(f"written to {folder / FILE} and composition.csv; 'llgbm visualize --type composition' draws it")
+    return 0
+
+
+def _line(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "way": row["way"],
+        "exact_match": f"{row['exact_match']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+        "worse_task": f"{row['worse']:.3f}",
+        "lost": None if row["lost"] is None else f"{row['lost']:.3f}",
+        "pairs": row["n_pairs"],
+        "seeds": row["n_seeds"],
+    }

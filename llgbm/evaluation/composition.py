@@ -1,0 +1,219 @@
+"""All of `llgbm compose`: a zoo's mixtures and random pairs, geometry and behavior, and the findings in words."""
+
+import csv
+import io
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llgbm.compositionality import POINTS, AdapterComposer, CompositionExperiment, Mixture, mixtures_of
+from llgbm.config import ExperimentConfig
+from llgbm.delta import DeltaCache, engine_of_cache
+from llgbm.errors import InputError
+from llgbm.evaluation.composition_eval import AVERAGE, TARGET_ADAPTERS, WAYS, CompositionEvaluator, Pair
+from llgbm.evaluation.setting import EvaluationConfig, load_setting
+from llgbm.progress import ProgressCallback
+from llgbm.zoo.teachers import Teacher, TeacherZoo
+
+FILE = "composition.json"
+BOUNDS = ("base", "first teacher", "second teacher", "mixture teacher", AVERAGE)
+"""Ways that are no contestants for the best composition."""
+MEASURED = (AVERAGE, "sum", "linear", "ties", "delta target", "generated", "generated, sum")
+"""Ways whose adapters' fingerprints are measured beside the mixtures'."""
+
+
+def compose_zoo(
+    config: ExperimentConfig,
+    zoo_folder: str | Path,
+    cache_dir: str | Path,
+    checkpoint: str | Path | None = None,
+    *,
+    ways: Sequence[str] = (),
+    seeds: Sequence[int] = (0, 1, 2),
+    n_pairs: int = 24,
+    max_examples: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Every experiment on a zoo.
+
+    Args:
+        config: Its sections model and probe say on what the cache's deltas were measured.
+        zoo_folder: With mixtures among its teachers.
+        cache_dir: Deltas of the zoo's teachers.
+        checkpoint: A generator's run; without it its ways are left out.
+        ways: Of `WAYS`; all that are possible by default.
+        seeds: For everything drawn.
+        n_pairs: Random pairs of seen tasks of different domains, beside the mixtures.
+        max_examples: Test examples per task; all by default.
+        progress: Called with pairs done and to do, per experiment.
+
+    Returns:
+        The content of `composition.json`.
+
+    Raises:
+        InputError: No zoo, no deltas, no mixtures, or what is asked for does not fit together.
+    """
+    setting = load_setting(checkpoint, zoo_folder, EvaluationConfig(max_examples=max_examples))
+    cache = DeltaCache(cache_dir)
+    deltas, teachers = named_deltas(cache, setting.zoo)
+    mixtures = mixtures_of(setting.zoo, teachers)
+    experiments = [CompositionExperiment(deltas, {n: t.domain for n, t in teachers.items()}, seed) for seed in seeds]
+    geometry = {
+        "additivity": _over_seeds([e.test_additivity(mixtures) for e in experiments]),
+        "subtraction": _over_seeds([e.test_subtraction(mixtures) for e in experiments]),
+        "interpolation": _over_seeds([e.test_interpolation(mixtures) for e in experiments]),
+    }
+    evaluator = CompositionEvaluator(setting, teachers, deltas, engine_of_cache(config, cache))
+    pairs = [Pair(m.one, m.two, m.whole) for m in mixtures]
+    others = _random_pairs(teachers, n_pairs, seeds[0])
+    scored = evaluator.evaluate(pairs, ways, seeds, progress)
+    possible = [way for way in ways if not WAYS[way].needs or WAYS[way].needs == "generator"] if ways else []
+    elsewhere = evaluator.evaluate(others, possible, seeds, progress) if others and (possible or not ways) else None
+    shares = np.linspace(0, 1, POINTS).tolist()
+    document: dict[str, Any] = {
+        "zoo": {"folder": str(zoo_folder), "hash": setting.zoo.content_hash},
+        "deltas": cache.manifest["config"],
+        "seeds": list(seeds),
+        **geometry,
+        "mixtures": scored,
+        "pairs": elsewhere,
+        "interpolated": _by_share(evaluator.interpolate(pairs, shares, progress), shares),
+        "targets": _targets(evaluator, mixtures, deltas),
+        "map": _map(evaluator, pairs, deltas, teachers, [row["way"] for row in scored["ways"]]),
+    }
+    return {**document, "findings": findings(document)}
+
+
+def named_deltas(cache: DeltaCache, zoo: TeacherZoo) -> tuple[dict[str, np.ndarray], dict[str, Teacher]]:
+    """Fingerprints and teachers by the teachers' paths in the zoo, of all teachers the cache has; adapters are matched by their path's end.
+
+    Raises:
+        InputError: The cache has no delta of this zoo's teachers.
+    """
+    by_path = {teacher.path: teacher for teacher in zoo.teachers}
+    deltas: dict[str, np.ndarray] = {}
+    for name, delta in cache.get_all_deltas().items():
+        parts = Path(name).parts
+        path = next((p for p in ("/".join(parts[-n:]) for n in range(1, len(parts) + 1)) if p in by_path), None)
+        if path is not None:
+            deltas[path] = delta.ravel()
+    if not deltas:
+        raise InputError(f"{cache.cache_dir}: no deltas of the adapters in {zoo.folder}; run 'llgbm compute-deltas' first")
+    return deltas, {path: by_path[path] for path in sorted(deltas)}
+
+
+def findings(document: Mapping[str, Any]) -> list[str]:
+    """Three sentences that follow from the figures."""
+    added, between = document["additivity"]["overall"], document["additivity"]["overall"]["distance"]
+    nearest = min(("sum", "mean", "nearer part"), key=lambda way: between[way])
+    words = {"sum": "the sum of its parts'", "mean": "the mean of its parts'", "nearer part": "one of its parts'"}[nearest]
+    certain = "more" if added["p_value"] < 0.05 else "not reliably more"
+    taken = document["subtraction"]["overall"]
+    points = "points to the other part" if taken["p_value"] < 0.05 else "does not point to the other part more than chance"
+    ways = {row["way"]: row for row in document["mixtures"]["ways"]}
+    lines = [
+        f"Fingerprints: a mixture's is nearest to {words} (relative distance {between[nearest]:.2f}), and like its parts' sum {certain} "
+        f"than like random parts' (cosine {added['cosine']:.2f} against {added['null_cosine']:.2f}, "
+        f"p = {added['p_value']:.2g}, n = {added['n']}).",
+        f"Subtraction: a mixture's fingerprint minus one part's {points} (cosine {taken['cosine']:.2f} against {taken['null_cosine']:.2f}, "
+        f"p = {taken['p_value']:.2g}).",
+    ]
+    rivals = [row for name, row in ways.items() if name not in BOUNDS]
+    if rivals and AVERAGE in ways:
+        best = max(rivals, key=lambda row: row["exact_match"])
+        test = next(row for row in document["mixtures"]["comparisons"] if row["way"] == best["way"])
+        verb = "beats" if test["difference"] > 0 and test["p_holm"] < 0.05 else "does not reliably beat"
+        lines.append(
+            f"Tasks: the best composition, {best['way']}, does both at {best['exact_match']:.1%} and {verb} plain averaging at "
+            f"{ways[AVERAGE]['exact_match']:.1%} (difference {test['difference']:+.1%}, p = {test['p_holm']:.2g})"
+            + (f"; a teacher trained on both reaches {ways['mixture teacher']['exact_match']:.1%}." if "mixture teacher" in ways else ".")
+        )
+    return lines
+
+
+def as_csv(document: Mapping[str, Any]) -> str:
+    """A line per pair and way."""
+    rows = [{"pairs": name, **row} for name in ("mixtures", "pairs") if document[name] for row in document[name]["rows"]]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first seed's result, with the p-values all seeds drew: observed figures do not depend on the seed, the null does."""
+    return {**runs[0], "p_value_by_seed": [run["overall"]["p_value"] for run in runs]}
+
+
+def _random_pairs(teachers: Mapping[str, Teacher], count: int, seed: int) -> list[Pair]:
+    """Seen teachers of different domains that no mixture unites."""
+    rng, singles = random.Random(f"pairs/{seed}"), [name for name, teacher in teachers.items() if teacher.split == "seen"]
+    found: dict[Pair, None] = {}
+    for _ in range(100 * count):
+        if len(found) == count or len(singles) < 2:
+            break
+        one, two = rng.sample(singles, 2)
+        if teachers[one].domain != teachers[two].domain:
+            found[Pair(*sorted((one, two)))] = None
+    return list(found)
+
+
+def _by_share(rows: Sequence[dict[str, Any]], shares: Sequence[float]) -> list[dict[str, Any]]:
+    """Per point, the mean over pairs and, per pair, exact match on each task."""
+    points = []
+    for share in shares:
+        here = [row for row in rows if row["share"] == share]
+        values = {key: [row[key] for row in here] for key in ("exact_one", "exact_two", "exact_match", "nll")}
+        points.append({"share": share, **{key: float(np.mean(found)) for key, found in values.items()}, "pairs": values})
+    return points
+
+
+def _targets(evaluator: CompositionEvaluator, mixtures: Sequence[Mixture], deltas: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Per mixture: which seen teachers explain its fingerprint best, how well, and what the merged adapter's fingerprint really is."""
+    rows = []
+    candidates = [name for name, teacher in evaluator.teachers.items() if teacher.split == "seen" and name in deltas]
+    composer = AdapterComposer(
+        {name: deltas[name] for name in candidates},
+        evaluator.setting.functional.shapes,
+        {name: evaluator.factors(name) for name in candidates},
+    )
+    measured = evaluator.fingerprints("delta target", [Pair(m.one, m.two, m.whole) for m in mixtures])
+    for mixture, real in zip(mixtures, measured, strict=True):
+        target = deltas[mixture.whole]
+        found = composer.compose_by_delta_target(target, TARGET_ADAPTERS)
+        cosine = float(target @ real / (np.linalg.norm(target) * np.linalg.norm(real)))
+        parts = [part in found.names for part in (mixture.one, mixture.two)]
+        rows.append({**asdict(mixture), "adapters": list(found.names), "weights": list(found.weights), "parts_found": sum(parts)})
+        rows[-1] |= {"explained_cosine": found.cosine, "measured_cosine": cosine}
+    return rows
+
+
+def _map(
+    evaluator: CompositionEvaluator,
+    pairs: Sequence[Pair],
+    deltas: Mapping[str, np.ndarray],
+    teachers: Mapping[str, Teacher],
+    ways: Sequence[str],
+) -> dict[str, Any]:
+    """A plane of the fingerprints by PCA: teachers, mixtures, and composed adapters, with the mean cosine of these to the mixtures'."""
+    from sklearn.decomposition import PCA
+
+    names = list(deltas)
+    rows = np.stack([deltas[name] for name in names]).astype(np.float64)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    plane = PCA(2, random_state=0).fit(unit)
+    composed, cosines = {}, {}
+    for way in [way for way in MEASURED if way in ways]:
+        real = evaluator.fingerprints(way, pairs).astype(np.float64)
+        real /= np.linalg.norm(real, axis=1, keepdims=True)
+        composed[way] = plane.transform(real).tolist()
+        cosines[way] = float(np.mean([row @ unit[names.index(pair.whole or "")] for row, pair in zip(real, pairs, strict=True)]))
+    points = [
+        {"name": name, "domain": teachers[name].domain, "at": at} for name, at in zip(names, plane.transform(unit).tolist(), strict=True)
+    ]
+    return {"adapters": points, "composed": composed, "cosine_to_mixture": cosines}

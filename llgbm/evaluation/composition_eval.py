@@ -1,0 +1,328 @@
+"""Does one adapter composed of two do both tasks? Every way to compose, scored on both tasks of every pair, in batches."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from llgbm.compositionality import AdapterComposer
+from llgbm.dataset import TokenBatch, concatenate, encode_examples
+from llgbm.delta import DeltaEngine
+from llgbm.errors import InputError
+from llgbm.evaluation.setting import Setting
+from llgbm.evaluation.statistics import bootstrap_interval, compare, holm
+from llgbm.lora.factors import LoRAFactors, combine
+from llgbm.progress import ProgressCallback
+from llgbm.retrieval import AdapterMerger
+from llgbm.scoring import Score, score_each
+from llgbm.zoo.suite import Task
+from llgbm.zoo.teachers import Teacher
+
+AVERAGE = "average"
+"""The way every other is compared with."""
+PAIRS_AT_ONCE = 8
+"""Pairs composed and scored together, so memory does not grow with their number."""
+SEARCH_GRID = (0.25, 0.5, 0.75, 1.0, 1.25)
+SEARCH_EXAMPLES = 8
+"""Train examples of each task on which weights are chosen."""
+SEARCH_STEP = 0.125
+"""Distance of the second, finer grid's neighbors."""
+DENSITY = 0.5
+TARGET_ADAPTERS = 4
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two teachers, and the teacher trained on both tasks where there is one; names as in the delta cache."""
+
+    one: str
+    two: str
+    whole: str | None = None
+
+
+@dataclass
+class Chunk:
+    """Some pairs, and what ways of composing need."""
+
+    pairs: Sequence[Pair]
+    evaluator: "CompositionEvaluator"
+    seed: int
+
+    def factors(self, part: str) -> list[LoRAFactors]:
+        """K = 1 each: of `one`, `two` or `whole`."""
+        return [self.evaluator.factors(getattr(pair, part)) for pair in self.pairs]
+
+    def both(self) -> list[LoRAFactors]:
+        """K = 2 each."""
+        return [LoRAFactors.stack(list(two)) for two in zip(self.factors("one"), self.factors("two"), strict=True)]
+
+    def tasks(self) -> list[tuple[Task, Task]]:
+        return [(self.evaluator.task(pair.one), self.evaluator.task(pair.two)) for pair in self.pairs]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A registered way to get one adapter for two tasks."""
+
+    compose: Callable[[Chunk], list[LoRAFactors] | None]
+    """The chunk's adapters, K = 1 each; None is the base."""
+    source: str
+    random: bool = False
+    """Whether the seed changes it."""
+    needs: str = ""
+    """`generator`, `whole` (a mixture teacher), `deltas`, or nothing."""
+
+
+class CompositionEvaluator:
+    """Composes and scores.
+
+    Args:
+        setting: Base, zoo, and perhaps a generator.
+        teachers: Name -> teacher, for every name in pairs.
+        deltas: Name -> fingerprint; for retrieval by target.
+        engine: Measures composed adapters' fingerprints; of the same configuration as `deltas`.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        teachers: Mapping[str, Teacher],
+        deltas: Mapping[str, np.ndarray] | None = None,
+        engine: DeltaEngine | None = None,
+    ) -> None:
+        self.setting, self.teachers, self.engine = setting, teachers, engine
+        self.deltas = deltas or {}
+        names = list(teachers)
+        self._rows = {name: i for i, name in enumerate(names)}
+        self._all = setting.zoo.factors([teachers[name] for name in names])
+        self.merger = AdapterMerger(setting.functional.shapes)
+        self._search_tokens: dict[tuple[str, int], TokenBatch] = {}
+
+    def factors(self, name: str) -> LoRAFactors:
+        """One teacher, K = 1."""
+        return self._all.select([self._rows[name]])
+
+    def task(self, name: str) -> Task:
+        """The task a teacher was trained on."""
+        return self.setting.zoo.suite[self.teachers[name].task]
+
+    def evaluate(
+        self, pairs: Sequence[Pair], ways: Sequence[str] = (), seeds: Sequence[int] = (0, 1, 2), progress: ProgressCallback | None = None
+    ) -> dict[str, Any]:
+        """Score ways of composing on both tasks of every pair.
+
+        Args:
+            pairs: Of teachers of different tasks.
+            ways: Names in `WAYS`; all that are possible by default.
+            seeds: Ways that draw anything are repeated with each, and averaged.
+            progress: Called with pairs done and to do, over all ways.
+
+        Returns:
+            `rows`: per pair and way, exact match and NLL on each task, and what is lost against the task's own teacher; `ways`: means
+            over pairs with bootstrap intervals; `comparisons`: each way minus `average`, paired by pair, p-values by Holm.
+
+        Raises:
+            InputError: No pairs, or a way that is unknown or lacks what it needs.
+        """
+        if not pairs:
+            raise InputError("no pairs of adapters to compose; give at least one")
+        chosen = self._possible(ways, pairs)
+        plan = [(way, seed) for way in chosen for seed in (seeds if WAYS[way].random else seeds[:1])]
+        found: dict[str, list[list[dict[str, float]]]] = {way: [] for way in chosen}
+        done, total = 0, len(plan) * len(pairs)
+        for way, seed in plan:
+            rows = []
+            for start in range(0, len(pairs), PAIRS_AT_ONCE):
+                chunk = Chunk(pairs[start : start + PAIRS_AT_ONCE], self, seed)
+                adapters = WAYS[way].compose(chunk)
+                rows += self._score(adapters, chunk)
+                done += len(chunk.pairs)
+                if progress:
+                    progress(done, total, way=way)
+            found[way].append(rows)
+        return _document(pairs, {way: _mean_rows(runs) for way, runs in found.items()}, {w: len(runs) for w, runs in found.items()})
+
+    def interpolate(self, pairs: Sequence[Pair], shares: Sequence[float], progress: ProgressCallback | None = None) -> list[dict[str, Any]]:
+        """Exact match and NLL on both tasks along (1 - t) one + t two, exact in weight changes; a row per pair and t."""
+        rows = []
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            chunk = Chunk(pairs[start : start + PAIRS_AT_ONCE], self, 0)
+            both = chunk.both()
+            for share in shares:
+                scored = self._score([combine(two, [1 - share, share]) for two in both], chunk)
+                rows += [{**asdict(pair), "share": share, **row} for pair, row in zip(chunk.pairs, scored, strict=True)]
+            if progress:
+                progress(start + len(chunk.pairs), len(pairs), way="interpolation")
+        return rows
+
+    def fingerprints(self, way: str, pairs: Sequence[Pair], seed: int = 0) -> np.ndarray:
+        """Measured fingerprints of the composed adapters, [pairs, F] float32."""
+        assert self.engine is not None
+        parts = []
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            adapters = WAYS[way].compose(Chunk(pairs[start : start + PAIRS_AT_ONCE], self, seed))
+            assert adapters is not None
+            deltas = self.engine.deltas(LoRAFactors.stack(adapters))
+            parts.append(deltas.reshape(len(deltas), -1))
+        return np.concatenate(parts)
+
+    def negative_log_likelihood(self, adapters: LoRAFactors, chunk_pair: Pair, per_adapter: int, seed: int) -> np.ndarray:
+        """Mean NLL of each of `per_adapter` candidate adapters on train examples of both tasks of one pair, nats per token."""
+        batch = concatenate([self._shown(name, seed) for name in (chunk_pair.one, chunk_pair.two)], self.setting.pad_token_id)
+        scores = score_each(
+            self.setting.functional, adapters, [batch] * per_adapter, self.setting.pad_token_id, self.setting.config.memory_bytes
+        )
+        return np.array([score.nll for score in scores])
+
+    def _shown(self, name: str, seed: int) -> TokenBatch:
+        """Some train examples of a task, drawn by seed."""
+        if (name, seed) not in self._search_tokens:
+            task, rng = self.task(name), np.random.default_rng([seed, *name.encode()])
+            chosen = rng.choice(len(task.train), size=min(SEARCH_EXAMPLES, len(task.train)), replace=False)
+            frame, tokenizer = self.setting.zoo.suite.frame, self.setting.base.tokenizer
+            examples = [task.train[i] for i in chosen]
+            self._search_tokens[name, seed] = encode_examples(tokenizer, frame, examples, self.setting.max_length)
+        return self._search_tokens[name, seed]
+
+    def _score(self, adapters: Sequence[LoRAFactors] | None, chunk: Chunk) -> list[dict[str, float]]:
+        """Each pair's adapter on the test examples of both tasks."""
+        batches = [self.setting.tokens(task) for two in chunk.tasks() for task in two]
+        factors = None if adapters is None else LoRAFactors.stack(list(adapters)).select([i for i in range(len(adapters)) for _ in "12"])
+        scores = score_each(self.setting.functional, factors, batches, self.setting.pad_token_id, self.setting.config.memory_bytes)
+        return [_row(one, two) for one, two in zip(scores[::2], scores[1::2], strict=True)]
+
+    def _possible(self, ways: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
+        unknown = next((way for way in ways if way not in WAYS), None)
+        if unknown is not None:
+            raise InputError(f"unknown way to compose {unknown!r}; choose from {', '.join(WAYS)}")
+        have = {"": True, "generator": self.setting.generator is not None, "whole": all(pair.whole for pair in pairs)}
+        have["deltas"] = have["whole"] and bool(self.deltas)
+        missing = next((way for way in ways if not have[WAYS[way].needs]), None)
+        if missing is not None:
+            what = {"generator": "a generator (--checkpoint)", "whole": "mixture teachers", "deltas": "deltas of mixture teachers"}
+            raise InputError(f"way {missing} needs {what[WAYS[missing].needs]}; give it, or leave the way out")
+        return list(ways) or [name for name, way in WAYS.items() if have[way.needs]]
+
+
+def _merge(method: str, weights: tuple[float, float], **options: Any) -> Callable[[Chunk], list[LoRAFactors]]:
+    def compose(chunk: Chunk) -> list[LoRAFactors]:
+        merger = chunk.evaluator.merger
+        return [merger.merge(two, list(weights), method, seed=chunk.seed, **options) for two in chunk.both()]
+
+    return compose
+
+
+def _weight_search(chunk: Chunk) -> list[LoRAFactors]:
+    """The weights with the least NLL on a few train examples of both tasks: on a coarse grid, then on a fine one around the best.
+
+    Departs from LoraHub, which searches without a grid and adds 0.05 (|w1| + |w2|): near the optimum that outweighs the likelihood.
+    """
+    chosen = []
+    for pair, two in zip(chunk.pairs, chunk.both(), strict=True):
+        best = _best_weights(chunk, pair, two, [(u, v) for u in SEARCH_GRID for v in SEARCH_GRID])
+        steps = (-SEARCH_STEP, 0.0, SEARCH_STEP)
+        chosen.append(combine(two, list(_best_weights(chunk, pair, two, [(best[0] + u, best[1] + v) for u in steps for v in steps]))))
+    return chosen
+
+
+def _best_weights(chunk: Chunk, pair: Pair, two: LoRAFactors, grid: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    candidates = LoRAFactors.stack([combine(two, list(weights)) for weights in grid])
+    return grid[int(np.argmin(chunk.evaluator.negative_log_likelihood(candidates, pair, len(grid), chunk.seed)))]
+
+
+def _delta_target(chunk: Chunk) -> list[LoRAFactors]:
+    """Seen single teachers whose deltas sum nearest to the mixture's."""
+    evaluator = chunk.evaluator
+    candidates = [name for name, teacher in evaluator.teachers.items() if teacher.split == "seen" and name in evaluator.deltas]
+    in_memory = {name: evaluator.factors(name) for name in candidates}
+    composer = AdapterComposer({name: evaluator.deltas[name] for name in candidates}, evaluator.setting.functional.shapes, in_memory)
+    targets = [evaluator.deltas[pair.whole] for pair in chunk.pairs if pair.whole is not None]
+    return [composer.compose_by_delta_target(target, TARGET_ADAPTERS).factors for target in targets]
+
+
+def _generated(chunk: Chunk) -> list[LoRAFactors]:
+    """One adapter from both descriptions as one condition."""
+    generator = chunk.evaluator.setting.generator
+    assert generator is not None
+    factors = generator.generate([[one.description, two.description] for one, two in chunk.tasks()], None, chunk.evaluator.setting.base)
+    return [factors.select([i]) for i in range(factors.n_adapters)]
+
+
+def _generated_sum(chunk: Chunk) -> list[LoRAFactors]:
+    """The sum of the adapters generated from each description."""
+    generator = chunk.evaluator.setting.generator
+    assert generator is not None
+    factors = generator.generate([[task.description] for two in chunk.tasks() for task in two], None, chunk.evaluator.setting.base)
+    return [combine(factors.select([2 * i, 2 * i + 1]), [1.0, 1.0]) for i in range(len(chunk.pairs))]
+
+
+WAYS: dict[str, Way] = {
+    "base": Way(lambda chunk: None, "no adapter"),
+    "first teacher": Way(lambda chunk: chunk.factors("one"), "LoRA, arXiv:2106.09685"),
+    "second teacher": Way(lambda chunk: chunk.factors("two"), "LoRA, arXiv:2106.09685"),
+    "mixture teacher": Way(lambda chunk: chunk.factors("whole"), "trained on both tasks", needs="whole"),
+    AVERAGE: Way(_merge("product", (0.5, 0.5)), "exact mean of weight changes; model soups, arXiv:2203.05482"),
+    "sum": Way(_merge("product", (1.0, 1.0)), "exact sum of weight changes; task arithmetic, arXiv:2212.04089"),
+    "linear": Way(_merge("linear", (1.0, 1.0)), "PEFT; A and B apart"),
+    "cat": Way(_merge("cat", (1.0, 1.0)), "PEFT; the same product as sum"),
+    "svd": Way(_merge("svd", (1.0, 1.0)), "PEFT; the sum, cut to the teachers' rank"),
+    "ties": Way(_merge("ties", (1.0, 1.0), density=DENSITY), "arXiv:2306.01708"),
+    "dare_linear": Way(_merge("dare_linear", (1.0, 1.0), density=DENSITY), "arXiv:2311.03099", random=True),
+    "dare_ties": Way(_merge("dare_ties", (1.0, 1.0), density=DENSITY), "arXiv:2311.03099", random=True),
+    "weight search": Way(_weight_search, "LoraHub, arXiv:2307.13269, on a grid", random=True),
+    "delta target": Way(_delta_target, "non-negative sum of zoo deltas nearest to the mixture's", needs="deltas"),
+    "generated": Way(_generated, "this package, both descriptions as one condition", needs="generator"),
+    "generated, sum": Way(_generated_sum, "this package, one adapter per description, summed", needs="generator"),
+}
+"""Every way `llgbm compose` knows, in the order tables show them."""
+
+
+def _row(one: Score, two: Score) -> dict[str, float]:
+    """`exact_match` is the mean of both tasks, `worse` the lower of the two."""
+    exact = (one.exact_match, two.exact_match)
+    return {
+        "exact_one": exact[0],
+        "exact_two": exact[1],
+        "exact_match": sum(exact) / 2,
+        "worse": min(exact),
+        "nll": (one.nll + two.nll) / 2,
+    }
+
+
+def _mean_rows(runs: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    """Per pair, the mean over seeds."""
+    return [{key: float(np.mean([row[key] for row in same])) for key in same[0]} for same in zip(*runs, strict=True)]
+
+
+def _document(pairs: Sequence[Pair], by_way: Mapping[str, list[dict[str, float]]], n_seeds: Mapping[str, int]) -> dict[str, Any]:
+    rows, summary = [], []
+    for way, found in by_way.items():
+        for i, (pair, row) in enumerate(zip(pairs, found, strict=True)):
+            lost = {}
+            if {"first teacher", "second teacher"} <= by_way.keys():
+                lost = {"lost_one": by_way["first teacher"][i]["exact_one"] - row["exact_one"]}
+                lost["lost_two"] = by_way["second teacher"][i]["exact_two"] - row["exact_two"]
+            rows.append({"way": way, **asdict(pair), **row, **lost})
+        exact = [row["exact_match"] for row in found]
+        low, high = bootstrap_interval(exact)
+        means = {key: float(np.mean([row[key] for row in found])) for key in ("exact_match", "worse", "nll")}
+        lost_here = [np.mean([r["lost_one"], r["lost_two"]]) for r in rows if r["way"] == way and "lost_one" in r]
+        summary.append({"way": way, **means, "low": low, "high": high, "lost": float(np.mean(lost_here)) if lost_here else None})
+        summary[-1] |= {"n_pairs": len(found), "n_seeds": n_seeds[way], "source": WAYS[way].source}
+    return {"ways": summary, "comparisons": _against_average(by_way), "rows": rows}
+
+
+def _against_average(by_way: Mapping[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """Each way minus the average, paired by pair."""
+    if AVERAGE not in by_way:
+        return []
+    reference = [[row["exact_match"]] for row in by_way[AVERAGE]]
+    rows = [
+        {"way": way, "other": AVERAGE, **asdict(compare([[row["exact_match"]] for row in found], reference))}
+        for way, found in by_way.items()
+        if way != AVERAGE
+    ]
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
