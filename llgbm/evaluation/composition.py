@@ -22,7 +22,7 @@ from llgbm.zoo.teachers import Teacher, TeacherZoo
 FILE = "composition.json"
 BOUNDS = ("base", "first teacher", "second teacher", "mixture teacher", AVERAGE)
 """Ways that are no contestants for the best composition."""
-MEASURED = (AVERAGE, "sum", "linear", "ties", "delta target", "generated", "generated, sum")
+MEASURED = (AVERAGE, "sum", "delta target", "generated", "generated, average")
 """Ways whose adapters' fingerprints are measured beside the mixtures'."""
 
 

@@ -249,12 +249,12 @@ def _generated(chunk: Chunk) -> list[LoRAFactors]:
     return [factors.select([i]) for i in range(factors.n_adapters)]
 
 
-def _generated_sum(chunk: Chunk) -> list[LoRAFactors]:
-    """The sum of the adapters generated from each description."""
+def _generated_average(chunk: Chunk) -> list[LoRAFactors]:
+    """The mean of the adapters generated from each description."""
     generator = chunk.evaluator.setting.generator
     assert generator is not None
     factors = generator.generate([[task.description] for two in chunk.tasks() for task in two], None, chunk.evaluator.setting.base)
-    return [combine(factors.select([2 * i, 2 * i + 1]), [1.0, 1.0]) for i in range(len(chunk.pairs))]
+    return [combine(factors.select([2 * i, 2 * i + 1]), [0.5, 0.5]) for i in range(len(chunk.pairs))]
 
 
 WAYS: dict[str, Way] = {
@@ -273,7 +273,7 @@ WAYS: dict[str, Way] = {
     "weight search": Way(_weight_search, "LoraHub, arXiv:2307.13269, on a grid", random=True),
     "delta target": Way(_delta_target, "non-negative sum of zoo deltas nearest to the mixture's", needs="deltas"),
     "generated": Way(_generated, "this package, both descriptions as one condition", needs="generator"),
-    "generated, sum": Way(_generated_sum, "this package, one adapter per description, summed", needs="generator"),
+    "generated, average": Way(_generated_average, "this package, one adapter per description, averaged", needs="generator"),
 }
 """Every way `llgbm compose` knows, in the order tables show them."""
 

@@ -37,13 +37,13 @@ def plot_additivity(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     values = np.array([[row["distance"][way] for way in WAYS] for row in rows])
     with saved_figure(path, 7.6, 1.3 + 0.24 * len(rows)) as figure:
         axes = figure.subplots()
-        image = axes.imshow(values, cmap="viridis_r", aspect="auto", vmin=0, vmax=max(1.5, float(np.nanmax(values))))
+        image = axes.imshow(values, cmap="viridis_r", aspect="auto", vmin=0, vmax=1.5)
         for i, j in np.ndindex(*values.shape):
             axes.text(j, i, f"{values[i, j]:.2f}", ha="center", va="center", fontsize=7, color="white" if values[i, j] > 0.8 else "black")
-        axes.set_xticks(range(4), ["sum of parts", "mean of parts", "first part", "second part"])
+        axes.set_xticks(range(4), ["sum of parts", "mean of parts", "first part", "second part"], fontsize=8)
         axes.set_yticks(range(len(rows)), [_short(row["mixture"]) for row in rows], fontsize=6)
         axes.set_title("how far a mixture's fingerprint is from ...", fontsize=10)
-        figure.colorbar(image, ax=axes, label="distance / length of the mixture's")
+        figure.colorbar(image, ax=axes, label="distance / length of the mixture's", extend="max")
 
 
 def plot_interpolation(document: dict[str, Any], path: str | Path) -> None:
