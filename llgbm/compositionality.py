@@ -23,6 +23,8 @@ from llgbm.zoo.base import Base
 from llgbm.zoo.teachers import Teacher, TeacherZoo
 
 NULL_DRAWS = 2000
+NEGLIGIBLE = 1e-9
+"""Weights below this share of the largest are rounding."""
 POINTS = 11
 """Points of an interpolation, both ends included."""
 
@@ -231,7 +233,7 @@ class AdapterComposer:
         if not kept:
             raise InputError("no adapter's delta points towards the target; give other candidates")
         refit = optimize.nnls(matrix[:, kept], goal)[0]
-        chosen = [(names[i], float(w)) for i, w in zip(kept, refit, strict=True) if w > 0]
+        chosen = [(names[i], float(w)) for i, w in zip(kept, refit, strict=True) if w > NEGLIGIBLE * refit.max()]
         picked, scales = tuple(name for name, _ in chosen), tuple(w for _, w in chosen)
         factors = self.merger.merge(self._stacked(picked), list(scales), "product", rank=rank)
         return Composition(picked, scales, factors, _cosine(goal, matrix[:, kept] @ refit))

@@ -1,0 +1,146 @@
+"""Composed adapters on both tasks: batches equal one by one, and the command from a zoo to findings."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_world import build_evaluation_world
+
+from llgbm.artifacts import write_json
+from llgbm.cli import main
+from llgbm.compositionality import mixtures_of
+from llgbm.delta import DeltaCache
+from llgbm.errors import InputError
+from llgbm.evaluation.composition import as_csv, named_deltas
+from llgbm.evaluation.composition_eval import WAYS, Chunk, CompositionEvaluator, Pair
+from llgbm.evaluation.setting import EvaluationConfig, load_setting
+from llgbm.lora.factors import LoRAFactors, combine
+from llgbm.report.plots_composition import draw_composition
+from llgbm.scoring import score
+from llgbm.zoo.suite import TaskSuite, load_suite
+from llgbm.zoo.teachers import TeacherZoo
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """The letters zoo, in which `say g` counts as the mixture of `say a` and `say b`."""
+    folder = tmp_path_factory.mktemp("world")
+    zoo = build_evaluation_world(folder)
+    suite = load_suite(str(folder / "suite"))
+    domains = {"say a": "vowels", "say e": "vowels", "say c": "vowels"}
+    tasks = {name: replace(task, domain=domains.get(name, task.domain)) for name, task in suite.tasks.items()}
+    tasks["say g"] = replace(tasks["say g"], parts=("say a", "say b"))
+    TaskSuite("letters", tasks).save(folder / "suite")
+    manifest = json.loads((zoo / "manifest.json").read_text())
+    manifest["suite"]["hash"] = load_suite(str(folder / "suite")).content_hash
+    manifest["teachers"] = [{**row, "domain": tasks[row["task"]].domain} for row in manifest["teachers"]]
+    write_json(zoo / "manifest.json", manifest)
+    assert main(["compute-deltas", "--checkpoint_dir", str(zoo), "--output_dir", str(folder / "deltas"), *base_flags(folder)]) == 0
+    return folder
+
+
+def base_flags(folder: Path) -> list[str]:
+    return ["--model.name", str(folder / "base")]
+
+
+@pytest.fixture(scope="module")
+def evaluator(world: Path) -> CompositionEvaluator:
+    setting = load_setting(None, world / "zoo", EvaluationConfig())
+    deltas, teachers = named_deltas(DeltaCache(world / "deltas"), setting.zoo)
+    return CompositionEvaluator(setting, teachers, deltas)
+
+
+def pairs(evaluator: CompositionEvaluator) -> list[Pair]:
+    return [Pair(m.one, m.two, m.whole) for m in mixtures_of(evaluator.setting.zoo, evaluator.teachers)] * 3
+
+
+def test_batches_of_composed_adapters_score_like_each_alone(evaluator: CompositionEvaluator, monkeypatch) -> None:
+    monkeypatch.setattr("llgbm.evaluation.composition_eval.PAIRS_AT_ONCE", 2)
+    found = evaluator.evaluate(pairs(evaluator), ["first teacher", "average", "sum"])
+    pair = pairs(evaluator)[0]
+    two = [evaluator.factors(pair.one), evaluator.factors(pair.two)]
+    alone = combine(LoRAFactors.stack(two), [0.5, 0.5])
+    exact = [
+        score(evaluator.setting.functional, alone, evaluator.setting.tokens(evaluator.task(n))).exact_match for n in (pair.one, pair.two)
+    ]
+    rows = [row for row in found["rows"] if row["way"] == "average"]
+    assert len(rows) == 3
+    assert all((row["exact_one"], row["exact_two"]) == tuple(exact) for row in rows)
+    assert all(row["exact_match"] == pytest.approx(sum(exact) / 2) for row in rows)
+    first = next(row for row in found["rows"] if row["way"] == "first teacher")
+    assert first["exact_one"] == score(functional, two[0], tokens[0]).exact_match
+    assert [row["way"] for row in found["comparisons"]] == ["first teacher", "sum"]
+
+
+def test_interpolation_ends_at_the_teachers(evaluator: CompositionEvaluator) -> None:
+    one = pairs(evaluator)[:1]
+    singles = evaluator.evaluate(one, ["first teacher", "second teacher"])["rows"]
+    rows = evaluator.interpolate(one, [0.0, 0.5, 1.0])
+    for end, single in ((rows[0], singles[0]), (rows[2], singles[1])):
+        assert (end["exact_one"], end["exact_two"]) == (single["exact_one"], single["exact_two"])
+        assert end["nll"] == pytest.approx(single["nll"], rel=1e-4)
+
+
+def test_searched_weights_are_not_worse_than_the_average_where_they_were_chosen(evaluator: CompositionEvaluator) -> None:
+    pair = pairs(evaluator)[0]
+    chunk = Chunk([pair], evaluator, seed=0)
+    nll = [
+        float(evaluator.negative_log_likelihood((WAYS[way].compose(chunk) or [])[0], pair, 1, 0)[0]) for way in ("weight search", "average")
+    ]
+    assert nll[0] <= nll[1] + 1e-6
+
+
+def test_random_ways_are_averaged_over_seeds_and_others_run_once(evaluator: CompositionEvaluator) -> None:
+    found = {row["way"]: row for row in evaluator.evaluate(pairs(evaluator)[:1], ["sum", "dare_linear"], seeds=(0, 1, 2))["ways"]}
+    assert (found["sum"]["n_seeds"], found["dare_linear"]["n_seeds"]) == (1, 3)
+
+
+def test_the_command_writes_findings_and_pictures(world: Path, capsys) -> None:
+    out = world / "composition"
+    flags = ["--checkpoint_dir", str(world / "zoo"), "--cache_dir", str(world / "deltas"), "--output_dir", str(out), "--checkpoint", "none"]
+    assert main(["compose", *flags, "--n_pairs", "2", "--seeds", "0", *base_flags(world)]) == 0
+    printed = capsys.readouterr().out
+    assert "Fingerprints: a mixture's is nearest to" in printed
+    assert "Tasks: the best composition" in printed
+    document = json.loads((out / "composition.json").read_text())
+    assert {row["way"] for row in document["mixtures"]["ways"]} == {name for name, way in WAYS.items() if way.needs != "generator"}
+    assert len(document["interpolated"]) == 11
+    assert document["findings"] == [line for line in printed.splitlines() if line.startswith(("Fingerprints", "Subtraction", "Tasks"))]
+    lines = as_csv(document).splitlines()
+    assert len(lines) == 1 + len(document["mixtures"]["rows"]) + len(document["pairs"]["rows"])
+    assert main(["visualize", "--type", "composition", "--input_dir", str(out), "--output_dir", str(world / "figures")]) == 0
+    assert all((world / "figures" / f"composition_{n}.svg").is_file() for n in ("additivity", "interpolation", "ways", "map"))
+
+
+def test_faults_are_named(world: Path, evaluator: CompositionEvaluator, tmp_path: Path, capsys) -> None:
+    with pytest.raises(InputError, match="unknown way to compose 'summ'; choose from base"):
+        evaluator.evaluate(pairs(evaluator), ["summ"])
+    with pytest.raises(InputError, match=r"way generated needs a generator \(--checkpoint\)"):
+        evaluator.evaluate(pairs(evaluator), ["generated"])
+    with pytest.raises(InputError, match="no pairs of adapters to compose"):
+        evaluator.evaluate([])
+    zoo = TeacherZoo.load(world / "zoo")
+    singles = {name: teacher for name, teacher in evaluator.teachers.items() if teacher.split != "mixture"}
+    with pytest.raises(InputError, match="no mixture with both its parts has a delta; build all teachers with 'llgbm zoo build'"):
+        mixtures_of(zoo, singles)
+    cache = DeltaCache(tmp_path / "cache")
+    cache.save_delta("elsewhere/adapter", np.ones(4, dtype=np.float32))
+    with pytest.raises(InputError, match="no deltas of the adapters in"):
+        named_deltas(cache, zoo)
+    write_json(tmp_path / "composition.json", {"rows": []})
+    with pytest.raises(InputError, match="not the findings of 'llgbm compose'"):
+        draw_composition(tmp_path / "composition.json", tmp_path)
+    flags = [
+        "compose",
+        "--checkpoint_dir",
+        str(world / "zoo"),
+        "--cache_dir",
+        str(tmp_path / "none"),
+        "--checkpoint",
+        "none",
+        *base_flags(world),
+    ]
+    assert main(flags) == 2
+    assert "run 'llgbm compute-deltas' first" in capsys.readouterr().err
