@@ -57,6 +57,7 @@ class DeltaPredictor(ConditionReader):
     """
 
     kind, trained_by, spec_type = "predictor", "llgbm train-delta-only --variant b2", PredictorSpec
+    spec: PredictorSpec
     mean: Tensor
     scale: Tensor
 

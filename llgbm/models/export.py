@@ -9,7 +9,8 @@ from pathlib import Path
 from llgbm.artifacts import hash_file, write_text
 from llgbm.errors import InputError
 from llgbm.lora.peft_io import write_adapter
-from llgbm.models.generator import WEIGHTS_FILE, LoRAGenerator, generator_folder
+from llgbm.models.generator import LoRAGenerator
+from llgbm.models.reader import WEIGHTS_FILE
 from llgbm.zoo.base import Base
 from llgbm.zoo.suite import read_jsonl
 
@@ -51,7 +52,7 @@ def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], outpu
             f"the base is {base.name} ({base.content_hash[:8]}); use the base it was trained on"
         )
     factors = generator.generate(prompts=[request.texts() for request in requests], base=base)
-    source = hash_file(generator_folder(checkpoint) / WEIGHTS_FILE)
+    source = hash_file(LoRAGenerator.folder_in(checkpoint) / WEIGHTS_FILE)
     folders = [Path(output_dir) if len(requests) == 1 else Path(output_dir) / request.name for request in requests]
     for k, (folder, request) in enumerate(zip(folders, requests, strict=True)):
         write_adapter(folder, factors, k, base_name=generator.spec.base_name, fan_in_fan_out=generator.spec.fan_in_fan_out)

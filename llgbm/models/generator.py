@@ -3,42 +3,20 @@
 Letters: K tasks, N vectors per task (one or more for each text), E embedding width, H trunk width, L layers, r rank.
 """
 
-import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llgbm.artifacts import read_json, write_bytes, write_json
-from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
-from llgbm.models.encoder import TextEncoder, build_encoder
+from llgbm.models.encoder import TextEncoder
+from llgbm.models.reader import SIZES, ConditionReader
 from llgbm.zoo.base import Base
-
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Size:
-    """Widths of one size preset."""
-
-    hidden: int
-    blocks: int
-    code: int
-    """Width of the code from which one rank's row of A and column of B are written."""
-
-
-POOLING_HEADS = 16
-SIZES = {"s": Size(256, 2, 64), "m": Size(512, 3, 128), "l": Size(768, 4, 192)}
 
 
 @dataclass
@@ -98,35 +76,6 @@ def group_modules(shapes: dict[str, tuple[int, int]]) -> tuple[list[ModuleGroup]
     return groups, len(numbers)
 
 
-class SetPooling(nn.Module):
-    """Weighted mean of a set of vectors, several heads: invariant to order, any number of vectors, one is itself.
-
-    Source: attention-based deep sets, Ilse et al. 2018, arXiv:1802.04712.
-    """
-
-    def __init__(self, width: int, heads: int = POOLING_HEADS) -> None:
-        super().__init__()
-        self.heads = heads
-        self.value = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-        self.score = nn.Linear(width, heads)
-
-    def forward(self, x: Float[Tensor, "K N H"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K H"]:
-        weights = self.score(x).masked_fill(~mask[..., None], -torch.inf).softmax(1)
-        values = (x + self.value(x)).unflatten(-1, (self.heads, -1))
-        return torch.einsum("knh,knhc->khc", weights.to(values.dtype), values).flatten(1)
-
-
-class Block(nn.Module):
-    """Residual MLP block."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
-
-
 class Head(nn.Module):
     """Writes A and B of one group of modules: a learned constant A, and deviations read from the trunk.
 
@@ -161,22 +110,19 @@ class Head(nn.Module):
         return a, b.transpose(-1, -2)
 
 
-class LoRAGenerator(nn.Module):
+class LoRAGenerator(ConditionReader):
     """Reads the embedded texts of K tasks, writes one LoRA adapter for each task."""
 
+    kind, trained_by, spec_type = "generator", "llgbm train", GeneratorSpec
+    spec: GeneratorSpec
+
     def __init__(self, spec: GeneratorSpec, encoder: TextEncoder | None = None) -> None:
-        super().__init__()
-        if spec.size not in SIZES:
-            raise InputError(f"generator.size {spec.size!r} is unknown; choose one of {', '.join(SIZES)}")
-        size, self.spec, self._encoder = SIZES[spec.size], spec, encoder
+        super().__init__(spec, encoder)
+        size = SIZES[spec.size]
         groups, n_layers = group_modules(spec.shapes)
-        self.project = nn.Linear(spec.embedding_dim, size.hidden)
-        self.pooling = SetPooling(size.hidden)
         self.layer = nn.Embedding(n_layers, size.hidden)
-        self.trunk = nn.Sequential(*(Block(size.hidden) for _ in range(size.blocks)), nn.LayerNorm(size.hidden))
+        self.trunk = self.new_trunk()
         self.heads = nn.ModuleList(Head(group, spec.rank, size.hidden, size.code) for group in groups)
-        with torch.no_grad():
-            self.project.weight.mul_(spec.embedding_dim**0.5)
 
     def forward(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"], again: tuple[Tensor, Tensor] | None = None) -> Any:
         """One adapter per row; masked vectors do not count. Factors are float32.
@@ -187,10 +133,6 @@ class LoRAGenerator(nn.Module):
         read = self.read(embeddings, mask)
         factors = self.write(read)
         return factors if again is None else (factors, read, self.read(*again))
-
-    def read(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K H"]:
-        """What each set of vectors says, as one vector."""
-        return self.pooling(self.project(embeddings), mask)
 
     def write(self, read: Float[Tensor, "K H"]) -> LoRAFactors:
         """One adapter for each vector that was read."""
@@ -211,6 +153,12 @@ class LoRAGenerator(nn.Module):
             scaling=dict.fromkeys(order, scaling),
             ranks=dict.fromkeys(order, (self.spec.rank,) * k),
         )
+
+    @classmethod
+    def make_spec(cls, values: dict[str, Any]) -> GeneratorSpec:
+        """JSON has lists where shapes are pairs."""
+        shapes = {name: (int(d_in), int(d_out)) for name, (d_in, d_out) in values["shapes"].items()}
+        return GeneratorSpec(**{**values, "shapes": shapes})
 
     @torch.no_grad()
     def fit_scale(self, teachers: LoRAFactors) -> None:
@@ -236,23 +184,6 @@ class LoRAGenerator(nn.Module):
         """Trained parameters for each number of one emitted adapter."""
         return sum(p.numel() for p in self.parameters()) / self.spec.emitted()
 
-    def encoder(self, base: Base | None = None) -> TextEncoder:
-        """The text encoder this generator was trained with; built on first use.
-
-        Raises:
-            InputError: The encoder found under its name holds other content.
-        """
-        if self._encoder is None:
-            encoder = build_encoder(self.spec.encoder, base)
-            if self.spec.encoder_id and encoder.content_id != self.spec.encoder_id:
-                raise InputError(
-                    f"text encoder {self.spec.encoder} is {encoder.content_id}, the generator was trained with {self.spec.encoder_id}; "
-                    "install that version of the encoder, or train the generator anew"
-                )
-            self._encoder = encoder
-        return self._encoder
-
-    @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[str] | Sequence[Sequence[str]] | None = None,
@@ -269,91 +200,7 @@ class LoRAGenerator(nn.Module):
         Raises:
             InputError: Neither is given, the two disagree on the number of tasks, or a text is empty.
         """
-        conditions = collect_conditions(prompts, description)
-        was_training = self.training
-        self.eval()
-        device = self.project.weight.device
-        embeddings, mask = embed_conditions(self.encoder(base), conditions)
-        factors = self(embeddings.to(device), mask.to(device))
-        self.train(was_training)
-        return factors
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors`, then `config.json`; a folder with a config is whole."""
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write_bytes(Path(folder) / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
-        size = {"parameters": sum(p.numel() for p in self.parameters()), "numbers_emitted": self.spec.emitted()}
-        write_json(Path(folder) / CONFIG_FILE, {"format": FORMAT, **asdict(self.spec), **size})
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, encoder: TextEncoder | None = None) -> "LoRAGenerator":
-        """Read a generator back, in eval mode, from its folder, a checkpoint, or a run folder.
-
-        Raises:
-            InputError: No generator there, another format, or weights that do not fit the config.
-        """
-        folder = generator_folder(folder)
-        generator = cls(_read_spec(folder / CONFIG_FILE), encoder)
-        try:
-            weights = load_file(folder / WEIGHTS_FILE)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read ({error}); save the generator again") from error
-        load_weights(generator, weights, folder / WEIGHTS_FILE)
-        return generator.eval()
-
-
-def generator_folder(checkpoint: str | Path) -> Path:
-    """The generator's folder of a run folder, or the folder itself. InputError when there is no generator."""
-    checkpoint = Path(checkpoint)
-    for folder in (checkpoint / "generator", checkpoint):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    raise InputError(f"{checkpoint}: no generator there; give a run folder of 'llgbm train', its generator/ or one of its checkpoints")
-
-
-def load_weights(generator: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Load weights exactly; InputError names the first tensor that is missing, unexpected, misshapen or not finite."""
-    expected = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
-    for name in sorted(expected.keys() | weights.keys()):
-        if name not in weights or name not in expected:
-            fault = "is missing" if name in expected else "is not part of this generator"
-            raise InputError(f"{source}: tensor {name} {fault}; the checkpoint has another layout than its config")
-        if tuple(weights[name].shape) != expected[name]:
-            raise InputError(f"{source}: {name} is {tuple(weights[name].shape)}, the config asks for {expected[name]}")
-        if not weights[name].isfinite().all():
-            raise InputError(f"{source}: {name} holds NaN or infinite values; use an earlier checkpoint")
-    generator.load_state_dict(weights)
-
-
-def collect_conditions(prompts: Sequence[str] | Sequence[Sequence[str]] | None, description: str | Sequence[str] | None) -> list[list[str]]:
-    """One list of texts per task: the description if any, then the prompts."""
-    if isinstance(prompts, str):
-        raise InputError("prompts must be a list of strings (one task) or a list of lists (many tasks), not one string")
-    described = [description] if isinstance(description, str) else list(description or [])
-    per_task = [list(prompts)] if prompts and isinstance(prompts[0], str) else [list(p) for p in prompts or []]
-    if not described and not per_task:
-        raise InputError("nothing to generate from: give prompts, a description, or both")
-    if described and per_task and len(described) != len(per_task):
-        raise InputError(f"{len(described)} descriptions but prompts for {len(per_task)} tasks; give one of each per task")
-    count = max(len(described), len(per_task))
-    described_lists = [[d] for d in described] or [[] for _ in range(count)]
-    return [d + [str(p) for p in ps] for d, ps in zip(described_lists, per_task or [[]] * count, strict=True)]
-
-
-def embed_conditions(encoder: TextEncoder, conditions: Sequence[Sequence[str]]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
-    """The vectors of each task's texts as one set, padded to the largest set."""
-    without = next((k for k, texts in enumerate(conditions) if not texts), None)
-    if without is not None:
-        raise InputError(f"task {without + 1} of {len(conditions)} has no prompt and no description; give at least one")
-    rows = iter(encoder.encode([text for texts in conditions for text in texts]))
-    return pad_sets([torch.cat([next(rows) for _ in texts]) for texts in conditions])
-
-
-def pad_sets(sets: Sequence[Float[Tensor, "_ E"]]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
-    """Stack sets of different sizes with a mask that is true at real members."""
-    longest = max(len(rows) for rows in sets)
-    mask = torch.tensor([[i < len(rows) for i in range(longest)] for rows in sets])
-    return torch.stack([F.pad(rows, (0, 0, 0, longest - len(rows))) for rows in sets]), mask
+        return self.answer(prompts, description, base)
 
 
 def _split_layer(name: str) -> tuple[str, int]:
@@ -362,18 +209,3 @@ def _split_layer(name: str) -> tuple[str, int]:
     if match is None:
         return name, -1
     return name[: match.start()] + "*" + name[match.end() :], int(match.group())
-
-
-def _read_spec(path: Path) -> GeneratorSpec:
-    content: dict[str, Any] = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise InputError(f"{path}: generator format {found!r}, this version reads {FORMAT}; train the generator anew")
-    known = {f.name for f in fields(GeneratorSpec)}
-    missing = [n for n in ("shapes", "rank", "alpha", "embedding_dim") if n not in content]
-    if missing:
-        near = difflib.get_close_matches(missing[0], content, n=1)
-        raise InputError(f"{path}: key {missing[0]!r} is missing" + (f" (found {near[0]!r})" if near else ""))
-    values = {key: value for key, value in content.items() if key in known}
-    values["shapes"] = {name: (int(shape[0]), int(shape[1])) for name, shape in content["shapes"].items()}
-    return GeneratorSpec(**values)

@@ -5,6 +5,7 @@ Letters: K tasks, N vectors per task (one or more for each text), E embedding wi
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,22 +14,58 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from llgbm.artifacts import read_json, write_bytes, write_json
 from llgbm.errors import InputError
 from llgbm.models.encoder import TextEncoder, build_encoder
-from llgbm.models.generator import (
-    CONFIG_FILE,
-    FORMAT,
-    SIZES,
-    WEIGHTS_FILE,
-    Block,
-    SetPooling,
-    collect_conditions,
-    embed_conditions,
-    load_weights,
-)
 from llgbm.zoo.base import Base
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths of one size preset."""
+
+    hidden: int
+    blocks: int
+    code: int
+    """Width of the code from which a generator writes one rank's row of A and column of B."""
+
+
+POOLING_HEADS = 16
+SIZES = {"s": Size(256, 2, 64), "m": Size(512, 3, 128), "l": Size(768, 4, 192)}
+
+
+class SetPooling(nn.Module):
+    """Weighted mean of a set of vectors, several heads: invariant to order, any number of vectors, one is itself.
+
+    Source: attention-based deep sets, Ilse et al. 2018, arXiv:1802.04712.
+    """
+
+    def __init__(self, width: int, heads: int = POOLING_HEADS) -> None:
+        super().__init__()
+        self.heads = heads
+        self.value = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.score = nn.Linear(width, heads)
+
+    def forward(self, x: Float[Tensor, "K N H"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K H"]:
+        weights = self.score(x).masked_fill(~mask[..., None], -torch.inf).softmax(1)
+        values = (x + self.value(x)).unflatten(-1, (self.heads, -1))
+        return torch.einsum("knh,knhc->khc", weights.to(values.dtype), values).flatten(1)
+
+
+class Block(nn.Module):
+    """Residual MLP block."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
 
 
 class ConditionReader(nn.Module):
@@ -44,6 +81,7 @@ class ConditionReader(nn.Module):
     trained_by: ClassVar[str]
     """The command that trains it."""
     spec_type: ClassVar[type]
+    spec: Any
 
     def __init__(self, spec: Any, encoder: TextEncoder | None = None) -> None:
         super().__init__()
@@ -88,7 +126,8 @@ class ConditionReader(nn.Module):
         base: Base | None,
     ) -> Any:
         """The network's output for one task or many, in eval mode and one pass."""
-        embeddings, mask = embed_conditions(self.encoder(base), collect_conditions(prompts, description))
+        conditions = collect_conditions(prompts, description)
+        embeddings, mask = embed_conditions(self.encoder(base), conditions)
         was_training, device = self.training, self.project.weight.device
         self.eval()
         output = self(embeddings.to(device), mask.to(device))
@@ -140,4 +179,54 @@ class ConditionReader(nn.Module):
         missing = next((name for name in required if name not in content), None)
         if missing is not None:
             raise InputError(f"{path}: key {missing!r} is missing, so this is no {cls.kind}; give the folder of one")
-        return cls.spec_type(**{f.name: content[f.name] for f in fields if f.name in content})
+        return cls.make_spec({f.name: content[f.name] for f in fields if f.name in content})
+
+    @classmethod
+    def make_spec(cls, values: dict[str, Any]) -> Any:
+        """The spec of what its file holds."""
+        return cls.spec_type(**values)
+
+
+def load_weights(network: ConditionReader, weights: dict[str, Tensor], source: Path) -> None:
+    """Load weights exactly; InputError names the first tensor that is missing, unexpected, misshapen or not finite."""
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights or name not in expected:
+            fault = "is missing" if name in expected else f"is not part of this {network.kind}"
+            raise InputError(f"{source}: tensor {name} {fault}; the checkpoint has another layout than its config")
+        if tuple(weights[name].shape) != expected[name]:
+            raise InputError(f"{source}: {name} is {tuple(weights[name].shape)}, the config asks for {expected[name]}")
+        if not weights[name].isfinite().all():
+            raise InputError(f"{source}: {name} holds NaN or infinite values; use an earlier checkpoint")
+    network.load_state_dict(weights)
+
+
+def collect_conditions(prompts: Sequence[str] | Sequence[Sequence[str]] | None, description: str | Sequence[str] | None) -> list[list[str]]:
+    """One list of texts per task: the description if any, then the prompts."""
+    if isinstance(prompts, str):
+        raise InputError("prompts must be a list of strings (one task) or a list of lists (many tasks), not one string")
+    described = [description] if isinstance(description, str) else list(description or [])
+    per_task = [list(prompts)] if prompts and isinstance(prompts[0], str) else [list(p) for p in prompts or []]
+    if not described and not per_task:
+        raise InputError("nothing to generate from: give prompts, a description, or both")
+    if described and per_task and len(described) != len(per_task):
+        raise InputError(f"{len(described)} descriptions but prompts for {len(per_task)} tasks; give one of each per task")
+    count = max(len(described), len(per_task))
+    described_lists = [[d] for d in described] or [[] for _ in range(count)]
+    return [d + [str(p) for p in ps] for d, ps in zip(described_lists, per_task or [[]] * count, strict=True)]
+
+
+def embed_conditions(encoder: TextEncoder, conditions: Sequence[Sequence[str]]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
+    """The vectors of each task's texts as one set, padded to the largest set."""
+    without = next((k for k, texts in enumerate(conditions) if not texts), None)
+    if without is not None:
+        raise InputError(f"task {without + 1} of {len(conditions)} has no prompt and no description; give at least one")
+    rows = iter(encoder.encode([text for texts in conditions for text in texts]))
+    return pad_sets([torch.cat([next(rows) for _ in texts]) for texts in conditions])
+
+
+def pad_sets(sets: Sequence[Float[Tensor, "_ E"]]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
+    """Stack sets of different sizes with a mask that is true at real members."""
+    longest = max(len(rows) for rows in sets)
+    mask = torch.tensor([[i < len(rows) for i in range(longest)] for rows in sets])
+    return torch.stack([F.pad(rows, (0, 0, 0, longest - len(rows))) for rows in sets]), mask

@@ -10,14 +10,13 @@ from safetensors.torch import load_file, save
 
 from llgbm.artifacts import hash_file, read_json, write_bytes, write_json
 from llgbm.errors import InputError
-from llgbm.models.generator import CONFIG_FILE, WEIGHTS_FILE, LoRAGenerator, load_weights
-from llgbm.models.reader import ConditionReader
+from llgbm.models.reader import CONFIG_FILE, WEIGHTS_FILE, ConditionReader, load_weights
 
 MARKER = "COMPLETE.json"
 OPTIMIZER_FILE, STATE_FILE = "optimizer.safetensors", "state.json"
 
 
-def save_checkpoint(folder: Path, network: LoRAGenerator | ConditionReader, optimizer: torch.optim.Optimizer, state: Mapping) -> None:
+def save_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.optim.Optimizer, state: Mapping) -> None:
     """Write network, optimizer and loop state; a crash at any moment leaves no marker, so nothing half-written is resumed."""
     (folder / MARKER).unlink(missing_ok=True)
     network.save_pretrained(folder)
@@ -32,7 +31,7 @@ def save_checkpoint(folder: Path, network: LoRAGenerator | ConditionReader, opti
     write_json(folder / MARKER, {name: hash_file(folder / name) for name in files})
 
 
-def load_checkpoint(folder: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+def load_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.optim.Optimizer) -> dict:
     """Restore network and optimizer in place; returns the loop state.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llgbm.errors import InputError
 from llgbm.models.encoder import TextEncoder, encode_cached
-from llgbm.models.generator import pad_sets
+from llgbm.models.reader import pad_sets
 from llgbm.zoo.suite import Task
 
 CONDITIONS = ("description", "prompts", "both")

@@ -22,7 +22,7 @@ from llgbm.errors import InputError
 from llgbm.lora.peft_io import find_adapters
 from llgbm.losses import OBJECTIVES, delta_distance, schedule_factor
 from llgbm.models.delta_predictor import DeltaPredictor, PredictorSpec
-from llgbm.models.generator import CONFIG_FILE
+from llgbm.models.reader import CONFIG_FILE
 from llgbm.progress import ProgressCallback
 from llgbm.reproducibility import ExperimentLogger, cut_metrics, set_seed
 from llgbm.training.checkpoints import (

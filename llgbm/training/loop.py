@@ -21,7 +21,8 @@ from llgbm.artifacts import write_json
 from llgbm.config import ExperimentConfig, content
 from llgbm.errors import InputError
 from llgbm.losses import OBJECTIVES, active_terms, objective_loss, parse_schedules, schedule_factor
-from llgbm.models.generator import CONFIG_FILE, LoRAGenerator
+from llgbm.models.generator import LoRAGenerator
+from llgbm.models.reader import CONFIG_FILE
 from llgbm.progress import ProgressCallback
 from llgbm.reproducibility import ExperimentLogger, cut_metrics, set_seed
 from llgbm.scoring import score

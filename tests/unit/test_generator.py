@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import HashingEncoder
-from llgbm.models.generator import GeneratorSpec, LoRAGenerator, collect_conditions, embed_conditions, group_modules, pad_sets
+from llgbm.models.generator import GeneratorSpec, LoRAGenerator, group_modules
+from llgbm.models.reader import collect_conditions, embed_conditions, pad_sets
 
 SHAPES = {
     "model.layers.0.self_attn.q_proj": (12, 12),
