@@ -16,6 +16,9 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "forward": ("llgbm.bench.forward", "bench_forward"),
     "deltas": ("llgbm.bench.deltas", "bench_deltas"),
     "deltas-100m": ("llgbm.bench.deltas", "bench_deltas_100m"),
+    "step": ("llgbm.bench.step", "bench_step"),
+    "step-100m": ("llgbm.bench.step", "bench_step_100m"),
+    "generate": ("llgbm.bench.generate", "bench_generate"),
     "evaluate": ("llgbm.bench.evaluate", "bench_evaluate"),
 }
 """Name -> module and function; the function takes a config and returns figures."""
