@@ -123,7 +123,7 @@ def test_shapes(base: Base, zoo: list[Path], options: DeltaOptions, shape: tuple
 def test_layers_agree_with_each_other(base: Base, zoo: list[Path]) -> None:
     every = compute_adapter_delta(base, zoo[0], PROBES, DeltaOptions(layers="all"))
     assert not every[0].any()  # adapters do not touch the embeddings
-    np.testing.assert_array_equal(every[-1], compute_adapter_delta(base, zoo[0], PROBES))
+    np.testing.assert_allclose(every[-1], compute_adapter_delta(base, zoo[0], PROBES), atol=1e-5)  # by itself it is cheaper, see last_layer
     np.testing.assert_array_equal(every[3], compute_adapter_delta(base, zoo[0], PROBES, DeltaOptions(layers=3)))
 
 
