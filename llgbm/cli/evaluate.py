@@ -41,20 +41,27 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dtype", type=str, default="float32", help="the base's dtype, as the zoo was built with (default: %(default)s)")
     parser.add_argument("--memory_mib", type=int, default=64, help="roughly what one forward may take (default: %(default)s)")
     parser.add_argument("--cache_dir", type=str, default="outputs/cache", help="keeps the controls' scores (default: %(default)s)")
+    text = "tasks to write answers beside the truth for, into example_answers.json (default: none)"
+    parser.add_argument("--example_answers", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--json", action="store_true", help="print the document instead of tables")
 
 
 def run(args: Namespace) -> int:
     """Evaluate, write `eval_<name>.json`, show it."""
     from llgbm.artifacts import write_json
+    from llgbm.evaluation.answers import ANSWERS_FILE
     from llgbm.evaluation.task_eval import evaluate
     from llgbm.progress import ProgressBar
 
     checkpoint = None if args.checkpoint == "none" else args.checkpoint
     output = _output(args.output, checkpoint, args.name)
+    choices = _choices(args)
+    answers = _answer(checkpoint, args.data_dir, choices, args.example_answers) if args.example_answers else None
     with ProgressBar("evaluate", "tasks") as progress:
-        document = evaluate(checkpoint, args.data_dir, _choices(args), args.cache_dir, progress).to_json()
+        document = evaluate(checkpoint, args.data_dir, choices, args.cache_dir, progress).to_json()
     write_json(output, document)
+    if answers is not None:
+        write_json(output.parent / ANSWERS_FILE, answers)
     if args.json:
         print_json(document)
     else:
@@ -87,6 +94,13 @@ def print_evaluation(document: dict[str, Any]) -> None:
     ]
     if compared:
         print_table(compared, title="generated adapters against the others, paired by task")
+
+
+def _answer(checkpoint: str | None, data_dir: str, choices: Any, n_tasks: int) -> dict[str, Any]:
+    from llgbm.evaluation.answers import answer_examples
+    from llgbm.evaluation.setting import load_setting
+
+    return answer_examples(load_setting(checkpoint, data_dir, choices), n_tasks)
 
 
 def _cell(summary: dict[str, Any] | None) -> str:

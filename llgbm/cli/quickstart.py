@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -12,12 +12,11 @@ from llgbm.cli.output import print_table
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig
-    from llgbm.zoo.suite import Task
     from llgbm.zoo.teachers import TeacherZoo
 
-HELP = "Do everything once: teachers, deltas, generator, evaluation, and an adapter from a sentence."
+HELP = "Do everything once: teachers, deltas, generator, evaluation, an adapter from a sentence, and a report."
 
-SHOWN_INPUTS = 3
+SHOWN_PROMPTS = 3
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -62,7 +61,10 @@ class _Quickstart:
         self._stage("generator", inputs, [self.folder / "generator" / "config.json"], self._train)
         document = self.folder / "eval_main.json"
         self._stage("evaluation", inputs, [document], lambda: self._evaluate(document))
-        self._show(zoo, document)
+        answers = self.folder / "example_answers.json"
+        self._stage("answers", inputs, [answers, self.folder / "example_adapter"], lambda: self._answer(answers))
+        self._show(document, answers)
+        self._report(inputs)
 
     def _stage(self, name: str, inputs: dict[str, str], outputs: list[Path], work: Callable[[], object]) -> None:
         start = time.perf_counter()
@@ -108,32 +110,46 @@ class _Quickstart:
             cache = Path(self.config.output_dir) / "cache"
             write_json(document, evaluate(self.folder, self.config.checkpoint_folder, cache_dir=cache, progress=progress).to_json())
 
-    def _show(self, zoo: "TeacherZoo", document: Path) -> None:
+    def _answer(self, path: Path) -> None:
+        """Save answers of adapters generated for unseen tasks, and the first of these adapters."""
+        from llgbm.artifacts import write_json
+        from llgbm.evaluation.answers import answer_examples
+        from llgbm.evaluation.setting import EvaluationConfig, load_setting
+        from llgbm.models.export import Request, generate_adapters
+
+        model = self.config.model
+        setting = load_setting(self.folder, self.config.checkpoint_folder, EvaluationConfig(device=model.device, dtype=model.dtype))
+        document = answer_examples(setting)
+        first = document["tasks"][0]
+        request = Request(first["task"], first["description"], tuple(first["prompts"]))
+        generate_adapters(self.folder, [request], self.folder / "example_adapter", setting.base)
+        write_json(path, document)
+
+    def _show(self, document: Path, answers: Path) -> None:
         from llgbm.artifacts import read_json
         from llgbm.cli.evaluate import print_evaluation
+        from llgbm.evaluation.answers import read_answers
 
         print_evaluation(read_json(document))
-        task = next(iter(zoo.suite.select(split="unseen_combination")), None) or next(iter(zoo.suite))
-        print_table(
-            self._try(zoo, task), title=f"an adapter generated from one sentence, for a task of split {task.split}:\n  {task.description}"
-        )
+        task = read_answers(answers)["tasks"][0]
+        asked = "\n  ".join([task["description"]] if task["description"] else task["prompts"][:SHOWN_PROMPTS])
+        rows = [
+            {
+                "input": row["input"],
+                "base": row["answers"]["base"],
+                "generated adapter": row["answers"]["generated"],
+                "expected": row["expected"],
+            }
+            for row in task["examples"]
+        ]
+        print_table(rows, title=f"an adapter generated from one sentence, for a task of split {task['split']}:\n  {asked}")
         print(f"the adapter: {self.folder / 'example_adapter'} (load it with plain PEFT)")
 
-    def _try(self, zoo: "TeacherZoo", task: "Task") -> list[dict[str, Any]]:
-        """Write one adapter and answer three test inputs with it, by greedy decoding."""
-        from llgbm.functional_lora import FunctionalLoRA, complete
-        from llgbm.lora.peft_io import read_adapter
-        from llgbm.models.export import Request, generate_adapters
-        from llgbm.zoo.base import load_base
+    def _report(self, inputs: dict[str, str]) -> None:
+        """The page, made anew when anything it shows has changed."""
+        from llgbm.report.html import source_hash, write_report
 
-        base = load_base(self.config.model.name, self.config.model.dtype, self.config.model.device, self.config.model.revision)
-        adapter = generate_adapters(self.folder, [Request(task.name, task.description)], self.folder / "example_adapter", base)[0]
-        factors = read_adapter(adapter)
-        functional = FunctionalLoRA(base.model, factors.shapes)
-        examples = task.test[:SHOWN_INPUTS]
-        texts = [zoo.suite.framed(example.input) for example in examples]
-        answers = [complete(functional, chosen, base.tokenizer, texts) for chosen in (None, factors)]
-        return [
-            {"input": example.input, "base": plain, "generated adapter": ours, "expected": example.output}
-            for example, plain, ours in zip(examples, *answers, strict=True)
-        ]
+        composition = Path(self.config.output_dir) / "composition"
+        read = {**inputs, "results": source_hash(self.folder, composition)}
+        page = self.folder / "report.html"
+        self._stage("report", read, [page], lambda: write_report([self.folder], page, composition))

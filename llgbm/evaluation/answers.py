@@ -28,8 +28,10 @@ def answer_examples(setting: Setting, n_tasks: int = 12, n_inputs: int = 3) -> d
         "answers": {method: text}}]}]}`; description and prompts are what the generator read.
 
     Raises:
-        InputError: The setting has no generator.
+        InputError: The setting has no generator, or fewer than one task is asked for.
     """
+    if n_tasks < 1 or n_inputs < 1:
+        raise InputError(f"example answers for {n_tasks} tasks with {n_inputs} inputs each; give 1 or more")
     if setting.generator is None:
         raise InputError("example answers need a generator; give --checkpoint")
     questions = _choose(setting, n_tasks)
@@ -77,7 +79,7 @@ def _choose(setting: Setting, n_tasks: int) -> list[Question]:
     pools = [pool for split in SPLITS_SHOWN if (pool := setting.questions(split))] or [setting.questions("seen")]
     chosen = []
     for i, pool in enumerate(pools):
-        share = min(len(pool), n_tasks // len(pools) + (i < n_tasks % len(pools)))
+        share = min(len(pool), n_tasks // len(pools) + (i < n_tasks % len(pools)))  # the first splits get what is left over
         chosen += [pool[j * len(pool) // share] for j in range(share)]
     return chosen
 

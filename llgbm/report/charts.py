@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 34
+LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 24
 MAX_POINTS = 300
 """Points of a curve; longer ones are averaged over equal stretches of steps."""
 STYLES = 6
@@ -64,7 +64,7 @@ def curves_chart(title: str, curves: Sequence[Curve], form: Format = number, ref
     at_y = _scale(levels[0], levels[-1], HEIGHT - BOTTOM, TOP)
     parts = [_horizontal(at_y(level), form(level)) for level in levels]
     parts += [_below(at_x(step), number(step)) for step in ticks(min(steps), max(steps)) if min(steps) <= step <= max(steps)]
-    parts.append(Markup('<text class="axis" x="{}" y="{}" text-anchor="end">step</text>').format(WIDTH - RIGHT, HEIGHT - 4))
+    parts.append(Markup('<text class="axis" x="{}" y="{}" text-anchor="end">step</text>').format(LEFT - 12, HEIGHT - BOTTOM + 16))
     if reference:
         y = _at(at_y(reference[1]))
         parts.append(Markup('<line class="reference" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(LEFT, WIDTH - RIGHT, y, y))
@@ -80,13 +80,16 @@ def curves_chart(title: str, curves: Sequence[Curve], form: Format = number, ref
     return _svg(title, f"{ends}, steps {min(steps)} to {max(steps)}", HEIGHT, parts)
 
 
-def estimates_chart(title: str, rows: Sequence[tuple[str, Sequence[Estimate | None]]], form: Format = percent) -> Markup:
+def estimates_chart(
+    title: str, rows: Sequence[tuple[str, Sequence[Estimate | None]]], form: Format = percent, emphasis: str = ""
+) -> Markup:
     """Dots with intervals on an axis from 0 to 1.
 
     Args:
         title: What is drawn; also the chart's accessible name.
         rows: (name, one estimate per run); None leaves a gap.
         form: Writes values.
+        emphasis: The name of the row to look at.
     """
     runs = max(len(estimates) for _, estimates in rows)
     pitch = 12 + 12 * runs
@@ -100,7 +103,7 @@ def estimates_chart(title: str, rows: Sequence[tuple[str, Sequence[Estimate | No
         parts.append(Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>').format(x, bottom + 16, form(level)))
     for r, (name, estimates) in enumerate(rows):
         middle = TOP + pitch * (r + 0.5)
-        parts.append(Markup('<text class="name" x="{}" y="{}" text-anchor="end">{}</text>').format(left - 10, _at(middle + 4), name))
+        parts.append(_name(left - 10, middle + 4, name, name == emphasis))
         for i, estimate in enumerate(estimates):
             if estimate is not None:
                 parts.append(_estimate(estimate, at_x, middle + 12 * (i - (len(estimates) - 1) / 2), i, form))
@@ -139,7 +142,14 @@ def _horizontal(y: float, label: str) -> Markup:
 
 
 def _below(x: float, label: str) -> Markup:
-    return Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>').format(_at(x), HEIGHT - BOTTOM + 16, label)
+    """A label under the axis, kept inside the panel at its right end."""
+    anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
+    return Markup('<text class="axis" x="{}" y="{}" text-anchor="{}">{}</text>').format(_at(x), HEIGHT - BOTTOM + 16, anchor, label)
+
+
+def _name(x: float, y: float, name: str, is_key: bool) -> Markup:
+    mark = Markup('<text class="name{}" x="{}" y="{}" text-anchor="end">{}</text>')
+    return mark.format(" key" if is_key else "", _at(x), _at(y), name)
 
 
 def _estimate(estimate: Estimate, at_x: Callable[[float], float], y: float, style: int, form: Format) -> Markup:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,11 @@ from llgbm.reproducibility import RUNNING
 from llgbm.schema import flatten, read_yaml
 
 REPORT_FILE = "report.html"
+TORN = object()
 UNHASHED = ("checkpoints", "tracking")
 """Folders of a run whose files are not listed: many and large, and not results."""
+COMPARED = {"split", "other", "difference", "low", "high", "p_value"}
+"""What each comparison of an evaluation has."""
 PICTURES = (".svg", ".png")
 
 
@@ -123,7 +125,7 @@ def read_curves(path: Path) -> Metrics:
     torn = 0
     for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
         row = _parsed(line)
-        if row is None and line.startswith(b"{") and not line.rstrip().endswith(b"}"):
+        if row is TORN:
             torn += 1
             continue
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
@@ -137,10 +139,14 @@ def read_curves(path: Path) -> Metrics:
 
 
 def _parsed(line: bytes) -> Any:
+    """The value of a line; TORN for the beginning of an object, None for anything else."""
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except UnicodeDecodeError:
         return None
+    except json.JSONDecodeError as error:
+        begun = line.startswith(b"{") and not line.rstrip().endswith(b"}") and error.msg != "Extra data"
+        return TORN if begun else None
 
 
 def _is_figure(value: object) -> bool:
@@ -151,7 +157,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object, empty when there is no file."""
     value = read_json(path) if path.is_file() else {}
     if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}; write it anew with 'llgbm train'")
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}; the command that made the folder writes it anew")
     return value
 
 
@@ -163,11 +169,14 @@ def _read_scores(path: Path) -> dict[str, Any]:
             for name, summary in methods.items():
                 if not _is_figure(summary["exact_match"]):
                     raise InputError(f"{path}: exact match of {name} is {summary['exact_match']!r}, not a number; write it anew")
-        whole = all({"split", "task", "exact_match"} <= row.keys() and isinstance(row["exact_match"], Mapping) for row in document["tasks"])
+        whole = all({"split", "task"} <= row.keys() and all(map(_is_figure, row["exact_match"].values())) for row in document["tasks"])
+        whole = whole and all(row.keys() >= COMPARED for row in document.get("comparisons", []))
     except (AttributeError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise InputError(f"{path}: not a whole evaluation (a split or a task lacks its exact match); write it anew with 'llgbm evaluate'")
+        raise InputError(
+            f"{path}: not a whole evaluation (a split, task or comparison lacks its figures); write it anew with 'llgbm evaluate'"
+        )
     return document
 
 

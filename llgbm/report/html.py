@@ -18,14 +18,14 @@ from llgbm.errors import InputError
 from llgbm.report import scores, sections
 from llgbm.report.charts import STYLES
 from llgbm.report.collect import REPORT_FILE, Composition, Run, collect_composition, collect_run
-from llgbm.report.table import words
+from llgbm.report.table import moment, words
 
 MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
-DELTA_PICTURES = {
+CAPTIONS = {
     "delta_map": "Each point is one adapter of the zoo, placed by what it does to the base's hidden states on generic probes",
     "delta_similarity": "Cosine similarity of every two adapters' delta fingerprints, ordered by domain",
 }
-"""Pictures of deltas `llgbm visualize` draws, with what they show."""
+"""What pictures of deltas show; others have their names alone."""
 
 
 def write_report(
@@ -64,7 +64,7 @@ def render(runs: Sequence[Run], composition: Composition | None = None) -> str:
     environment = Environment(
         loader=PackageLoader("llgbm.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["words"] = words
+    environment.filters |= {"words": words, "moment": moment}
     environment.globals["picture"] = picture
     script, style = _asset("report.js"), _asset("report.css")
     columns = scores.scores_of(runs)
@@ -108,7 +108,7 @@ def _about_scores(columns: Sequence[scores.Scores]) -> dict[str, Any]:
         "score_charts": scores.score_charts(columns),
         "score_tables": scores.score_tables(columns) if columns else [],
         "comparisons": [table for one in columns if (table := scores.comparison_table(one))],
-        "all_figures": [scores.figures_table(one) for one in columns],
+        "all_figures": [table for one in columns for table in (scores.figures_table(one), scores.paired_table(one)) if table],
         "tasks": scores.task_table(columns),
         "legend": scores.legend(columns),
     }
@@ -118,9 +118,10 @@ def _delta_pictures(runs: Sequence[Run]) -> list[tuple[str, str, Path]]:
     """(name, what it shows, file), a picture that several runs share once."""
     found: dict[bytes, tuple[str, str, Path]] = {}
     for run in runs:
-        for name, caption in DELTA_PICTURES.items():
-            if path := run.pictures.get(name):
-                found.setdefault(path.read_bytes(), (name, caption, path))
+        for name in sorted(run.pictures, key=lambda name: (name not in CAPTIONS, name)):
+            if name.startswith("delta"):
+                path = run.pictures[name]
+                found.setdefault(path.read_bytes(), (name, CAPTIONS.get(name, words(name)), path))
     return list(found.values())
 
 

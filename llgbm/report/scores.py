@@ -1,6 +1,6 @@
 """Evaluations of one or several runs as tables and charts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from llgbm.evaluation.statistics import bootstrap_interval
 from llgbm.evaluation.task_eval import REFERENCE
 from llgbm.report.charts import Estimate, estimates_chart
 from llgbm.report.collect import Run
-from llgbm.report.table import Cell, Table, number_cell, percent_cell, points, words
+from llgbm.report.table import MINUS, Cell, Table, number_cell, percent_cell, points, words
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Scores:
         if summary is None:
             return percent_cell(None)
         gain = summary.get("gain_recovered")
-        shown = "" if gain is None or method in ("base", "teacher") else f"gain {gain:.0%}"
+        shown = "" if gain is None or method in ("base", "teacher") else f"gain {gain:.0%}".replace("-0%", "0%").replace("-", MINUS)
         return percent_cell(summary["exact_match"], *self.intervals.get((split, method), (None, None)), note=shown)
 
     def estimate(self, split: str, method: str) -> Estimate | None:
@@ -77,8 +77,8 @@ def headlines(scores: Scores) -> list[tuple[str, Cell, str]]:
     found = []
     for split, methods in scores.splits.items():
         if REFERENCE in methods:
-            others = [f"{words(name)} {methods[name]['exact_match']:.1%}" for name in ("base", "few_shot", "teacher") if name in methods]
-            found.append((words(split), scores.cell(split, REFERENCE), " \N{MIDDLE DOT} ".join(others)))
+            others = [f"{words(name)} {methods[name]['exact_match']:.1%}" for name in ("base", "teacher") if name in methods]
+            found.append((words(split), scores.cell(split, REFERENCE), ", ".join(others)))
     return found
 
 
@@ -87,11 +87,11 @@ def score_tables(columns: Sequence[Scores]) -> list[Table]:
     splits = list(dict.fromkeys(split for one in columns for split in one.splits))
     if len(columns) == 1:
         heads = [Cell("method"), *(_split_head(columns[0], split) for split in splits)]
-        rows = [[Cell(words(m)), *(columns[0].cell(split, m) for split in splits)] for m in _methods(columns, splits)]
+        rows = [[_method_head(m), *(columns[0].cell(split, m) for split in splits)] for m in _methods(columns, splits)]
         return [Table("Exact match of each method, by split", heads, rows)]
     tables = []
     for split in splits:
-        rows = [[Cell(words(m)), *(one.cell(split, m) for one in columns)] for m in _methods(columns, [split])]
+        rows = [[_method_head(m), *(one.cell(split, m) for one in columns)] for m in _methods(columns, [split])]
         tables.append(Table(f"Exact match, {words(split)}", [Cell("method"), *(_run_head(one, split) for one in columns)], rows))
     return tables
 
@@ -101,12 +101,21 @@ def score_charts(columns: Sequence[Scores]) -> list[tuple[str, Markup]]:
     charts = []
     for split in dict.fromkeys(split for one in columns for split in one.splits):
         rows = [(words(m), [one.estimate(split, m) for one in columns]) for m in _methods(columns, [split])]
-        charts.append((words(split), estimates_chart(f"Exact match, {words(split)}", rows)))
+        charts.append((words(split), estimates_chart(f"Exact match, {words(split)}", rows, emphasis=words(REFERENCE))))
     return charts
 
 
 def comparison_table(scores: Scores) -> Table | None:
-    """Generated adapters against each other method, paired by task; None without them."""
+    """Generated adapters minus each other method, by split; None without comparisons."""
+    rows = {(row["other"], row["split"]): row for row in scores.document.get("comparisons", [])}
+    splits, others = (list(dict.fromkeys(key[i] for key in rows)) for i in (1, 0))
+    cells = [[Cell(words(other)), *(_difference(rows.get((other, split))) for split in splits)] for other in others]
+    caption = f"{scores.label}: generated adapters against the others"
+    return Table(caption, [Cell("generated minus"), *(_split_head(scores, split) for split in splits)], cells) if rows else None
+
+
+def paired_table(scores: Scores) -> Table | None:
+    """Every figure of the same comparisons, one per row."""
     names = ("split", "generated minus", "difference, points", "95% interval", "p", "p (Holm)", "tasks")
     rows = [
         [
@@ -120,7 +129,7 @@ def comparison_table(scores: Scores) -> Table | None:
         ]
         for row in scores.document.get("comparisons", [])
     ]
-    return Table(f"{scores.label}: generated adapters against the others", [Cell(name) for name in names], rows) if rows else None
+    return Table(f"{scores.label}: every paired comparison", [Cell(name) for name in names], rows) if rows else None
 
 
 def figures_table(scores: Scores) -> Table:
@@ -155,7 +164,7 @@ def task_table(columns: Sequence[Scores]) -> Table | None:
     for (split, task), by_column in tasks.items():
         scored = [by_column.get(order[id(one)], {}).get("exact_match", {}).get(method) for one, method in shown]
         domain = str(next(iter(by_column.values())).get("domain", ""))
-        rows.append([Cell(task), Cell(domain), Cell(words(split)), *(percent_cell(value) for value in scored)])
+        rows.append([Cell(task), Cell(domain), Cell(words(split)), *(percent_cell(value, short=True) for value in scored)])
     heads = [Cell(words(m) if len(columns) == 1 else one.label) for one, m in shown]
     return Table("Exact match on each task", [Cell("task"), Cell("domain"), Cell("split"), *heads], rows) if rows and shown else None
 
@@ -170,6 +179,10 @@ def _methods(columns: Sequence[Scores], splits: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(m for one in columns for split in splits for m in one.splits.get(split, {})))
 
 
+def _method_head(method: str) -> Cell:
+    return Cell(words(method), kind="key" if method == REFERENCE else "")
+
+
 def _split_head(scores: Scores, split: str) -> Cell:
     return Cell(words(split), _counted(scores, split))
 
@@ -181,6 +194,13 @@ def _run_head(scores: Scores, split: str) -> Cell:
 def _counted(scores: Scores, split: str) -> str:
     summary = next(iter(scores.splits[split].values()), {})
     return f"{summary['n_tasks']} tasks, {summary['n_examples']:,} examples" if {"n_tasks", "n_examples"} <= summary.keys() else ""
+
+
+def _difference(row: Mapping[str, Any] | None) -> Cell:
+    if row is None:
+        return number_cell(None)
+    note = f"[{points(row['low'])}, {points(row['high'])}], p {row.get('p_holm', row['p_value']):.2g}"
+    return Cell(points(row["difference"]), note, sort=row["difference"], kind="number")
 
 
 def _p_cell(value: float | None) -> Cell:

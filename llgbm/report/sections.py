@@ -8,18 +8,17 @@ from markupsafe import Markup
 
 from llgbm.report.charts import Curve, curves_chart, number, percent
 from llgbm.report.collect import Artifact, Composition, Run
-from llgbm.report.table import DASH, Cell, Table, duration, json_tables, number_cell, size, words
+from llgbm.report.table import DASH, Cell, Table, duration, json_tables, moment, number_cell, size, words
 from llgbm.reproducibility import COMPLETED, FAILED
 
 TITLES = {
-    "loss": "loss",
+    "validation/exact_match": "exact match on held-back tasks",
+    "validation/nll": "NLL on held-back tasks",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
     "adapters_per_second": "adapters per second",
-    "validation/exact_match": "exact match on held-back tasks",
-    "validation/nll": "NLL on held-back tasks",
 }
-"""Names of figures for people; any other is shown by its own."""
+"""Names of figures for people, in the order of panels; any other has its own name: losses before them, the rest after."""
 
 
 def standing(run: Run) -> str:
@@ -46,9 +45,8 @@ def facts_table(runs: Sequence[Run]) -> Table:
 def config_table(runs: Sequence[Run], only_differing: bool = False) -> Table | None:
     """Every configuration field, or those in which the runs differ; None when there are none."""
     names = list(dict.fromkeys(name for run in runs for name in run.config))
-    missing = object()
     if only_differing:
-        names = [name for name in names if any(run.config.get(name, missing) != runs[0].config.get(name, missing) for run in runs)]
+        names = [name for name in names if _differs(name, runs)]
     rows = [[Cell(name, kind="code"), *(Cell(_shown(run.config.get(name))) for run in runs)] for name in names]
     caption = "Where the configurations differ" if only_differing else "Configuration"
     return Table(caption, [Cell("field"), *(Cell(run.name) for run in runs)], rows) if rows else None
@@ -65,7 +63,7 @@ class Curves:
 def training_curves(runs: Sequence[Run]) -> Curves:
     """One panel for each figure that changes in any run, the runs overlaid."""
     names = list(dict.fromkeys(name for run in runs for name in run.metrics.figures))
-    names.sort(key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
+    names.sort(key=_rank)
     panels, constant = [], []
     for name in names:
         curves = [Curve(run.name, run.metrics.figures[name]) for run in runs if name in run.metrics.figures]
@@ -135,7 +133,7 @@ def _facts(run: Run) -> dict[str, str]:
     return {
         "state": run.state,
         "folder": str(run.folder),
-        "started": str(seen.get("started", "")),
+        "started": moment(str(seen.get("started", ""))),
         "took": duration(seen["seconds"]) if "seconds" in seen else "",
         "steps": _steps(run),
         "git": f"{git['commit'][:12]} on {git.get('branch')}{dirty}" if git.get("commit") else "",
@@ -149,7 +147,7 @@ def _facts(run: Run) -> dict[str, str]:
             for part in (machine.get("platform"), machine.get("cpu_capability"), machine.get("device"), _threads(machine.get("threads")))
             if part
         ),
-        "software": ", ".join([f"Python {machine['python']}"] * ("python" in machine) + [f"{n} {v}" for n, v in packages.items() if v]),
+        "software": ", ".join(f"{name} {version}" for name, version in {"Python": machine.get("python"), **packages}.items() if version),
     }
 
 
@@ -161,6 +159,19 @@ def _steps(run: Run) -> str:
 
 def _threads(threads: object) -> str:
     return f"{threads} threads" if threads else ""
+
+
+def _differs(name: str, runs: Sequence[Run]) -> bool:
+    """Whether a field that decides results has two values among the runs."""
+    return name not in ("experiment_name", "output_dir") and any(
+        _shown(run.config.get(name)) != _shown(runs[0].config.get(name)) for run in runs
+    )
+
+
+def _rank(figure: str) -> int:
+    if figure in TITLES:
+        return list(TITLES).index(figure)
+    return -1 if figure.startswith("loss") else len(TITLES)
 
 
 def _teacher_level(runs: Sequence[Run]) -> tuple[str, float] | None:

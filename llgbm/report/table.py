@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from llgbm.report.charts import number
+from llgbm.schema import flatten
 
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -26,7 +28,7 @@ class Cell:
     sort: float | str | None = None
     """What a sorting reader compares; None: the text."""
     kind: str = ""
-    """`number` for right-aligned, `code` for hashes and paths, empty for text."""
+    """`number`, `code` for hashes and paths, `key` at the head of the row to look at, empty for text."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,13 @@ class Table:
     """What is left out, below the table."""
 
 
-def percent_cell(value: float | None, low: float | None = None, high: float | None = None, note: str = "") -> Cell:
-    """A share with its interval, tinted by its size."""
+def percent_cell(value: float | None, low: float | None = None, high: float | None = None, note: str = "", short: bool = False) -> Cell:
+    """A share with its interval, tinted by its size; `short` leaves out a decimal that is zero."""
     if value is None:
         return Cell(DASH, kind="number", sort=-1)
-    interval = "" if low is None or high is None else f"[{low:.1%}, {high:.1%}]".replace("%,", ",")
-    return Cell(f"{value:.1%}", ", ".join(filter(None, (interval, note))), min(max(value, 0.0), 1.0), value, "number")
+    interval = "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+    text = f"{value:.1%}".replace(".0%", "%") if short else f"{value:.1%}"
+    return Cell(text, ", ".join(filter(None, (interval, note))), min(max(value, 0.0), 1.0), value, "number")
 
 
 def points(value: float) -> str:
@@ -79,28 +82,32 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def moment(text: str) -> str:
+    """An ISO time to the minute, in words' order; any other text as it is."""
+    try:
+        return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return text
+
+
 def json_tables(document: Any, caption: str) -> list[Table]:
     """Tables of a document whose layout is not known: one per list of objects and per object of like objects or plain values."""
     if isinstance(document, Mapping) and document and all(isinstance(value, Mapping) for value in document.values()):
-        rows = [{"": name, **value} for name, value in document.items()]
-        if all(_is_flat(row) for row in rows):
+        rows = [{"name": name, **flatten(value)} for name, value in document.items()]
+        if all(_is_plain(value) for row in rows for value in row.values()):
             return [_records(rows, caption)]
     if isinstance(document, Mapping):
         plain = {name: value for name, value in document.items() if _is_plain(value)}
         tables = [_pairs(plain, caption)] if plain else []
         rest = ((name, value) for name, value in document.items() if name not in plain)
         return tables + [table for name, value in rest for table in json_tables(value, f"{caption}: {words(str(name))}")]
-    if isinstance(document, Sequence) and document and all(isinstance(value, Mapping) for value in document):
-        return [_records(document, caption)]
+    if isinstance(document, list) and document and all(isinstance(value, Mapping) for value in document):
+        return [_records([flatten(row) for row in document], caption)]
     return []
 
 
 def _is_plain(value: Any) -> bool:
     return not isinstance(value, Mapping) and (not isinstance(value, list) or all(isinstance(v, str | int | float | None) for v in value))
-
-
-def _is_flat(row: Mapping) -> bool:
-    return all(_is_plain(value) for value in row.values())
 
 
 def _pairs(values: Mapping, caption: str) -> Table:

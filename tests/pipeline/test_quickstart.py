@@ -35,10 +35,12 @@ def test_suite_has_what_the_test_needs() -> None:
 def test_quickstart_end_to_end_and_again(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    for heading in ("zoo: 7 teachers", "deltas:", "pictures:", "generator:", "evaluation:", "generated adapter", "What to run next"):
+    stages = ("zoo: 7 teachers", "deltas:", "pictures:", "generator:", "evaluation:", "answers:", "report:")
+    for heading in (*stages, "generated adapter", "What to run next"):
         assert heading in out
     run = tmp_path / "outputs" / "smoke"
-    for name in ("config.yaml", "metadata.json", "metrics.jsonl", "generator/config.json", "eval_main.json", "figures/delta_map.svg"):
+    written = ("config.yaml", "metadata.json", "metrics.jsonl", "generator/config.json", "eval_main.json", "figures/delta_map.svg")
+    for name in (*written, "example_answers.json", "report.html"):
         assert (run / name).exists(), name
     assert json.loads((run / "metadata.json").read_text())["state"] == "COMPLETED"
     document = json.loads((run / "eval_main.json").read_text())
@@ -52,7 +54,7 @@ def test_quickstart_end_to_end_and_again(arguments: list[str], tmp_path: Path, c
 
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and "example_adapter" not in path.parts}
     assert main(arguments) == 0
-    assert capsys.readouterr().out.count("already there") == 4
+    assert capsys.readouterr().out.count("already there") == 6
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
