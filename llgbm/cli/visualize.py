@@ -8,19 +8,28 @@ from jsonargparse import ArgumentParser, Namespace
 
 from llgbm.cli.options import add_config_arguments, read_config
 from llgbm.cli.output import print_table
+from llgbm.errors import InputError
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig
 
-HELP = "Draw pictures of saved results: the space of deltas."
+HELP = "Draw pictures of saved results: the space of deltas, training curves, composition."
 
-TYPES = ("deltas", "composition")
+INPUTS = {"deltas": "deltas", "training": "outputs/delta_multi", "composition": "outputs/composition"}
+"""Type -> where its results are by default."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What to draw, from where, to where."""
-    parser.add_argument("--type", type=str, default="deltas", choices=TYPES, help="what to draw (default: %(default)s)")
-    parser.add_argument("--input_dir", type=str, default=None, help="the delta cache, or the folder of llgbm compose (default: theirs)")
+    parser.add_argument("--type", type=str, default="deltas", choices=[*INPUTS], help="what to draw (default: %(default)s)")
+    inputs = "; ".join(f"{kind}: {folder}" for kind, folder in INPUTS.items())
+    parser.add_argument(
+        "--input_dir",
+        type=str,
+        nargs="+",
+        default=[],
+        help=f"what to draw from; several runs of training are compared (default: {inputs})",
+    )
     parser.add_argument("--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="the adapters' zoo (default: %(default)s)")
     parser.add_argument("--output_dir", type=str, default="outputs/figures", help="where pictures go (default: %(default)s)")
     add_config_arguments(parser, sections=("model", "probe"))
@@ -28,12 +37,19 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Write each picture as PNG and SVG and print its path."""
-    if args.type == "composition":
+    inputs = args.input_dir or [INPUTS[args.type]]
+    if len(inputs) > 1 and args.type != "training":
+        raise InputError(f"--type {args.type} draws one --input_dir, {len(inputs)} were given; only training compares several")
+    if args.type == "training":
+        from llgbm.report.plots_training import draw_training
+
+        paths = draw_training(inputs, args.output_dir)
+    elif args.type == "composition":
         from llgbm.report.plots_composition import draw_composition
 
-        paths = draw_composition(Path(args.input_dir or "outputs/composition") / "composition.json", args.output_dir)
+        paths = draw_composition(Path(inputs[0]) / "composition.json", args.output_dir)
     else:
-        paths = draw_deltas(read_config(args), args.input_dir or "deltas", args.checkpoint_dir, args.output_dir)
+        paths = draw_deltas(read_config(args), inputs[0], args.checkpoint_dir, args.output_dir)
         _show_silhouettes(Path(args.output_dir))
     for path in paths:
         print(path)
@@ -43,7 +59,6 @@ def run(args: Namespace) -> int:
 def draw_deltas(config: "ExperimentConfig", cache_dir: str, zoo_dir: str, output_dir: str) -> list[Path]:
     """Every picture of a delta cache; those that need the adapters themselves are left out, with a line, when these cannot be had."""
     from llgbm.delta import DeltaCache, views_of_cache
-    from llgbm.errors import InputError
     from llgbm.report.deltas import draw_deltas, draw_views
 
     cache = DeltaCache(cache_dir)
