@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from llgbm.errors import InputError
 from llgbm.report.collect import read_curves
-from llgbm.report.plots import COLORS, bare_axes, saved_figure
+from llgbm.report.plots import COLORS, GRAY, bare_axes, saved_figure
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
 """Run -> figure -> (step, value)."""
@@ -48,11 +48,14 @@ def draw_training(runs: Sequence[str | Path], folder: str | Path) -> list[Path]:
 
 def _terms(axes: Axes, curves: Curves, terms: Sequence[str]) -> None:
     """Unweighted terms by color, runs by line style."""
-    for (run, figures), style in zip(curves.items(), _cycled(STYLES, len(curves)), strict=True):
+    for figures, style in zip(curves.values(), _cycled(STYLES, len(curves)), strict=True):
         for term, color in zip(terms, _cycled(COLORS, len(terms)), strict=True):
             if term in figures:
-                label = term.removeprefix("loss/") + (f" ({run})" if len(curves) > 1 else "")
-                axes.plot(*zip(*figures[term], strict=True), color=color, linestyle=style, lw=1.2, label=label)
+                axes.plot(*zip(*figures[term], strict=True), color=color, linestyle=style, lw=1.2)
+    for term, color in zip(terms, _cycled(COLORS, len(terms)), strict=True):
+        axes.plot([], [], color=color, label=term.removeprefix("loss/"))
+    for run, style in zip(curves, _cycled(STYLES, len(curves)) if len(curves) > 1 else [], strict=False):
+        axes.plot([], [], color=GRAY, linestyle=style, label=run)
     axes.set(xlabel="step", title="terms, unweighted", yscale="log")
     axes.legend(frameon=False, fontsize=7)
     bare_axes(axes)
