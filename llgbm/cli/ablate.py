@@ -43,11 +43,13 @@ def print_study(result: dict[str, Any]) -> None:
     """Exact match per variant, split and method over seeds; then the reference against the others."""
     splits = list(dict.fromkeys(row["split"] for row in result["rows"]))
     cells = {(row["variant"], row["method"], row["split"]): row for row in result["rows"]}
-    lines = list(dict.fromkeys((row["variant"], row["method"]) for row in result["rows"]))
-    rows = [
-        {"variant": variant, "method": method, **{split: _cell(cells[variant, method, split]) for split in splits}}
-        for variant, method in lines
-    ]
+    methods = list(dict.fromkeys(row["method"] for row in result["rows"]))
+    variants = list(dict.fromkeys(row["variant"] for row in result["rows"]))
+    rows = []
+    for method in methods:
+        shown = {variant: {split: _cell(cells[variant, method, split]) for split in splits} for variant in variants}
+        alike = len({str(cell) for cell in shown.values()}) == 1  # as base and teachers are, whatever the variant
+        rows += [{"method": method, "variant": "any" if alike else v, **shown[v]} for v in (variants[:1] if alike else variants)]
     print_table(rows, title=f"study {result['study']['name']}: exact match, mean and 95% interval over seeds")
     compared = [
         {
@@ -65,5 +67,5 @@ def print_study(result: dict[str, Any]) -> None:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
+    interval = "" if row["low"] is None else f" [{max(0, row['low']):.3f}, {min(1, row['high']):.3f}]"
     return f"{row['exact_match']:.3f}{interval} (seeds: {row['n_seeds']})"

@@ -38,14 +38,15 @@ def _bars(axes: Axes, rows: Sequence[dict[str, Any]], split: str, variants: Sequ
     for place, variant in enumerate(variants):
         row = found[variant]
         axes.barh(place, 100 * row["exact_match"], color=color, xerr=_error(row), error_kw={"ecolor": "black", "capsize": 2.5, "lw": 1})
-        axes.text(2, place, f"{100 * row['exact_match']:.1f}", va="center", fontsize=8, color="black")
+        axes.text(106, place, f"{100 * row['exact_match']:.1f}", va="center", fontsize=8)
     for method, style in (("teacher", "--"), ("base", ":")):
         shown = [row["exact_match"] for row in rows if row["split"] == split and row["method"] == method]
         if shown:
             axes.axvline(100 * shown[0], color=GRAY, linestyle=style, lw=1, label=method)
-    axes.set(yticks=range(len(variants)), yticklabels=variants, xlim=(0, 105), xlabel="exact match, %", title=split.replace("_", " "))
-    axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+    axes.set(yticks=range(len(variants)), yticklabels=variants, xlim=(0, 122), xlabel="exact match, %", title=split.replace("_", " "))
+    axes.set_xticks(range(0, 101, 25))
+    axes.set_ylim(len(variants) - 0.4, -0.6)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.41, -0.14), ncols=2)
     bare_axes(axes)
 
 
