@@ -53,6 +53,11 @@ class AdapterIndex:
         self._index = _build(np.stack(list(deltas.values())), approximate)
 
     @property
+    def approximate(self) -> bool:
+        """Whether a graph is searched."""
+        return isinstance(self._index, faiss.IndexHNSW)
+
+    @property
     def dim(self) -> int:
         """Numbers of a flattened delta."""
         return self._index.d
@@ -80,6 +85,18 @@ class AdapterIndex:
         write_bytes(folder / INDEX_FILE, faiss.serialize_index(self._index).tobytes())
         record = {"cache_hash": self.cache_hash, "index_sha256": hash_file(folder / INDEX_FILE), "paths": list(self.paths)}
         write_json(folder / RECORD_FILE, record)
+
+    @classmethod
+    def kept(cls, folder: str | Path, delta_cache: DeltaCache | str | Path, *, approximate: bool = False) -> "AdapterIndex":
+        """The index saved in a folder if it is sound, of this kind and of the cache as it is now; else a new one, saved there."""
+        try:
+            index = cls.load(folder, delta_cache)
+        except InputError:
+            index = None
+        if index is None or index.approximate != approximate:
+            index = cls(delta_cache, approximate=approximate)
+            index.save(folder)
+        return index
 
     @classmethod
     def load(cls, folder: str | Path, delta_cache: DeltaCache | str | Path) -> "AdapterIndex":

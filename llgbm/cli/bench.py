@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "step": ("llgbm.bench.step", "bench_step"),
     "step-100m": ("llgbm.bench.step", "bench_step_100m"),
     "generate": ("llgbm.bench.generate", "bench_generate"),
+    "retrieve": ("llgbm.bench.retrieve", "bench_retrieve"),
     "evaluate": ("llgbm.bench.evaluate", "bench_evaluate"),
 }
 """Name -> module and function; the function takes a config and returns figures."""

@@ -34,6 +34,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--k", type=int, default=5, help="hits (default: %(default)s)")
     parser.add_argument("--approximate", action="store_true", help="search a graph (HNSW) instead of every delta")
     parser.add_argument(
+        "--index_dir", type=str, default=None, metavar="DIR", help="keep the index here and use it again while the cache is unchanged"
+    )
+    parser.add_argument(
         "--merge", type=str, default=None, metavar="METHOD", help="merge the hits, weighted by cosine (sum 1): product, ties ..."
     )
     parser.add_argument("--density", type=float, default=None, help="share of entries that a pruning merge keeps")
@@ -56,7 +59,8 @@ def run(args: Namespace) -> int:
     from llgbm.retrieval import AdapterIndex
 
     cache = DeltaCache(args.cache_dir)
-    index = AdapterIndex(cache, approximate=args.approximate)
+    kind = {"approximate": args.approximate}
+    index = AdapterIndex.kept(args.index_dir, cache, **kind) if args.index_dir else AdapterIndex(cache, **kind)
     for fault in cache.faults:
         print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
     engine = engine_of_cache(read_config(args), cache) if args.adapter or args.merge else None

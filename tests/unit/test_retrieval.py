@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors.numpy import save_file
 from tiny import peft_adapter, tiny_model
 
+from llgbm import retrieval
 from llgbm.cli import main
 from llgbm.delta import DeltaCache
 from llgbm.errors import InputError
@@ -114,6 +115,35 @@ def test_damaged_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("[]")
     with pytest.raises(InputError, match=r"index\.json is not that of an adapter index"):
         AdapterIndex.load(tmp_path, cache)
+
+
+def test_kept_index_is_used_until_the_cache_or_the_kind_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = DeltaCache(tmp_path / "cache")
+    cache.save_deltas({f"a{i}": (f"key{i}", np.eye(3)[i]) for i in range(3)})
+    built = []
+    build = retrieval._build
+    monkeypatch.setattr(retrieval, "_build", lambda deltas, approximate: built.append(approximate) or build(deltas, approximate))
+    for approximate, expected in ((False, [False]), (False, [False]), (True, [False, True]), (True, [False, True])):
+        index = AdapterIndex.kept(tmp_path / "index", cache, approximate=approximate)
+        assert (built, index.approximate) == (expected, approximate)
+        assert index.search(np.array([0, 1.0, 0]), 1) == [("a1", 1.0)]
+    cache.save_delta("b", np.array([0, 1.0, 0.1]))
+    assert len(AdapterIndex.kept(tmp_path / "index", cache, approximate=True).paths) == 4
+    (tmp_path / "index" / "index.faiss").write_bytes(b"")
+    assert len(AdapterIndex.kept(tmp_path / "index", cache, approximate=True).paths) == 4
+    assert built == [False, True, True, True]
+
+
+def test_approximate_search_of_a_large_clustered_zoo_finds_nearly_all(tmp_path: Path) -> None:
+    """Twenty thousand copies with noise of two hundred adapters, where neighbors are close together."""
+    generator = np.random.default_rng(3)
+    centers = generator.standard_normal((200, 32))
+    rows = np.repeat(centers, 100, 0) + 0.3 * generator.standard_normal((20000, 32))
+    cache = MemoryCache(tmp_path, {f"adapter{i}": row.astype(np.float32) for i, row in enumerate(rows)})
+    exact, graph = AdapterIndex(cache), AdapterIndex(cache, approximate=True)
+    queries = rows[::400] + 0.1 * generator.standard_normal((50, 32))
+    found = [len(dict(exact.search(q, 10)).keys() & dict(graph.search(q, 10)).keys()) for q in queries]
+    assert sum(found) >= 0.95 * 500
 
 
 @pytest.fixture(scope="module", params=["qwen2", "gpt2"])
@@ -238,6 +268,8 @@ def test_command_by_adapter_and_by_delta(zoo: tuple[Path, Path], tmp_path: Path,
     found = _json(capsys, "--delta", tmp_path / "d.safetensors", "--cache_dir", cache, "--approximate")["hits"]
     assert [Path(hit["adapter"]).name for hit in found[:2]] == ["0", "1"]
     assert len(found) == 4
+    kept = _json(capsys, "--delta", tmp_path / "d.safetensors", "--cache_dir", cache, "--index_dir", tmp_path / "index")["hits"]
+    assert kept == _json(capsys, "--delta", tmp_path / "d.safetensors", "--cache_dir", cache, "--index_dir", tmp_path / "index")["hits"]
     assert main(["retrieve", "--delta", str(tmp_path / "d.safetensors"), "--cache_dir", str(cache)]) == 0
     assert "nearest of 4 adapters" in capsys.readouterr().out
 
