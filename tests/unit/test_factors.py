@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llgbm.errors import InputError
-from llgbm.lora.factors import LoRAFactors, combine, product_inner, product_inner_by_module, product_norm, truncate
+from llgbm.lora.factors import LoRAFactors, combine, product_gram, product_inner, product_inner_by_module, product_norm, truncate
 
 SHAPES = {"first": (6, 5), "second": (4, 9)}
 
@@ -159,3 +159,11 @@ def test_faults_are_named() -> None:
         combine(random_factors(), [1.0, 2.0])
     with pytest.raises(InputError, match="rank is 0"):
         truncate(random_factors(), 0)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 64])
+def test_gram_holds_the_inner_product_of_every_pair(at_once: int) -> None:
+    factors = mixed()
+    gram = product_gram(factors, at_once)
+    for i in range(3):
+        torch.testing.assert_close(gram[i], product_inner(factors.select([i]), factors))
