@@ -136,7 +136,7 @@ def plot_similarity(rows: Float[np.ndarray, "K F"], domains: Sequence[str], path
         labels = [ordered[a] for a in bounds[:-1]]
         axes.set_yticks(middles, labels)
         axes.set_xticks(middles, [])  # the same groups; names of small ones would overlap
-        figure.colorbar(image, ax=axes, label="cosine similarity of delta fingerprints", shrink=0.9)
+        figure.colorbar(image, ax=axes, label="cosine similarity of delta fingerprints", shrink=0.7)
 
 
 def plot_silhouettes(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
