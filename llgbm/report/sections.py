@@ -92,7 +92,10 @@ class Composed:
     """A composition's sentences and tables."""
 
     findings: list[str]
+    leading: list[Table]
+    """Ways to compose, with their scores."""
     tables: list[Table]
+    """The rest, which the page folds."""
 
 
 def composition_tables(composition: Composition) -> Composed:
@@ -105,7 +108,8 @@ def composition_tables(composition: Composition) -> Composed:
             findings += [str(line) for line in ([said] if isinstance(said, str) else said)]
             document = {name: value for name, value in document.items() if name != "findings"}
         tables += json_tables(document, words(stem))
-    return Composed(findings, tables)
+    leading = [table for table in tables if table.caption.endswith(": ways")]
+    return Composed(findings, leading, [table for table in tables if table not in leading])
 
 
 def zoo_table(run: Run) -> Table | None:
