@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from llgbm.delta.behavior import Predictions
 from llgbm.errors import InputError
-from llgbm.lora.factors import LoRAFactors, product_inner, product_inner_by_module
+from llgbm.lora.distance import product_distance_by_module
+from llgbm.lora.factors import LoRAFactors, product_inner
 
 TINY = 1e-12
 AGREEMENT_TEMPERATURE = 0.1
@@ -90,8 +91,7 @@ def weight_loss(c: Comparison) -> Tensor:
 def product_loss(c: Comparison) -> Tensor:
     """||BA - BA_teacher||^2 / ||BA_teacher||^2 through r x r Gram matrices, averaged over modules and adapters."""
     teacher = _have(c.teacher, "product", "teachers")
-    own, cross, norm = (product_inner_by_module(*pair) for pair in ((c.generated,) * 2, (c.generated, teacher), (teacher,) * 2))
-    return _relative([(own[name] - 2 * cross[name] + norm[name], norm[name]) for name in cross], "product")
+    return _relative(list(product_distance_by_module(c.generated, teacher).values()), "product")
 
 
 def kl_loss(c: Comparison) -> Tensor:
