@@ -1,8 +1,8 @@
 """`llgbm bench step`: one objective step through K adapters, against the bare base and two other ways of the same step.
 
-The step is product + kl: forward through K generated adapters, their loss against cached teacher targets, backward to the
-factors. The floor is forward and backward of the base alone on the same tokens. The rivals write the same step with factors
-repeated for every token (Text-to-LoRA's hooks) and as a Python loop of `torch.func.functional_call` with W + BA.
+The step is product + kl as training takes it: forward through K generated adapters, their loss against cached teacher targets,
+backward to the factors. The floor is forward and backward of the base alone on the same tokens. The rivals write the same step
+with factors repeated for every token (Text-to-LoRA's hooks) and as a Python loop of `torch.func.functional_call` with W + BA.
 """
 
 import statistics
@@ -10,17 +10,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import Tensor
 
 from llgbm.bench.deltas import random_qwen2
+from llgbm.bench.memory import peak_bytes
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch, encode_examples
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
 from llgbm.losses import Comparison, mean_per_adapter, objective_loss, product_loss, token_kl
+from llgbm.training.setup import TeacherSet
+from llgbm.training.step import StepPlan, compare
 from llgbm.training.targets import TargetOptions, TeacherTargets, owners
 from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.suite import TaskSuite, load_suite
@@ -29,18 +31,20 @@ WEIGHTS = {"product": 1.0, "kl": 1.0}
 FACTOR_STD = 0.05
 SHAPES_OF_STEPS = ((16, 4), (64, 1))
 """Adapters and examples of each, per step."""
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
+"""How far two ways may differ: relative to the loss, and to the largest gradient."""
 
 
 def bench_step(config: ExperimentConfig, repeats: int = 7) -> dict:
     """The configured base; a row for each shape of a step."""
-    return _rows(load_base(config.model.name), load_suite(config.zoo.suite), config, SHAPES_OF_STEPS, repeats)
+    return _measure(load_base(config.model.name), load_suite(config.zoo.suite), config, SHAPES_OF_STEPS, repeats)
 
 
 def bench_step_100m(config: ExperimentConfig, repeats: int = 3) -> dict:
     """A random Qwen2 of about 100M parameters, where the base's own work dominates."""
     tokenizer = load_base("micro").tokenizer
     base = Base(random_qwen2(len(tokenizer)), tokenizer, "qwen2-100m")
-    return _rows(base, load_suite(config.zoo.suite), config, ((8, 4),), repeats)
+    return _measure(base, load_suite(config.zoo.suite), config, ((8, 4),), repeats)
 
 
 @dataclass
@@ -48,21 +52,34 @@ class Step:
     """One step's fixed inputs; generated factors are leaves."""
 
     base: Base
-    functional: FunctionalLoRA
     generated: LoRAFactors
+    plan: StepPlan
+    train: TeacherSet
     targets: TeacherTargets
-    batch: TokenBatch
-    per_adapter: int
 
     @property
     def n_adapters(self) -> int:
         return self.generated.n_adapters
 
+    @property
+    def per_adapter(self) -> int:
+        return self.train.per_teacher
 
-def prepare_step(base: Base, suite: TaskSuite, config: ExperimentConfig, n_adapters: int, per_adapter: int) -> Step:
-    """Random teachers and generated factors on real examples."""
+    @property
+    def batch(self) -> TokenBatch:
+        return self.train.examples
+
+
+def encode_step(base: Base, suite: TaskSuite, n_adapters: int, per_adapter: int) -> TokenBatch:
+    """Real examples, adapter-major."""
+    tasks = list(suite)
+    examples = [example for k in range(n_adapters) for example in tasks[k % len(tasks)].train[:per_adapter]]
+    return encode_examples(base.tokenizer, suite.frame, examples)
+
+
+def prepare_step(base: Base, config: ExperimentConfig, batch: TokenBatch, n_adapters: int) -> Step:
+    """Random teachers with their cached outputs, and random factors in the layout in which a generator writes them."""
     shapes = target_shapes(base.model, config.lora.target_modules)
-    functional = FunctionalLoRA(base.model, shapes)
     rng = torch.Generator().manual_seed(0)
     teachers, generated = (
         LoRAFactors.initialize(shapes, config.lora.rank, config.lora.alpha, n_adapters, rng).map(
@@ -70,22 +87,18 @@ def prepare_step(base: Base, suite: TaskSuite, config: ExperimentConfig, n_adapt
         )
         for _ in range(2)
     )
-    for factor in (*generated.a.values(), *generated.b.values()):
+    generated.b = {name: b.mT.contiguous().mT for name, b in generated.b.items()}
+    for factor in generated.tensors():
         factor.requires_grad_()
-    tasks = list(suite)
-    examples = [example for k in range(n_adapters) for example in tasks[k % len(tasks)].train[:per_adapter]]
-    batch = encode_examples(base.tokenizer, suite.frame, examples)
-    targets = TeacherTargets(functional, teachers, batch, TargetOptions(frozenset(WEIGHTS), ()))
-    return Step(base, functional, generated, targets, batch, per_adapter)
+    per_adapter = len(batch) // n_adapters
+    targets = TeacherTargets(FunctionalLoRA(base.model, shapes), teachers, batch, TargetOptions(frozenset(WEIGHTS), ()))
+    plan = StepPlan(tuple(range(n_adapters)), (tuple(range(per_adapter)),) * n_adapters, (), ())
+    return Step(base, generated, plan, TeacherSet([], [], teachers, batch, per_adapter), targets)
 
 
 def ours(step: Step) -> Tensor:
     """As training does it."""
-    out = step.functional(step.generated, step.batch.input_ids, step.batch.attention_mask, logits_at=step.batch.predicts)
-    rows = torch.arange(len(step.batch.input_ids))
-    theirs = step.targets.outputs(range(step.n_adapters), rows, step.batch)
-    comparison = Comparison(step.generated, step.targets.teachers, scale=step.targets.scale)
-    comparison.owner, comparison.logits, comparison.predictions = owners(step.batch, step.per_adapter), out.logits, theirs.predictions
+    comparison = compare({"generated": step.generated}, step.plan, step.train, step.targets, None, "mse")
     loss, _ = objective_loss(comparison, WEIGHTS)
     loss.backward()
     return loss.detach()
@@ -95,7 +108,7 @@ def floor(step: Step) -> Tensor:
     """The bare base, forward and backward through every layer, to the embeddings of the same tokens."""
     model = step.base.model
     embedded = model.get_input_embeddings()(step.batch.input_ids).detach().requires_grad_()
-    hidden = model.base_model(inputs_embeds=embedded, attention_mask=step.batch.attention_mask).last_hidden_state
+    hidden = model.base_model(inputs_embeds=embedded, attention_mask=step.batch.attention_mask, use_cache=False).last_hidden_state
     loss = _kl(step, _logits(step, hidden))
     loss.backward()
     return loss.detach()
@@ -115,7 +128,9 @@ def repeat_per_token(step: Step) -> Tensor:
 
         hooks.append(model.get_submodule(name).register_forward_hook(add))
     try:
-        hidden = model.base_model(input_ids=step.batch.input_ids, attention_mask=step.batch.attention_mask).last_hidden_state
+        hidden = model.base_model(
+            input_ids=step.batch.input_ids, attention_mask=step.batch.attention_mask, use_cache=False
+        ).last_hidden_state
     finally:
         for hook in hooks:
             hook.remove()
@@ -150,13 +165,16 @@ WAYS: dict[str, Callable[[Step], Tensor]] = {
     "repeat_per_token": repeat_per_token,
     "loop": loop_of_functional_calls,
 }
+RIVALS = ("repeat_per_token", "loop")
 
 
 def compare_steps(step: Step, repeats: int) -> dict:
-    """Median seconds of every way, measured in turn; ratios; how far losses and gradients differ from ours."""
-    losses, gradients = {}, {}
-    for name, run in WAYS.items():
-        losses[name], gradients[name] = run(step), _take_gradients(step)
+    """Median seconds of every way, measured in turn; ratios; peaks of memory; how far losses and gradients differ from ours.
+
+    Raises:
+        RuntimeError: A rival does other work: its loss or gradient is not ours.
+    """
+    differences = measure_differences(step)
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(repeats):
         for name, run in WAYS.items():
@@ -165,38 +183,73 @@ def compare_steps(step: Step, repeats: int) -> dict:
             seconds[name].append(time.perf_counter() - start)
             _take_gradients(step)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    largest = max(float(g.abs().max()) for g in gradients["ours"])
-    rivals = ("repeat_per_token", "loop")
     return {
         "adapters": step.n_adapters,
         "examples_per_adapter": step.per_adapter,
         "tokens": int(step.batch.attention_mask.sum()),
         **{f"{name}_s": value for name, value in median.items()},
         "times_the_floor": median["ours"] / median["floor"],
-        **{f"speedup_over_{name}": median[name] / median["ours"] for name in rivals},
-        "loss_difference": max(float((losses[name] - losses["ours"]).abs()) for name in rivals),
-        "gradient_difference": max(
-            float((g - o).abs().max()) / largest for name in rivals for g, o in zip(gradients[name], gradients["ours"], strict=True)
-        ),
+        **{f"speedup_over_{name}": median[name] / median["ours"] for name in RIVALS},
+        **{f"{name}_peak_mb": _peak(step, run) / 1e6 for name, run in WAYS.items()},
+        **differences,
     }
 
 
-def memory_per_adapter(base: Base, suite: TaskSuite, config: ExperimentConfig, counts: Sequence[int] = (8, 32)) -> float:
-    """Resident bytes one more adapter (with one example) adds to a step, from steps of two sizes; roughly, as the allocator keeps pages."""
-    used = []
-    for count in counts:
-        step = prepare_step(base, suite, config, count, 1)
-        before = psutil.Process().memory_info().rss
-        ours(step)
-        used.append(psutil.Process().memory_info().rss - before)
-    return max(0.0, (used[1] - used[0]) / (counts[1] - counts[0]))
+def measure_differences(step: Step) -> dict[str, float]:
+    """The largest difference of a rival's loss from ours, relative to ours, and of its gradient, relative to our largest."""
+    found = {name: (float(WAYS[name](step)), _take_gradients(step)) for name in ("ours", *RIVALS)}
+    loss, gradients = found["ours"]
+    largest = max(float(g.abs().max()) for g in gradients)
+    differences = {"loss_difference": 0.0, "gradient_difference": 0.0}
+    for name in RIVALS:
+        by_loss = abs(found[name][0] - loss) / abs(loss)
+        by_gradient = max(float((g - own).abs().max()) for g, own in zip(found[name][1], gradients, strict=True)) / largest
+        if not (by_loss < LOSS_TOLERANCE and by_gradient < GRADIENT_TOLERANCE):
+            raise RuntimeError(f"{name} takes another step than ours: its loss differs by {by_loss:.1e}, its gradient by {by_gradient:.1e}")
+        differences = {
+            "loss_difference": max(differences["loss_difference"], by_loss),
+            "gradient_difference": max(differences["gradient_difference"], by_gradient),
+        }
+    return differences
 
 
-def _rows(base: Base, suite: TaskSuite, config: ExperimentConfig, shapes: Sequence[tuple[int, int]], repeats: int) -> dict:
-    memory = memory_per_adapter(base, suite, config)
-    rows = [compare_steps(prepare_step(base, suite, config, *shape), repeats) for shape in shapes]
+def _peak(step: Step, run: Callable[[Step], Tensor]) -> int:
+    used = peak_bytes(lambda: run(step))
+    _take_gradients(step)
+    return used
+
+
+def memory_growth(base: Base, config: ExperimentConfig, batch: TokenBatch, n_adapters: int) -> dict[str, float]:
+    """What one more adapter adds to our step's peak on the same sequences, and the size of an adapter."""
+    few, many = (prepare_step(base, config, batch, count) for count in (n_adapters, len(batch)))
+    added = (_peak(many, ours) - _peak(few, ours)) / (many.n_adapters - few.n_adapters)
+    size = sum(t.nbytes for t in few.generated.tensors()) / few.n_adapters
+    return {"adapter_bytes": size, "peak_bytes_per_adapter": added, "peak_in_adapters": added / size}
+
+
+def _measure(base: Base, suite: TaskSuite, config: ExperimentConfig, shapes: Sequence[tuple[int, int]], repeats: int) -> dict:
+    batches = [encode_step(base, suite, *shape) for shape in shapes]
+    growth = memory_growth(base, config, batches[0], shapes[0][0])
+    found = [compare_steps(prepare_step(base, config, batch, k), repeats) for batch, (k, _) in zip(batches, shapes, strict=True)]
     parameters = sum(p.numel() for p in base.model.parameters())
-    return {**rows[0], "parameters": parameters, "threads": torch.get_num_threads(), "bytes_per_adapter": memory, "rows": rows}
+    rows = [row for figures in found for row in _table(figures)]
+    return {**found[0], "parameters": parameters, "threads": torch.get_num_threads(), **growth, "shapes": found, "rows": rows}
+
+
+def _table(figures: dict) -> list[dict]:
+    """One row for each way, to be read."""
+    return [
+        {
+            "adapters": figures["adapters"],
+            "examples_each": figures["examples_per_adapter"],
+            "way": way.replace("_", " "),
+            "seconds": figures[f"{way}_s"],
+            "times_the_floor": figures[f"{way}_s"] / figures["floor_s"],
+            "times_ours": figures[f"{way}_s"] / figures["ours_s"],
+            "peak_mb": figures[f"{way}_peak_mb"],
+        }
+        for way in WAYS
+    ]
 
 
 def _logits(step: Step, hidden: Tensor) -> Tensor:
@@ -219,7 +272,7 @@ def _product(step: Step) -> Tensor:
 def _take_gradients(step: Step) -> list[Tensor]:
     """The factors' gradients, and none left behind."""
     found = []
-    for factor in (*step.generated.a.values(), *step.generated.b.values()):
+    for factor in step.generated.tensors():
         found.append(torch.zeros_like(factor) if factor.grad is None else factor.grad)
         factor.grad = None
     return found

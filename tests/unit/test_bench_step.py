@@ -4,49 +4,73 @@ import pytest
 import torch
 from training_world import build_world
 
-from llgbm.bench.generate import bench_generate
-from llgbm.bench.step import WAYS, bench_step, compare_steps, floor, prepare_step
+from llgbm.bench.step import RIVALS, WAYS, Step, bench_step, compare_steps, encode_step, floor, memory_growth, ours, prepare_step
+from llgbm.config import ExperimentConfig
 from llgbm.zoo.base import load_base
 from llgbm.zoo.suite import load_suite
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
     folder = tmp_path_factory.mktemp("world")
     config = build_world(folder)
-    config.zoo.suite, config.zoo.steps, config.zoo.check_interval = str(folder / "suite"), 2, 1
+    config.zoo.suite = str(folder / "suite")
     return config
 
 
-@pytest.mark.parametrize(("adapters", "examples"), [(3, 2), (5, 1)])
-def test_every_way_takes_the_same_step(config, adapters, examples, monkeypatch):
+@pytest.fixture(autouse=True)
+def strong_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny base needs larger factors than the real one for outputs to move by more than rounding."""
     monkeypatch.setattr("llgbm.bench.step.FACTOR_STD", 1.0)
-    step = prepare_step(load_base(config.model.name), load_suite(config.zoo.suite), config, adapters, examples)
-    found = compare_steps(step, repeats=1)
+
+
+def _step(config: ExperimentConfig, adapters: int, examples: int) -> Step:
+    base = load_base(config.model.name)
+    return prepare_step(base, config, encode_step(base, load_suite(config.zoo.suite), adapters, examples), adapters)
+
+
+@pytest.mark.parametrize(("adapters", "examples"), [(3, 2), (5, 1)])
+def test_every_way_takes_the_same_step(config, adapters, examples):
+    found = compare_steps(_step(config, adapters, examples), repeats=1)
     assert found["loss_difference"] < 1e-5
     assert found["gradient_difference"] < 1e-4
     assert (found["adapters"], found["examples_per_adapter"]) == (adapters, examples)
-    assert {f"{way}_s" for way in WAYS} <= found.keys()
+    assert {f"{way}_{unit}" for way in WAYS for unit in ("s", "peak_mb")} <= found.keys()
+    assert all(found[f"speedup_over_{way}"] == pytest.approx(found[f"{way}_s"] / found["ours_s"]) for way in RIVALS)
+
+
+def test_a_way_that_does_other_work_is_refused(config, monkeypatch):
+    for wrong in (lambda step: 1.01 * ours(step), lambda step: ours(step) + 0 * floor(step) + torch.nan):
+        monkeypatch.setitem(WAYS, "loop", wrong)
+        with pytest.raises(RuntimeError, match="loop takes another step than ours: its loss differs by"):
+            compare_steps(_step(config, 2, 1), repeats=1)
 
 
 def test_the_floor_runs_backward_through_every_layer_of_an_untouched_base(config):
-    base = load_base(config.model.name)
-    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
-    step = prepare_step(base, load_suite(config.zoo.suite), config, 2, 2)
+    step = _step(config, 2, 2)
+    model = step.base.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     seen = []
-    handle = base.model.model.layers[0].register_full_backward_hook(lambda *_: seen.append(True))
+    handle = model.get_submodule("model.layers.0").register_full_backward_hook(lambda *_: seen.append(True))
     floor(step)
     handle.remove()
     assert seen
     compare_steps(step, repeats=1)
-    assert all(torch.equal(before[name], tensor) for name, tensor in base.model.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_memory_grows_with_adapters_by_a_few_times_their_size(config):
+    step = _step(config, 2, 4)
+    growth = memory_growth(step.base, config, step.batch, 2)
+    assert growth["adapter_bytes"] == 4 * sum(2 * (a + b) for a, b in step.generated.shapes.values())
+    assert growth["peak_bytes_per_adapter"] == growth["peak_in_adapters"] * growth["adapter_bytes"]
+    assert growth["peak_in_adapters"] < 6
 
 
 def test_records_hold_ratios_of_what_was_measured(config, monkeypatch):
     monkeypatch.setattr("llgbm.bench.step.SHAPES_OF_STEPS", ((2, 2), (3, 1)))
     record = bench_step(config, repeats=1)
-    assert [row["adapters"] for row in record["rows"]] == [2, 3]
+    assert [figures["adapters"] for figures in record["shapes"]] == [2, 3]
+    assert [(row["adapters"], row["way"]) for row in record["rows"]] == [(k, way.replace("_", " ")) for k in (2, 3) for way in WAYS]
     assert record["times_the_floor"] == pytest.approx(record["ours_s"] / record["floor_s"])
-    monkeypatch.setattr("llgbm.bench.generate.TOGETHER", 3)
-    figures = bench_generate(config, repeats=1)
-    assert figures["share_of_training"] == pytest.approx(figures["generate_s"] / figures["train_teacher_s"])
+    assert record["parameters"] == sum(p.numel() for p in load_base(config.model.name).model.parameters())

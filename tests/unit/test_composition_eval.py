@@ -70,7 +70,7 @@ def test_batches_of_composed_adapters_score_like_each_alone(evaluator: Compositi
     assert all((row["exact_one"], row["exact_two"]) == tuple(exact) for row in rows)
     assert all(row["exact_match"] == pytest.approx(sum(exact) / 2) for row in rows)
     first = next(row for row in found["rows"] if row["way"] == "first teacher")
-    assert first["exact_one"] == score(functional, two[0], tokens[0]).exact_match
+    assert first["exact_one"] == score(evaluator.setting.functional, two[0], evaluator.setting.tokens(evaluator.task(pair.one))).exact_match
     assert [row["way"] for row in found["comparisons"]] == ["first teacher", "sum"]
 
 

@@ -107,6 +107,15 @@ def test_kl_equals_torch_and_is_zero_at_the_teacher():
     assert OBJECTIVES["kl"].compute(c).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_kl_of_near_distributions_keeps_its_digits():
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 100, generator=rng)
+    near = logits + 1e-2 * torch.randn(50, 100, generator=rng)
+    exact = token_kl(Predictions(logits.log_softmax(-1)), near)
+    double = F.kl_div(near.double().log_softmax(-1), logits.double().log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    torch.testing.assert_close(exact.double(), double, rtol=2e-3, atol=0)
+
+
 def test_top_k_kl_is_a_lower_bound_that_reaches_the_full_one():
     logits, full = torch.randn(4, 9, generator=torch.Generator().manual_seed(1)), torch.arange(36.0).view(4, 9).sin().log_softmax(-1)
     exact = token_kl(Predictions(full), logits)
