@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llgbm.dataset import encode_texts, eos_id, pad_id
 from llgbm.errors import InputError
+from llgbm.last_layer import COLUMNS, narrow_last_layer, wanted_columns
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import linear_shape
 
@@ -53,6 +54,7 @@ class FunctionalLoRA:
         self.model: PreTrainedModel = _structural_copy(model).eval()
         self.shapes: dict[str, tuple[int, int]] = {}
         self.fan_in_fan_out = False
+        self._last_block = narrow_last_layer(self.model, self.n_layers)
         for name in module_names:
             linear = _linear(self.model, name)
             self.shapes[name] = linear_shape(linear)
@@ -87,6 +89,7 @@ class FunctionalLoRA:
         attention_mask: Tensor | None = None,
         *,
         hidden_layers: Sequence[int] = (),
+        hidden_at: Bool[Tensor, "N T"] | None = None,
         logits_at: Bool[Tensor, "N T"] | None = None,
         past_key_values: Any = None,
         use_cache: bool = False,
@@ -99,6 +102,7 @@ class FunctionalLoRA:
             attention_mask: [N, past + T], 1 at real tokens; None means no padding. Positions are counted from it, so
                 the padding side does not matter.
             hidden_layers: Layer numbers as in transformers' `hidden_states`: 0 is the embeddings, -1 the last, after the norm.
+            hidden_at: Positions at which the last layer is looked at; elsewhere its hidden state is left unfinished. None means all.
             logits_at: Positions whose logits are wanted; selected before the output embedding. None skips it.
             past_key_values: Cache of an earlier call with `use_cache`.
             use_cache: Return the cache.
@@ -116,6 +120,7 @@ class FunctionalLoRA:
         if self._takes_positions:
             arguments["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
         layers = {layer: self._layer(layer) for layer in hidden_layers}
+        substituted |= self._narrowed(self.n_layers in layers.values(), hidden_at, logits_at)
         if layers:
             # A list asks recent transformers to keep these layers only; older ones read it as True and keep all.
             arguments["output_hidden_states"] = sorted(set(layers.values()))
@@ -144,6 +149,14 @@ class FunctionalLoRA:
             buffers[f"{slot}.lora_a"] = factors.a[name].to(dtype)
             buffers[f"{slot}.lora_b"] = (factors.b[name].mT * factors.scaling[name][:, None, None]).to(dtype).contiguous()
         return buffers
+
+    def _narrowed(self, last_layer: bool, hidden_at: Tensor | None, logits_at: Tensor | None) -> dict[str, Tensor]:
+        """What makes the last layer skip tokens that neither the caller nor the logits look at."""
+        wanted = [at for at in (hidden_at if last_layer else None, logits_at) if at is not None]
+        if self._last_block is None or not wanted or (last_layer and hidden_at is None):
+            return {}
+        columns = wanted_columns(wanted[0] if len(wanted) == 1 else wanted[0] | wanted[1])
+        return {} if columns is None else {f"{self._last_block}.{COLUMNS}": columns}
 
     def _layer(self, layer: int) -> int:
         if not -self.n_layers - 1 <= layer <= self.n_layers:

@@ -92,7 +92,7 @@ class _Quickstart:
     def _pictures(self, zoo: "TeacherZoo") -> None:
         from llgbm.cli.visualize import draw_deltas
 
-        draw_deltas(self.config, self.config.delta_cache_dir, str(zoo.folder), str(self.folder / "figures"))
+        draw_deltas(self.config, self.config.delta_cache_dir, str(zoo.folder), str(self.folder / "figures"), with_umap=False)
 
     def _train(self) -> None:
         from llgbm.progress import ProgressBar

@@ -56,13 +56,13 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def draw_deltas(config: "ExperimentConfig", cache_dir: str, zoo_dir: str, output_dir: str) -> list[Path]:
+def draw_deltas(config: "ExperimentConfig", cache_dir: str, zoo_dir: str, output_dir: str, with_umap: bool = True) -> list[Path]:
     """Every picture of a delta cache; those that need the adapters themselves are left out, with a line, when these cannot be had."""
     from llgbm.delta import DeltaCache, views_of_cache
     from llgbm.report.deltas import draw_deltas, draw_views
 
     cache = DeltaCache(cache_dir)
-    paths = draw_deltas(cache, zoo_dir, output_dir)
+    paths = draw_deltas(cache, zoo_dir, output_dir, with_umap)
     for fault in cache.faults:
         print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
     try:

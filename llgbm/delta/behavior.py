@@ -77,7 +77,7 @@ def observe(
         top_k: Keep only that many most likely tokens, with their log-probabilities over the whole vocabulary; 0 keeps all.
     """
     logits_at = at if predictions else None
-    out = functional(factors, input_ids, attention_mask, hidden_layers=layers, logits_at=logits_at)
+    out = functional(factors, input_ids, attention_mask, hidden_layers=layers, hidden_at=at, logits_at=logits_at)
     states = {layer: out.hidden[layer][at].float() for layer in layers} if layers else None
     return Behavior(None if out.logits is None else top_predictions(out.logits, top_k), states)
 

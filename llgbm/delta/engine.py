@@ -4,7 +4,6 @@ Shapes: K adapters, P probes, T tokens, L layers kept, D hidden size.
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,6 @@ from llgbm.artifacts import hash_json
 from llgbm.config import DeltaConfig, ExperimentConfig
 from llgbm.dataset import NO_LABEL, TokenBatch, encode_examples, encode_texts
 from llgbm.delta.behavior import Behavior, observe
-from llgbm.delta.last_layer import LastLayerAt
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
@@ -86,7 +84,6 @@ class DeltaEngine:
         self.layers: tuple[int, ...] = tuple(wanted)
         budget = memory_bytes or MEMORY_BYTES.get(self.functional.device.type, MEMORY_BYTES["cpu"])
         self.adapters_at_once = max(1, budget // self._bytes_per_adapter())
-        self._shortcut = self._last_layer_only()
         self.base_states = self._states(None, 1)[0]
 
     @property
@@ -145,21 +142,11 @@ class DeltaEngine:
     def _states(self, factors: LoRAFactors | None, k: int) -> Float[Tensor, "K L P D"]:
         """The kept states of K adapted models, or of the base (K = 1)."""
         ids, mask, labels = (t.repeat(k, 1) for t in (self.batch.input_ids, self.batch.attention_mask, self.batch.labels))
-        with self._shortcut:
-            hidden = self.functional(factors, ids, mask, hidden_layers=self.layers).hidden
         batch = TokenBatch(ids, mask, labels)
+        looked_at = chosen_tokens(batch, self.options.tokens)
+        hidden = self.functional(factors, ids, mask, hidden_layers=self.layers, hidden_at=looked_at).hidden
         states = torch.stack([token_states(hidden[layer], batch, self.options.tokens) for layer in self.layers])
         return states.unflatten(1, (k, -1)).transpose(0, 1)
-
-    def _last_layer_only(self) -> AbstractContextManager[None]:
-        """Skips work at tokens nobody looks at, where that leaves the base's states as they are."""
-        self._shortcut = nullcontext()
-        if not isinstance(self.options.tokens, int) or set(self.layers) - {-1, self.functional.n_layers}:
-            return self._shortcut
-        plain, shortcut = self._states(None, 1), LastLayerAt(self.functional, self._observed)
-        self._shortcut = shortcut
-        error = (self._states(None, 1) - plain).norm() / plain.norm()
-        return shortcut if error < 16 * torch.finfo(self.base.model.dtype).eps else nullcontext()
 
     def _bytes_per_adapter(self) -> int:
         """Kept layers and the widest activation of every probe token, in float32."""

@@ -11,13 +11,14 @@ from llgbm.report.plots import plot_delta_map, plot_layers, plot_silhouettes, pl
 SILHOUETTES = "delta_silhouettes.json"
 
 
-def draw_deltas(cache: DeltaCache, root: str | Path, folder: str | Path) -> list[Path]:
+def draw_deltas(cache: DeltaCache, root: str | Path, folder: str | Path, with_umap: bool = True) -> list[Path]:
     """Map and similarity heat map of all deltas; the paths of the pictures.
 
     Args:
         cache: Filled by compute-deltas.
         root: The adapters' folder: folders below it are domains, then tasks; a zoo's manifest tells the splits.
         folder: Where pictures go.
+        with_umap: Whether the map shows UMAP, if installed; its first use in a process compiles for half a minute.
 
     Raises:
         InputError: Fewer than three deltas.
@@ -27,7 +28,7 @@ def draw_deltas(cache: DeltaCache, root: str | Path, folder: str | Path) -> list
         raise InputError(f"{cache.cache_dir}: holds {len(deltas)} deltas, a map needs at least 3; run 'llgbm compute-deltas' first")
     rows, labels = matrix(deltas), Labels.of(list(deltas), root)
     paths = [Path(folder) / "delta_map.png", Path(folder) / "delta_similarity.png"]
-    plot_delta_map(rows, labels.domains, labels.splits, paths[0])
+    plot_delta_map(rows, labels.domains, labels.splits, paths[0], with_umap=with_umap)
     plot_similarity(rows, labels.domains, paths[1])
     return paths
 

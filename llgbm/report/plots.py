@@ -67,13 +67,20 @@ def plot_suite(suite: TaskSuite, path: str | Path) -> None:
         bare_axes(axes)
 
 
-def plot_delta_map(rows: Float[np.ndarray, "K F"], domains: Sequence[str], splits: Sequence[str], path: str | Path, seed: int = 0) -> None:
-    """The adapters in two dimensions, by t-SNE and by PCA; color is the domain, the marker the split."""
+def plot_delta_map(
+    rows: Float[np.ndarray, "K F"],
+    domains: Sequence[str],
+    splits: Sequence[str],
+    path: str | Path,
+    seed: int = 0,
+    with_umap: bool = True,
+) -> None:
+    """The adapters in two dimensions, by t-SNE, PCA and, if wanted and installed, UMAP; color is the domain, the marker the split."""
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     perplexity = max(2.0, min(30.0, (len(rows) - 1) / 3))
     pca = PCA(n_components=2, random_state=seed).fit(unit)
     views = {"PCA": pca.transform(unit)}
-    if find_spec("umap"):
+    if with_umap and find_spec("umap"):
         views = {"UMAP": _umap(unit, seed), **views}
     if len(rows) > 4:
         views = {"t-SNE": TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed).fit_transform(unit), **views}

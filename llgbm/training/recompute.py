@@ -1,7 +1,7 @@
 """Gradient checkpointing of the base under functional LoRA: each layer's activations are computed again in the backward pass.
 
 transformers' own checkpointing would run a layer again after the call that put the adapters into their slots, without
-them. Here every layer remembers the factors it was called with.
+them. Here every layer remembers the factors, and the tokens to compute, it was called with.
 """
 
 import contextlib
@@ -15,8 +15,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
+from llgbm.last_layer import COLUMNS
 
-SLOT_BUFFERS = ("lora_a", "lora_b")
+CALL_BUFFERS = ("lora_a", "lora_b", COLUMNS)
+"""What functional LoRA puts into a layer's modules for one call."""
 
 
 def recompute_layers(functional: FunctionalLoRA) -> None:
@@ -35,30 +37,29 @@ def recompute_layers(functional: FunctionalLoRA) -> None:
 
 def _recomputed(layer: nn.Module) -> Callable[..., Any]:
     original = layer.forward
-    slots = [module for module in layer.modules() if all(name in module._buffers for name in SLOT_BUFFERS)]
+    places = [(module._buffers, name) for module in layer.modules() for name in CALL_BUFFERS if name in module._buffers]
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return original(*args, **kwargs)
-        factors = [getattr(slot, name) for slot in slots for name in SLOT_BUFFERS]
+        held = [buffers[name] for buffers, name in places]
 
         def run(*inputs: Any) -> Any:
-            with _holding(slots, inputs[: len(factors)]):
-                return original(*inputs[len(factors) :], **kwargs)
+            with _holding(places, inputs[: len(held)]):
+                return original(*inputs[len(held) :], **kwargs)
 
-        return checkpoint(run, *factors, *args, use_reentrant=False)
+        return checkpoint(run, *held, *args, use_reentrant=False)
 
     return forward
 
 
 @contextlib.contextmanager
-def _holding(slots: Sequence[nn.Module], factors: Sequence[Tensor]) -> Iterator[None]:
-    """Put factors into the slots, and back what was there."""
-    places = [(slot._buffers, name) for slot in slots for name in SLOT_BUFFERS]
+def _holding(places: Sequence[tuple[dict[str, Any], str]], tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Put tensors into the buffers, and back what was there."""
     before = [buffers[name] for buffers, name in places]
     try:
-        for (buffers, name), factor in zip(places, factors, strict=True):
-            buffers[name] = factor
+        for (buffers, name), tensor in zip(places, tensors, strict=True):
+            buffers[name] = tensor
         yield
     finally:
         for (buffers, name), old in zip(places, before, strict=True):

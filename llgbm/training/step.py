@@ -89,12 +89,19 @@ def compare(
         rows = targets.rows(plan.teachers, plan.examples)
         batch = train.examples.rows(rows)
         layers = targets.options.layers if needs("states") else ()
-        at = batch.predicts if needs("logits") else None
-        out = functional(comparison.generated, batch.input_ids, batch.attention_mask, hidden_layers=layers, logits_at=at)
+        at = batch.predicts
+        out = functional(
+            comparison.generated,
+            batch.input_ids,
+            batch.attention_mask,
+            hidden_layers=layers,
+            hidden_at=at,
+            logits_at=at if needs("logits") else None,
+        )
         theirs = targets.outputs(plan.teachers, rows, batch)
         comparison.owner = owners(batch, len(rows) // len(plan))
         comparison.logits, comparison.answers, comparison.predictions = out.logits, batch.targets, theirs.predictions
-        comparison.states = {layer: out.hidden[layer][batch.predicts] for layer in layers} or None
+        comparison.states = {layer: out.hidden[layer][at] for layer in layers} or None
         comparison.teacher_states = theirs.states
     if probes is not None:
         probes.fill(comparison, plan.teachers)

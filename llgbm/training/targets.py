@@ -136,7 +136,7 @@ class TeacherTargets:
         batch = self.examples.rows(rows)
         predicts, terms = batch.predicts, self.options.terms
         layers = self.options.layers if "trajectory" in terms else ()
-        out = self.functional(None, batch.input_ids, batch.attention_mask, hidden_layers=layers, logits_at=predicts)
+        out = self.functional(None, batch.input_ids, batch.attention_mask, hidden_layers=layers, hidden_at=predicts, logits_at=predicts)
         target = self.outputs(chosen, rows, batch)
         owner = owners(batch, few)
         values: dict[str, Tensor] = {}

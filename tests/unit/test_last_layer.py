@@ -1,4 +1,4 @@
-"""Skipping tokens nobody looks at changes no kept state, whatever the architecture; where it would, it is not done."""
+"""Skipping tokens nobody looks at changes nothing that is looked at, whatever the architecture; where it would, it is not done."""
 
 from pathlib import Path
 
@@ -7,33 +7,77 @@ import torch
 from tiny import ARCHITECTURES, padded_tokens, peft_adapter, tiny_model
 from torch import nn
 
-from llgbm.delta import DeltaEngine
-from llgbm.delta.last_layer import LastLayerAt, _feed_forward
 from llgbm.functional_lora import FunctionalLoRA
+from llgbm.last_layer import narrow_last_layer, wanted_columns
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapter, target_shapes
-from llgbm.probes import ProbeSet
-from llgbm.zoo.base import Base, load_base
+
+
+def two_adapters(model: nn.Module, folder: Path) -> LoRAFactors:
+    shapes = target_shapes(model, "all-linear")
+    for seed in (0, 1):
+        peft_adapter(model, folder / str(seed), seed)
+    factors = LoRAFactors.stack([read_adapter(folder / str(seed), shapes) for seed in (0, 1)])
+    for tensor in factors.tensors():
+        tensor.requires_grad_()
+    return factors
+
+
+def some_tokens(mask: torch.Tensor) -> torch.Tensor:
+    """The last real token of each row, and of the first row two more."""
+    at = (mask.cumsum(1) == mask.sum(1, keepdim=True)) & mask.bool()
+    at[0, 2:4] = True
+    return at
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_kept_tokens_are_unchanged(kind: str, tmp_path: Path) -> None:
+def test_what_is_looked_at_is_unchanged_and_so_are_gradients(kind: str, tmp_path: Path) -> None:
     model = tiny_model(kind)
-    shapes = target_shapes(model, "all-linear")
-    for seed in (0, 1):
-        peft_adapter(model, tmp_path / str(seed), seed)
-    factors = LoRAFactors.stack([read_adapter(tmp_path / str(seed), shapes) for seed in (0, 1)])
-    functional = FunctionalLoRA(model, shapes)
-    ids, mask, _ = padded_tokens(3, 9, "right")
-    last = (mask.cumsum(1) == mask.sum(1, keepdim=True)) & mask.bool()
-    both, shortcut = (ids.repeat(2, 1), mask.repeat(2, 1)), LastLayerAt(functional, last)
-    assert shortcut.block is not None
-    plain = functional(factors, *both, hidden_layers=(-1,)).hidden[-1]
-    with shortcut:
-        short = functional(factors, *both, hidden_layers=(-1,)).hidden[-1]
-    torch.testing.assert_close(short[last.repeat(2, 1)], plain[last.repeat(2, 1)], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(short, plain)  # something was skipped
-    assert torch.equal(functional(factors, *both, hidden_layers=(-1,)).hidden[-1], plain)  # and no longer is
+    factors = two_adapters(model, tmp_path)
+    functional = FunctionalLoRA(model, factors.shapes)
+    ids, mask = (t.repeat(2, 1) for t in padded_tokens(3, 9, "right")[:2])
+    at = some_tokens(mask)
+    outputs, gradients = [], []
+    for hidden_at in (None, at):
+        out = functional(factors, ids, mask, hidden_layers=(1, -1), hidden_at=hidden_at, logits_at=at)
+        assert out.logits is not None
+        outputs.append((out.hidden[1], out.hidden[-1], out.logits))
+        (out.logits.square().sum() + out.hidden[-1][at].square().sum()).backward()
+        gradients.append([tensor.grad for tensor in factors.tensors()])
+        for tensor in factors.tensors():
+            tensor.grad = None
+    (middle, last, logits), (short_middle, short_last, short_logits) = outputs
+    assert torch.equal(middle, short_middle)
+    torch.testing.assert_close(short_last[at], last[at], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(short_logits, logits, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(short_last, last)  # something was skipped
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert torch.equal(functional(factors, ids, mask, hidden_layers=(-1,)).hidden[-1], last)  # and no longer is
+
+
+def test_logits_alone_skip_and_a_wanted_last_layer_does_not() -> None:
+    functional = FunctionalLoRA(tiny_model(), [])
+    block = functional.model.model.layers[-1].mlp
+    seen: list[torch.Size] = []
+    block.up_proj.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    ids, mask, _ = padded_tokens(3, 9, "left")
+    at = some_tokens(mask)
+    functional(None, ids, mask, logits_at=at)
+    functional(None, ids, mask, hidden_layers=(-1,), logits_at=at)
+    functional(None, ids, mask, hidden_layers=(-1,), hidden_at=at, logits_at=mask.bool())
+    assert [shape[1] for shape in seen] == [3, 9, 9]
+
+
+def test_columns_hold_every_wanted_token_once() -> None:
+    at = torch.tensor([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1]]).bool()
+    columns = wanted_columns(at)
+    assert columns is not None
+    assert columns.shape == (2, 2)
+    assert at.gather(1, columns).sum(1).tolist() == [1, 2]
+    assert all(len(set(row)) == 2 for row in columns.tolist())
+    assert wanted_columns(torch.ones(2, 5, dtype=torch.bool)) is None
+    assert wanted_columns(torch.zeros(2, 5, dtype=torch.bool)) is None
 
 
 class Mixing(nn.Module):
@@ -47,18 +91,12 @@ class Mixing(nn.Module):
         return self.block(hidden.cumsum(1))
 
 
-def test_a_block_that_mixes_tokens_is_left_alone() -> None:
-    base = load_base("micro")
-    base.model.model.layers[-1].mlp = Mixing(base.model.model.layers[-1].mlp)
-    engine = DeltaEngine(Base(base.model, base.tokenizer, "mixing"), ProbeSet("two", ("abc", "a longer one")))
-    out = base.model(**base.tokenizer("abc", return_tensors="pt"), output_hidden_states=True)
-    torch.testing.assert_close(engine.base_states[0, 0], out.hidden_states[-1][0, -1], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("block", [nn.ModuleList(), nn.LayerNorm(4), None])
-def test_blocks_of_other_kinds_are_left_alone(block: nn.Module | None) -> None:
-    functional = FunctionalLoRA(tiny_model(), [])
-    functional.model.model.layers[-1].mlp = block
-    assert _feed_forward(functional) is None
-    with LastLayerAt(functional, torch.ones(1, 1, dtype=torch.bool)):
-        pass
+def test_blocks_that_mix_tokens_or_are_of_other_kinds_are_left_alone() -> None:
+    model = tiny_model()
+    layer = model.model.layers[-1]
+    plain = layer.mlp
+    for block in (Mixing(plain), nn.ModuleList(), nn.LayerNorm(4), None):
+        layer.mlp = block
+        assert narrow_last_layer(model, len(model.model.layers)) is None
+    layer.mlp = plain
+    assert narrow_last_layer(model, len(model.model.layers)) == f"model.layers.{len(model.model.layers) - 1}.mlp"

@@ -1,9 +1,8 @@
 """Embeddings of adapters: each equals what its definition says, and pictures come from what was saved."""
 
 import json
-import sys
+from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,20 +159,18 @@ def test_views_of_many_adapters_are_evenly_spaced(
     assert found.paths == list(DeltaCache(tmp_path / "d").get_all_deltas())[::2]
 
 
-def test_umap_is_drawn_where_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    used = []
-
-    class FakeUMAP:
-        def __init__(self, **options: object) -> None:
-            used.append(options)
-
-        def fit_transform(self, rows: np.ndarray) -> np.ndarray:
-            return rows[:, :2]
-
-    monkeypatch.setattr(plots, "find_spec", lambda name: name)
-    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=FakeUMAP))
-    plot_delta_map(np.random.default_rng(0).standard_normal((6, 4)), ["a"] * 6, ["seen"] * 6, tmp_path / "map.png")
-    assert used[0]["n_neighbors"] == 5
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the libraries it compiles with
+def test_umap_is_drawn_where_wanted_and_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("umap")
+    monkeypatch.setattr(plots, "find_spec", find_spec)
+    rows = np.random.default_rng(0).standard_normal((12, 4))
+    drawn = []
+    monkeypatch.setattr(plots, "_umap", lambda unit, seed, draw=plots._umap: drawn.append(draw(unit, seed)) or drawn[-1])
+    for wanted in (False, True):
+        plot_delta_map(rows, ["a"] * 12, ["seen"] * 12, tmp_path / f"{wanted}.png", with_umap=wanted)
+    assert [points.shape for points in drawn] == [(12, 2)]
+    assert np.isfinite(drawn[0]).all()
 
 
 def test_plots_stand_missing_groups(tmp_path: Path) -> None:
