@@ -41,9 +41,14 @@ class Study:
     splits: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=lambda: ["base", "teacher", GENERATED])
     reference: str | None = None
-    """The variant the others are compared with, paired by task."""
+    """The variant the others are compared with, paired by task; with an axis the line, compared at every number."""
     axis: str | None = None
-    """What the variants' names count, when they are numbers."""
+    """What the numbers count, when variants are named `<line>, <number>` and make curves."""
+
+    def place(self, variant: str) -> tuple[str, str]:
+        """Line and number of a variant; without an axis the variant itself, and no number."""
+        line, _, number = variant.rpartition(", ")
+        return (line, number) if self.axis else (variant, "")
 
     def experiment(self, variant: str, seed: int, overrides: Mapping[str, Any], folder: Path) -> ExperimentConfig:
         """The config of one cell; `overrides` are dotted and win."""
@@ -76,7 +81,10 @@ def load_study(source: str) -> Study:
         fault = f"unknown key {unknown[0]!r}" if unknown else "config and at least one of variants are needed"
         raise InputError(f"study {path}: {fault}; its keys are {', '.join(sorted(known))}")
     study = Study(path.stem, **{**values, "variants": {str(name): value or {} for name, value in values["variants"].items()}})
-    if study.reference is not None and study.reference not in study.variants:
+    astray = next((v for v in study.variants if study.axis and not re.fullmatch(r".+, \d+(\.\d+)?", v)), None)
+    if astray is not None:
+        raise InputError(f"study {path}: with an axis, variants are named '<line>, <number>'; {astray!r} is not")
+    if study.reference is not None and study.reference not in {study.place(variant)[0] for variant in study.variants}:
         raise InputError(f"study {path}: reference {study.reference!r} is none of its variants {', '.join(study.variants)}")
     return study
 
@@ -139,9 +147,8 @@ def summarize(study: Study, folder: Path, cells: Sequence[tuple[str, int]]) -> d
         for split in next(iter(found.values()))["splits"]:
             for method in study.methods:
                 rows.append({"variant": name, "split": split, "method": method, **_over_seeds(found, split, method)})
-    if study.reference in present:
-        for split in next(iter(present[study.reference].values()))["splits"]:
-            comparisons += _against(study.reference, present, split)
+    for split in next(iter(documents.values()))["splits"] if documents and study.reference else ():
+        comparisons += _against_reference(study, present, split)
     return {
         "study": asdict(study),
         "rows": rows,
@@ -189,10 +196,12 @@ def _over_seeds(found: Mapping[int, dict[str, Any]], split: str, method: str) ->
     }
 
 
-def _against(reference: str, present: Mapping[str, Mapping[int, dict[str, Any]]], split: str) -> list[dict[str, Any]]:
+def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str, Any]]], split: str) -> list[dict[str, Any]]:
     """The reference minus each other variant on a split: per task over the seeds both have; p-values by Holm."""
+    references = {number: name for name in present for line, number in [study.place(name)] if line == study.reference}
     rows = []
     for name, found in present.items():
+        reference = references.get(study.place(name)[1], name)
         seeds = sorted(found.keys() & present[reference].keys())
         if name == reference or not seeds:
             continue

@@ -1,4 +1,4 @@
-"""Pictures of a study: bars per variant, or a curve when the variants are numbers."""
+"""Pictures of a study: bars per variant, or curves when the variants are numbers of a line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from llgbm.evaluation.ablation import Study
 from llgbm.report.plots import COLORS, GRAY, bare_axes, saved_figure
 
 METHOD = "generated"
@@ -22,10 +23,15 @@ def plot_study(result: dict[str, Any], path: str | Path) -> None:
     rows = result["rows"]
     splits = list(dict.fromkeys(row["split"] for row in rows))
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    axis = result["study"]["axis"]
-    if axis:
-        with saved_figure(path, 6.4, 4) as figure:
-            _curve(figure.subplots(), rows, splits, variants, axis)
+    if result["study"]["axis"]:
+        study = Study(**result["study"])
+        with saved_figure(path, 1.2 + 3.6 * len(splits), 3.8) as figure:
+            all_axes = np.atleast_1d(figure.subplots(1, len(splits), sharey=True))
+            for axes, split in zip(all_axes, splits, strict=True):
+                _curves(axes, [row for row in rows if row["split"] == split], study)
+                axes.set_title(split.replace("_", " "))
+            all_axes[0].set_ylabel("exact match, %")
+            all_axes[-1].legend(frameon=False, fontsize=8, loc="lower right")
         return
     with saved_figure(path, 3.2 + 2.6 * len(splits), 1.1 + 0.34 * len(variants)) as figure:
         all_axes = np.atleast_1d(figure.subplots(1, len(splits), sharey=True))
@@ -50,22 +56,26 @@ def _bars(axes: Axes, rows: Sequence[dict[str, Any]], split: str, variants: Sequ
     bare_axes(axes)
 
 
-def _curve(axes: Axes, rows: Sequence[dict[str, Any]], splits: Sequence[str], variants: Sequence[str], label: str) -> None:
-    counts = [float(variant) for variant in variants]
-    for split, color, marker in zip(splits, COLORS, "o^sD", strict=False):
-        found = {row["variant"]: row for row in rows if row["split"] == split and row["method"] == METHOD}
-        chosen = [found[variant] for variant in variants]
-        axes.plot(counts, [100 * row["exact_match"] for row in chosen], marker=marker, color=color, label=split.replace("_", " "))
-        if all(row["low"] is not None for row in chosen):
-            low, high = ([100 * min(1, max(0, row[end])) for row in chosen] for end in ("low", "high"))
+def _curves(axes: Axes, rows: Sequence[dict[str, Any]], study: Study) -> None:
+    """One curve with its band for each line of the study."""
+    lines: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in (row for row in rows if row["method"] == METHOD):
+        line, number = study.place(row["variant"])
+        lines.setdefault(line, {})[number] = row
+    for (line, found), color, marker in zip(lines.items(), COLORS, "o^sD", strict=False):
+        counts = [float(number) for number in found]
+        axes.plot(counts, [100 * row["exact_match"] for row in found.values()], marker=marker, color=color, label=line)
+        if all(row["low"] is not None for row in found.values()):
+            low, high = ([100 * min(1, max(0, row[end])) for row in found.values()] for end in ("low", "high"))
             axes.fill_between(counts, low, high, color=color, alpha=0.2, lw=0)
-    teacher = [row["exact_match"] for row in rows if row["method"] == "teacher"]
-    if teacher:
-        axes.axhline(100 * max(teacher), color=GRAY, linestyle="--", lw=1, label="teacher")
-    axes.set(xscale="log", xlabel=label, ylabel="exact match, %", ylim=(0, 103))
-    axes.set_xticks(counts, variants)
+    for method, style in (("teacher", "--"), ("base", ":")):
+        shown = [row["exact_match"] for row in rows if row["method"] == method]
+        if shown:
+            axes.axhline(100 * max(shown), color=GRAY, linestyle=style, lw=1, label=method)
+    numbers = sorted({number for found in lines.values() for number in found}, key=float)
+    axes.set(xscale="log", xlabel=study.axis, ylim=(0, 103))
+    axes.set_xticks([float(number) for number in numbers], numbers)
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=8)
     bare_axes(axes)
 
 

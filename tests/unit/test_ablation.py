@@ -14,6 +14,7 @@ from llgbm.errors import InputError
 from llgbm.evaluation import ablation
 from llgbm.evaluation.ablation import cell_name, load_study, run_study, study_names, summarize
 from llgbm.evaluation.statistics import replicates
+from llgbm.report.plots_study import plot_study
 
 STUDY = {
     "config": "smoke",
@@ -76,20 +77,36 @@ def test_finished_cells_are_not_run_again_and_another_setting_is(world: Path, ov
     assert trained == ["both-seed5"]
 
 
-def test_the_reference_is_paired_by_task_with_seeds_averaged(tmp_path: Path) -> None:
-    study = ablation.Study("made", "smoke", {"a": {}, "b": {}}, reference="a", methods=["generated"])
-    rng = np.random.default_rng(0)
-    right = {("a", 0): 0.9, ("a", 1): 0.8, ("b", 0): 0.3, ("b", 1): 0.4}
-    means = {}
+def write_cells(folder: Path, right: dict[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+    """Evaluations of cells whose answers are right at random with these shares; the shares found."""
+    rng, means = np.random.default_rng(0), {}
     for (variant, seed), share in right.items():
         exact = (rng.random((12, 20)) < share).astype(int)
         means[variant, seed] = exact.mean()
         tasks = [{"split": "seen", "task": f"t{i}", "exact": {"generated": "".join(map(str, row))}} for i, row in enumerate(exact)]
         summary = {"exact_match": exact.mean(), "nll": 0.0, "gain_recovered": None, "n_tasks": 12}
-        folder = tmp_path / cell_name(variant, seed)
-        folder.mkdir()
         document = {"splits": {"seen": {"generated": summary}}, "tasks": tasks, "base": {}, "config_hash": "x"}
-        (folder / "eval_main.json").write_text(json.dumps(document))
+        (folder / cell_name(variant, seed)).mkdir()
+        (folder / cell_name(variant, seed) / "eval_main.json").write_text(json.dumps(document))
+    return means
+
+
+def test_lines_are_compared_at_each_number_and_drawn(tmp_path: Path) -> None:
+    right = {("a, 5", 0): 0.2, ("b, 5", 0): 0.1, ("a, 10", 0): 0.9, ("b, 10", 0): 0.4, ("b, 20", 0): 0.5}
+    study = ablation.Study("made", "smoke", {name: {} for name, _ in right}, reference="a", methods=["generated"], axis="tasks")
+    means = write_cells(tmp_path, right)
+    result = summarize(study, tmp_path, list(right))
+    found = {(row["variant"], row["other"]): row["difference"] for row in result["comparisons"]}
+    assert found == {(f"a, {n}", f"b, {n}"): pytest.approx(means[f"a, {n}", 0] - means[f"b, {n}", 0]) for n in (5, 10)}
+    plot_study(result, tmp_path / "study.png")
+    drawn = (tmp_path / "study.svg").read_text()
+    assert all(f">{label}<" in drawn or f"<!-- {label} -->" in drawn for label in ("a", "b", "tasks", "20"))
+
+
+def test_the_reference_is_paired_by_task_with_seeds_averaged(tmp_path: Path) -> None:
+    study = ablation.Study("made", "smoke", {"a": {}, "b": {}}, reference="a", methods=["generated"])
+    right = {("a", 0): 0.9, ("a", 1): 0.8, ("b", 0): 0.3, ("b", 1): 0.4}
+    means = write_cells(tmp_path, right)
     compared = summarize(study, tmp_path, list(right))["comparisons"]
     assert [(row["variant"], row["other"]) for row in compared] == [("a", "b")]
     expected = np.mean([means["a", 0], means["a", 1]]) - np.mean([means["b", 0], means["b", 1]])
@@ -115,7 +132,7 @@ def test_shipped_studies_build(name: str, tmp_path: Path) -> None:
     study = load_study(name)
     configs = [study.experiment(variant, 0, {}, tmp_path) for variant in study.variants]
     assert len({config.get_hash() for config in configs}) == len(configs)
-    assert study.axis is None or all(float(variant) for variant in study.variants)
+    assert study.axis is None or all(float(study.place(variant)[1]) for variant in study.variants)
     assert (preset_folder() / "studies" / f"{name}.yaml").is_file()
 
 
@@ -126,6 +143,7 @@ def test_faults_are_named(world: Path, tmp_path: Path, overrides: dict) -> None:
         ({"seads": [1]}, "unknown key 'seads'; its keys are"),
         ({"variants": {}}, "at least one of variants"),
         ({"reference": "neither"}, "reference 'neither' is none of its variants both, product only"),
+        ({"axis": "tasks"}, "with an axis, variants are named '<line>, <number>'; 'both' is not"),
     ):
         (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**STUDY, **changed}))
         with pytest.raises(InputError, match=message):
