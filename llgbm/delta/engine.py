@@ -78,6 +78,7 @@ class DeltaEngine:
         self.base, self.probes, self.options = base, probes, options or DeltaOptions()
         self.functional = FunctionalLoRA(base.model, shapes or target_shapes(base.model, "all-linear"))
         batch, self.cut_probes = _encode(base, probes, self.options)
+        self._tokens_hash = hash_json([ids[mask.bool()].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)])
         self.batch = batch.to(self.functional.device)
         layers = self.options.layers
         wanted = range(self.functional.n_layers + 1) if layers == "all" else (layers,) if isinstance(layers, int) else layers
@@ -92,6 +93,7 @@ class DeltaEngine:
         return {
             "base": self.base.content_hash,
             "probes": self.probes.content_hash,
+            "probe_tokens": self._tokens_hash,
             "probe_set": self.probes.name,
             "dtype": str(self.base.model.dtype).removeprefix("torch."),
             **asdict(self.options),

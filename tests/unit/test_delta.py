@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 from safetensors.numpy import load_file
 from tiny import peft_adapter, tiny_model
+from tokenizers.normalizers import Lowercase
 
 from llgbm.cli import main
 from llgbm.dataset import TokenBatch
@@ -210,6 +211,15 @@ def test_key_names_everything_that_counts(base: Base) -> None:
     keys = {engine.key("adapter") for engine in engines} | {engines[0].key("another")}
     assert len(keys) == len(engines) + 1
     assert DeltaEngine(base, ProbeSet("renamed", PROBES.texts)).key("adapter") == engines[0].key("adapter")
+
+
+def test_another_tokenizer_is_another_key(base: Base) -> None:
+    other = load_base("micro")
+    other.tokenizer.backend_tokenizer.normalizer = Lowercase()
+    upper = ProbeSet("upper", ("AB",))
+    assert other.content_hash == base.content_hash
+    assert DeltaEngine(other, upper).key("adapter") != DeltaEngine(base, upper).key("adapter")
+    assert DeltaEngine(other, PROBES).key("adapter") == DeltaEngine(base, PROBES).key("adapter")
 
 
 def test_fresh_cache_and_round_trip(tmp_path: Path) -> None:
