@@ -14,7 +14,7 @@ LAYERS = (
     ("zoo.suite", "zoo.micro"),
     ("dataset",),
     ("lora",),
-    ("zoo.base", "functional_lora"),
+    ("zoo.base", "last_layer", "functional_lora"),
     ("scoring", "probes"),
     ("zoo.teachers",),
     ("delta", "retrieval"),
