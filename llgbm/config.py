@@ -52,7 +52,7 @@ class ProbeConfig:
     """Texts on which base and adapted model are compared."""
 
     probe_type: str = "generic"
-    """generic, math, code, commonsense, diverse, or a text or JSONL file."""
+    """generic, math, code, commonsense, diverse, suite:<suite>, answered:<suite>, or a text or JSONL file."""
     num_probes: int = number(5, low=1)
     """How many probes of the set are used."""
     max_length: int = number(256, low=1)
@@ -102,7 +102,7 @@ class GeneratorConfig:
     size: Literal["s", "m", "l"] = "s"
     """Size preset."""
     encoder: str = "hashing"
-    """Text encoder: hashing, base, or sentence-transformers:<directory or hub id>."""
+    """Text encoder: hashing, minilm, base, or sentence-transformers:<directory or hub id>."""
     condition: Literal["description", "prompts", "both"] = "description"
     """What the generator reads in training: descriptions, unlabeled prompts, or either and both in turn."""
     max_prompts: int = number(8, low=1)
@@ -162,7 +162,7 @@ class TrainingConfig:
     delta_loss_type: Literal["mse", "cosine", "combined"] = "mse"
     """Distance between delta fingerprints."""
     delta_batch_size: int = number(2, low=1)
-    """Adapters per step whose fingerprints are compared."""
+    """Adapters per step that read the probes, for the terms delta and tether."""
     tasks_per_step: int = number(16, low=1)
     """Adapters generated per step."""
     examples_per_task: int = number(4, low=1)

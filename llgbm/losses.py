@@ -44,6 +44,8 @@ class Comparison:
     teacher_states: dict[int, Float[Tensor, "n D"]] | None = None
     fingerprints: Float[Tensor, "J F"] | None = None
     """Delta fingerprints of the first J generated adapters."""
+    probe_weight: float = 1.0
+    """Weight of what probes say here, where a step is cut into parts that hold more or fewer of its probed adapters."""
     teacher_fingerprints: Float[Tensor, "J F"] | None = None
     probe_logits: Float[Tensor, "p V"] | None = None
     """The generated adapters' logits on probe texts, and the base's."""
@@ -122,7 +124,7 @@ def trajectory_loss(c: Comparison) -> Tensor:
 def delta_loss(c: Comparison) -> Tensor:
     """`delta_distance` of the generated adapters' fingerprints to their teachers'."""
     own, theirs = _have(c.fingerprints, "delta", "fingerprints"), _have(c.teacher_fingerprints, "delta", "teacher fingerprints")
-    return delta_distance(own, theirs, c.delta_loss_type)
+    return c.probe_weight * delta_distance(own, theirs, c.delta_loss_type)
 
 
 def delta_distance(own: Float[Tensor, "J F"], theirs: Float[Tensor, "J F"], kind: str) -> Float[Tensor, ""]:
@@ -174,7 +176,7 @@ def variance_loss(c: Comparison) -> Tensor:
     Source: the variance hinge of VICReg, Bardes et al. 2021, arXiv:2105.04906.
     """
     if c.generated.n_adapters < 2:
-        raise InputError("objective variance has nothing to compare: it needs at least 2 tasks per step")
+        raise InputError("objective variance has nothing to compare: it needs at least 2 tasks in a micro-batch, training.batch_size")
     shortfalls = []
     for name in c.generated.module_names:
         b = c.generated.b[name].flatten(1)
@@ -184,9 +186,9 @@ def variance_loss(c: Comparison) -> Tensor:
 
 
 def tether_loss(c: Comparison) -> Tensor:
-    """KL(base || generated) on generic probes, in nats per token: what the adapter changes where it should not."""
+    """KL(base || generated) on the probes, in nats per token: what the adapter changes where it should not."""
     own, base = _have(c.probe_logits, "tether", "probe logits"), _have(c.base_probe_logits, "tether", "base logits on probes")
-    return token_kl(Predictions(base.float().log_softmax(-1)), own).mean()
+    return c.probe_weight * token_kl(Predictions(base.float().log_softmax(-1)), own).mean()
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -56,11 +56,19 @@ def check_origin(folder: Path, stored: Mapping, now: Mapping[str, str]) -> None:
             )
 
 
+def is_origin(checkpoints: Path, now: Mapping[str, str]) -> bool:
+    """Whether there is a complete checkpoint and the newest one can be resumed with these hashes."""
+    steps = complete_steps(checkpoints)
+    stored = read_json(step_folder(checkpoints, steps[-1]) / STATE_FILE) if steps else {}
+    return bool(steps) and all(stored[key] == digest for key, digest in now.items())
+
+
 def clear_run(folder: Path, result: str) -> None:
-    """Remove checkpoints, metrics and the result that an earlier run of this name left, so that none is taken for this one's."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    shutil.rmtree(folder / result, ignore_errors=True)
-    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    """Remove what an earlier run of this name left, its evaluations too, so that none of it is taken for this one's."""
+    for name in ("checkpoints", result, "example_adapter"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in (*(folder / name for name in ("metrics.jsonl", "training.json", "example_answers.json")), *folder.glob("eval_*.json")):
+        path.unlink(missing_ok=True)
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:

@@ -165,10 +165,7 @@ class _PredictorRun:
             "deltas_hash": hash_tensors({"deltas": deltas}),
         }
         self.state = self._restore() if resume else PredictorState()
-        if not self.state.step:
-            clear_run(self.folder, "predictor")
-        finished = self.state.step >= config.training.total_steps and (self.folder / "predictor" / CONFIG_FILE).exists()
-        self.logger = None if finished else self._open_log()
+        self.logger: ExperimentLogger | None = None
 
     def _new_predictor(self) -> DeltaPredictor:
         """A predictor that says the training deltas' mean so far."""
@@ -193,6 +190,12 @@ class _PredictorRun:
         predictor.fit_scale(self.targets)
         return predictor
 
+    def _begin(self) -> None:
+        """Take over the run folder; called when the first step is done, so that bad input costs an earlier run nothing."""
+        if not self.state.step:
+            clear_run(self.folder, "predictor")
+        self.logger = self._open_log()
+
     def _open_log(self) -> ExperimentLogger:
         logger, setup = ExperimentLogger(self.config.output_dir, self.config.experiment_name), self.setup
         logger.log_config(content(self.config))
@@ -210,11 +213,13 @@ class _PredictorRun:
         start = time.perf_counter() - state.seconds
         while state.step < training.total_steps:
             figures = self._step()
+            if self.logger is None:
+                self._begin()
             state.step += 1
             state.seconds = time.perf_counter() - start
             last = state.step == training.total_steps
             found = self._validate() if last or state.step % training.eval_interval == 0 else {}
-            if self.logger and (found or last or state.step % training.log_interval == 0):
+            if self.logger is not None and (found or last or state.step % training.log_interval == 0):
                 self.logger.log_metrics(state.step, {**figures, **{f"validation/{k}": v for k, v in found.items()}})
             improved = bool(found or last) and state.improves(found)
             if improved:
@@ -224,6 +229,8 @@ class _PredictorRun:
                 prune_checkpoints(self.checkpoints, {state.step, state.best_step})
             if progress is not None:
                 progress(state.step, training.total_steps, loss=figures["loss"], **({"cosine": state.best["cosine"]} if state.best else {}))
+        if self.logger is None and not (self.folder / "predictor" / CONFIG_FILE).exists():  # interrupted after the last step
+            self._begin()
 
     def _step(self) -> dict[str, float]:
         """One update on some tasks, each asked for in random words of its own."""

@@ -123,10 +123,15 @@ class _Run:
         self.generator: LoRAGenerator = generator
         self.model, self.optimizer = self.accelerator.prepare(generator, optimizer)
         self.state = self._restore(optimizer) if resume else LoopState()
-        if not self.state.step:
-            self._clear()
-        finished = self.state.step >= config.training.total_steps and (self.folder / "generator" / CONFIG_FILE).exists()
-        self.logger = self._open_log() if self.is_main and not finished else None
+        self.logger: ExperimentLogger | None = None
+
+    def _begin(self) -> None:
+        """Take over the run folder; called when the first step is done, so that bad input costs an earlier run nothing."""
+        if self.is_main:
+            if not self.state.step:
+                clear_run(self.folder, "generator")
+            self.logger = self._open_log()
+        self.accelerator.wait_for_everyone()
 
     def _open_log(self) -> ExperimentLogger:
         logger = ExperimentLogger(self.config.output_dir, self.config.experiment_name)
@@ -141,9 +146,12 @@ class _Run:
         self.targets = TeacherTargets(self.setup.functional, self.setup.train.factors, self.setup.train.examples, self._options())
         self.probes = ProbeTargets.build(self.setup, self.config, frozenset(self.weights))
         teachers = self._teachers_on_validation()
-        start = time.perf_counter() - self.state.seconds
+        start, begun = time.perf_counter() - self.state.seconds, False
         while self.state.step < training.total_steps:
             figures = self._step()
+            if not begun:
+                self._begin()
+                begun = True
             self.state.step += 1
             self.state.seconds = time.perf_counter() - start
             step, last = self.state.step, self.state.step == training.total_steps
@@ -157,6 +165,8 @@ class _Run:
                 self._save()
             if progress is not None and self.is_main:
                 progress(step, training.total_steps, **_shown(figures, self.state.best))
+        if not begun and not (self.folder / "generator" / CONFIG_FILE).exists():  # interrupted after the last step
+            self._begin()
         return self._finish(teachers)
 
     def _step(self) -> dict[str, float]:
@@ -300,11 +310,6 @@ class _Run:
         check_origin(folder, stored, {"config_hash": self.config.get_hash(), "zoo_hash": self.setup.zoo.content_hash})
         cut_metrics(self.folder / "metrics.jsonl", stored["step"])
         return LoopState(stored["step"], stored["best_step"], stored["best"], stored["seconds"])
-
-    def _clear(self) -> None:
-        if self.is_main:
-            clear_run(self.folder, "generator")
-        self.accelerator.wait_for_everyone()
 
     def _finish(self, teachers: dict[str, float]) -> TrainingResult:
         self.accelerator.wait_for_everyone()

@@ -1,6 +1,5 @@
 """What probes say in training: teachers' delta fingerprints for `delta`, the base's predictions for `tether`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +12,16 @@ from llgbm.delta import aggregate, token_states
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import OBJECTIVES, Comparison
-from llgbm.probes import create_generic_probes
+from llgbm.probes import load_probes
 from llgbm.training.setup import Setup
+from llgbm.training.step import StepPlan
 
 TEACHERS_AT_ONCE = 16
 
 
 @dataclass
 class ProbeTargets:
-    """Generic probes as tokens, with what base and teachers do on them."""
+    """The configured probes as tokens, with what base and teachers do on them."""
 
     functional: FunctionalLoRA
     probes: TokenBatch
@@ -41,7 +41,7 @@ class ProbeTargets:
         needed = frozenset().union(*(OBJECTIVES[term].needs for term in terms))
         if not needed & {"fingerprints", "probe_logits"}:
             return None
-        texts = create_generic_probes()[: config.probe.num_probes]
+        texts = load_probes(config.probe.probe_type).texts[: config.probe.num_probes]
         functional = setup.functional
         probes = encode_texts(setup.base.tokenizer, texts, config.probe.max_length).to(functional.device)
         at = probes.attention_mask.bool() if "probe_logits" in needed else None
@@ -56,13 +56,18 @@ class ProbeTargets:
             targets.fingerprints = torch.cat([targets.run(part, False)[0] for part in parts])
         return targets
 
-    def fill(self, comparison: Comparison, teachers: Sequence[int]) -> None:
-        """Probe the first adapters of a step and put the results beside the teachers'."""
-        count = min(self.adapters_per_step, len(teachers))
-        factors = comparison.generated.select(range(count))
-        own, logits = self.run(factors, self.base_logits is not None)
+    def fill(self, comparison: Comparison, plan: StepPlan) -> None:
+        """Probe the plan's adapters that are among the whole step's first ones, and put the results beside the teachers'.
+
+        A part of a step that holds none of them still probes one, with weight zero, so that every part has the same terms.
+        """
+        probed = min(self.adapters_per_step, len(plan.whole))
+        here = min(max(0, probed - plan.start), len(plan))
+        count = max(1, here)
+        comparison.probe_weight = here / probed * len(plan.whole) / len(plan)
+        own, logits = self.run(comparison.generated.select(range(count)), self.base_logits is not None)
         if self.fingerprints is not None:
-            comparison.fingerprints, comparison.teacher_fingerprints = own, self.fingerprints[list(teachers[:count])]
+            comparison.fingerprints, comparison.teacher_fingerprints = own, self.fingerprints[list(plan.teachers[:count])]
         if self.base_logits is not None:
             comparison.probe_logits, comparison.base_probe_logits = logits, self.base_logits.repeat(count, 1)
 

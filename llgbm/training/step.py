@@ -4,7 +4,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,9 +13,11 @@ from llgbm.losses import Comparison
 from llgbm.models.generator import LoRAGenerator
 from llgbm.scoring import Score, score
 from llgbm.training.conditions import ConditionTable
-from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.setup import TeacherSet
 from llgbm.training.targets import TeacherTargets, owners
+
+if TYPE_CHECKING:
+    from llgbm.training.probe_targets import ProbeTargets
 
 VALIDATION_WORDINGS = 4
 """Conditions of each held-back task, of one wording each, on which a checkpoint is judged."""
@@ -30,10 +32,13 @@ class StepPlan:
     condition_seeds: tuple[str, ...]
     whole: tuple[tuple[int, str], ...]
     """Teacher and condition seed of every adapter of the step, whichever part of it this is."""
+    start: int = 0
+    """Where this part begins in the whole."""
 
     def part(self, start: int, stop: int) -> "StepPlan":
         """Some of the step's teachers."""
-        return StepPlan(self.teachers[start:stop], self.examples[start:stop], self.condition_seeds[start:stop], self.whole)
+        seeds = self.condition_seeds[start:stop]
+        return StepPlan(self.teachers[start:stop], self.examples[start:stop], seeds, self.whole, self.start + start)
 
     def __len__(self) -> int:
         return len(self.teachers)
@@ -78,7 +83,7 @@ def compare(
     plan: StepPlan,
     train: TeacherSet,
     targets: TeacherTargets,
-    probes: ProbeTargets | None,
+    probes: "ProbeTargets | None",
     delta_loss_type: str,
 ) -> Comparison:
     """Run what `generate` wrote where the objective's terms need it, beside what the teachers did there."""
@@ -104,7 +109,7 @@ def compare(
         comparison.states = {layer: out.hidden[layer][at] for layer in layers} or None
         comparison.teacher_states = theirs.states
     if probes is not None:
-        probes.fill(comparison, plan.teachers)
+        probes.fill(comparison, plan)
     return comparison
 
 

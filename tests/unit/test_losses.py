@@ -216,7 +216,7 @@ def test_agreement_equals_its_formula_and_finds_the_task_among_the_others():
     tasks, eye = torch.randn(5, 6), torch.eye(5, dtype=torch.bool)
     assert float(agreement_loss(replace(c, read=tasks, read_again=tasks, same_task=eye))) < 0.1
     assert float(agreement_loss(replace(c, read=tasks, read_again=tasks.roll(1, 0), same_task=eye))) > 1
-    with pytest.raises(InputError, match="objective agreement has nothing to compare: it needs at least 2 tasks per step"):
+    with pytest.raises(InputError, match="objective agreement has nothing to compare: it needs at least 2 tasks in a micro-batch"):
         agreement_loss(replace(c, same_task=torch.ones(3, 4, dtype=torch.bool)))
 
 
@@ -224,7 +224,7 @@ def test_other_faults_are_named():
     other = LoRAFactors.initialize({"x": (2, 2)}, 1, 1.0)
     with pytest.raises(InputError, match="share no module"):
         OBJECTIVES["product"].compute(Comparison(random_factors(1), other))
-    with pytest.raises(InputError, match="needs at least 2 tasks per step"):
+    with pytest.raises(InputError, match="needs at least 2 tasks in a micro-batch"):
         OBJECTIVES["variance"].compute(Comparison(random_factors(1, n_adapters=1)))
     c = behavior()
     c.delta_loss_type = "mae"

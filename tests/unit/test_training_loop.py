@@ -48,6 +48,12 @@ def same(one: dict, two: dict) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
+WHOLE_STEP_TERMS = {"objective__agreement": 0.5, "objective__delta": 0.5, "objective__tether": 0.5}
+"""Terms that look at the whole step, however it is cut into parts."""
+
+WHOLE_STEP_FIGURES = ("loss/agreement", "loss/delta", "loss/tether")
+
+
 class Killed(Exception):
     pass
 
@@ -118,10 +124,11 @@ def test_old_checkpoints_go_and_the_best_stays(config):
 
 
 def test_micro_batches_change_nothing_but_rounding(config):
-    runs = [changed(config, experiment_name=str(n), training__batch_size=n, objective__agreement=0.5) for n in (1, 4)]
+    parts = changed(config, training__delta_batch_size=3, **WHOLE_STEP_TERMS)
+    runs = [changed(parts, experiment_name=str(n), training__batch_size=n) for n in (1, 4)]
     for run in runs:
         train_generator(run)
-    one, four = ([[row[k] for k in ("loss", "loss/agreement", "grad_norm")] for row in metrics(run)] for run in runs)
+    one, four = ([[row[k] for k in ("loss", *WHOLE_STEP_FIGURES, "grad_norm")] for row in metrics(run)] for run in runs)
     assert one[0] == pytest.approx(four[0], rel=1e-6)
     for ours, theirs in zip(one, four, strict=True):  # AdamW turns rounding of gradients near zero into steps
         assert ours == pytest.approx(theirs, rel=1e-2)
@@ -132,6 +139,23 @@ def test_targets_computed_each_step_equal_cached_ones(config):
     cached = train_generator(changed(config, experiment_name="cached", **values))
     anew = train_generator(changed(config, experiment_name="anew", training__target_cache_gb=0.0, **values))
     assert all(torch.allclose(weights(cached)[k], weights(anew)[k], atol=1e-4) for k in weights(anew))
+
+
+def test_bad_input_costs_a_finished_run_nothing(config):
+    train_generator(config)
+    finished = weights_of(config)
+    with pytest.raises(InputError):
+        train_generator(changed(config, objective__variance=1.0, training__batch_size=1))
+    assert same(weights_of(config), finished)
+    assert len(metrics(config)) == 6
+
+
+def test_another_run_of_the_name_leaves_nothing_of_the_first(config):
+    folder = train_generator(config).folder
+    (folder / "eval_main.json").write_text("{}")
+    train_generator(changed(config, seed=5, training__total_steps=2))
+    assert not (folder / "eval_main.json").exists()
+    assert len(metrics(config)) == 2
 
 
 @pytest.mark.parametrize("term", list(OBJECTIVES))
@@ -262,7 +286,7 @@ def test_kill_nine_then_resume(config, tmp_path, seconds_after_first_step):
 
 @pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(config, tmp_path):
-    one = changed(config, experiment_name="one", objective__agreement=0.5)
+    one = changed(config, experiment_name="one", training__delta_batch_size=3, **WHOLE_STEP_TERMS)
     train_generator(one)
     two = changed(one, experiment_name="two")
     two.save(tmp_path / "config.yaml")
@@ -274,7 +298,7 @@ def test_two_processes_follow_the_curve_of_one(config, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
     figures = [
-        [row[k] for row in metrics(c) for k in ("loss", "loss/kl", "loss/product", "loss/agreement", "grad_norm")] for c in (one, two)
+        [row[k] for row in metrics(c) for k in ("loss", "loss/kl", "loss/product", *WHOLE_STEP_FIGURES, "grad_norm")] for c in (one, two)
     ]
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
     assert all(torch.allclose(weights_of(one)[k], weights_of(two)[k], atol=1e-5) for k in weights_of(one))
