@@ -22,11 +22,17 @@ class Stages:
             outputs: Files and folders the stage writes.
             work: Called without arguments; if it raises, the stage counts as not done.
         """
-        key = hash_json(inputs)
-        known = read_json(self.record) if self.record.exists() else {}
+        key, known = hash_json(inputs), self._known()
         if known.get(name) == key and all(Path(path).exists() for path in outputs):
             return False
         write_json(self.record, {stage: value for stage, value in known.items() if stage != name})
         work()
         write_json(self.record, {**known, name: key})
         return True
+
+    def forget(self, name: str) -> None:
+        """Let a stage count as not done."""
+        write_json(self.record, {stage: key for stage, key in self._known().items() if stage != name})
+
+    def _known(self) -> dict[str, str]:
+        return read_json(self.record) if self.record.exists() else {}

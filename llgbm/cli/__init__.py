@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help and the parser's own faults
         return stop.code if isinstance(stop.code, int) else FAILURE
     except KeyboardInterrupt:
-        print("llgbm: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print(
+            "llgbm: interrupted; what was finished is kept, the same command goes on from there (train, train-delta-only: with --resume)",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     except InputError as error:
         return _fail(error, BAD_INPUT, debug)

@@ -37,7 +37,7 @@ def run(args: Namespace) -> int:
 NEXT = """
 What to run next:
   llgbm generate --description "Reverse the string in uppercase and put it in square brackets." --output_dir my_adapter
-  llgbm evaluate --checkpoint {run} --methods base few_shot teacher generated nearest
+  llgbm evaluate --checkpoint {run} --methods base few_shot teacher generated nearest --name short
   llgbm zoo list
   llgbm visualize --type deltas
   llgbm train --config baseline"""
@@ -54,22 +54,34 @@ class _Quickstart:
         self.stages = Stages(Path(config.output_dir) / "quickstart.json")
 
     def run(self) -> None:
+        from llgbm.artifacts import hash_file
+
         zoo = self._zoo()
         inputs = {"config": self.config.get_hash(), "zoo": zoo.content_hash}
         self._stage("deltas", inputs, [Path(self.config.delta_cache_dir) / "manifest.json"], lambda: self._deltas(zoo))
         self._stage("pictures", inputs, [self.folder / "figures" / "delta_map.png"], lambda: self._pictures(zoo))
-        self._stage("generator", inputs, [self.folder / "generator" / "config.json"], self._train)
+        self._forget_foreign_generator()
+        self._stage("generator", inputs, [self.folder / "generator" / "config.json"], lambda: self._train(zoo))
+        trained = {**inputs, "generator": hash_file(self.folder / "generator" / "model.safetensors")}
         document = self.folder / "eval_main.json"
-        self._stage("evaluation", inputs, [document], lambda: self._evaluate(document))
+        self._stage("evaluation", trained, [document], lambda: self._evaluate(document))
         answers = self.folder / "example_answers.json"
-        self._stage("answers", inputs, [answers, self.folder / "example_adapter"], lambda: self._answer(answers))
+        self._stage("answers", trained, [answers, self.folder / "example_adapter"], lambda: self._answer(answers))
         self._show(document, answers)
-        self._report(inputs)
+        self._report(trained)
 
     def _stage(self, name: str, inputs: dict[str, str], outputs: list[Path], work: Callable[[], object]) -> None:
         start = time.perf_counter()
         done_now = self.stages.run(name, inputs, outputs, work)
         print(f"{name}: {f'{time.perf_counter() - start:.0f} s' if done_now else 'already there'}, {outputs[0].parent}", flush=True)
+
+    def _forget_foreign_generator(self) -> None:
+        """Train anew where another command has put a generator of other settings into the run's folder."""
+        from llgbm.config import ExperimentConfig
+
+        saved = self.folder / "config.yaml"
+        if saved.is_file() and ExperimentConfig.load(saved).get_hash() != self.config.get_hash():
+            self.stages.forget("generator")
 
     def _zoo(self) -> "TeacherZoo":
         from llgbm.progress import ProgressBar
@@ -94,12 +106,15 @@ class _Quickstart:
 
         draw_deltas(self.config, self.config.delta_cache_dir, str(zoo.folder), str(self.folder / "figures"), with_umap=False)
 
-    def _train(self) -> None:
+    def _train(self, zoo: "TeacherZoo") -> None:
+        """Go on from an interrupted run of the same settings on the same zoo."""
         from llgbm.progress import ProgressBar
+        from llgbm.training.checkpoints import is_origin
         from llgbm.training.loop import train_generator
 
+        resume = is_origin(self.folder / "checkpoints", {"config_hash": self.config.get_hash(), "zoo_hash": zoo.content_hash})
         with ProgressBar(f"train {self.config.experiment_name}", "steps") as progress:
-            train_generator(self.config, progress=progress)
+            train_generator(self.config, resume=resume, progress=progress)
 
     def _evaluate(self, document: Path) -> None:
         from llgbm.artifacts import write_json

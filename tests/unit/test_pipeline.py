@@ -23,6 +23,15 @@ def test_stage_runs_once_per_input_and_while_its_output_is_there(tmp_path: Path)
     assert len(runs) == 3
 
 
+def test_a_forgotten_stage_runs_again_and_no_other(tmp_path: Path) -> None:
+    stages = Stages(tmp_path / "stages.json")
+    for name in ("a", "other"):
+        stages.run(name, 1, [], lambda: None)
+    stages.forget("a")
+    assert stages.run("a", 1, [], lambda: None)
+    assert not stages.run("other", 1, [], lambda: None)
+
+
 def test_failed_stage_is_not_done_and_others_stay_done(tmp_path: Path) -> None:
     stages = Stages(tmp_path / "stages.json")
     stages.run("other", 1, [], lambda: None)
