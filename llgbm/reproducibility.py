@@ -67,16 +67,19 @@ def compute_model_hash(model: torch.nn.Module) -> str:
 
 
 def compute_delta_cache_hash(cache_dir: str | Path) -> str:
-    """SHA-256 over the entries of a delta cache, whatever the order they were written in.
+    """SHA-256 over the configuration of a delta cache, its entries' keys and their bytes, wherever the adapters lie.
 
     Raises:
-        InputError: The folder is no delta cache.
+        InputError: The folder is no delta cache, or a file of it is gone.
     """
     manifest = read_json(Path(cache_dir) / "manifest.json")
     if not isinstance(manifest, dict) or "adapters" not in manifest:
         raise InputError(f"{cache_dir}: not a delta cache (its manifest lists no adapters)")
-    files = sorted(Path(cache_dir).rglob("*.safetensors"))
-    return hash_json([manifest["config"], [[path.name, hash_file(path)] for path in files]])
+    try:
+        entries = sorted([record["key"], hash_file(Path(cache_dir) / record["file"])] for record in manifest["adapters"].values())
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: gone from the delta cache; 'llgbm compute-deltas' computes it anew") from error
+    return hash_json([manifest["config"], entries])
 
 
 def verify_reproducibility(

@@ -11,6 +11,7 @@ from llgbm.cli.options import add_config_arguments, read_config
 from llgbm.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from llgbm.config import ProbeConfig
     from llgbm.delta import DeltaReport
 
 HELP = "Compute the delta activations of a folder of adapters into a cache."
@@ -22,7 +23,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="folder of PEFT adapters (default: %(default)s)"
     )
     parser.add_argument("--output_dir", type=str, default="deltas", help="the cache (default: %(default)s)")
-    parser.add_argument("--probe_type", type=str, default=None, help="same as --probe.probe_type (default: generic)")
     parser.add_argument("--layers", type=str, default=None, help="a layer, several with commas, or all (default: --delta.layer_idx)")
     parser.add_argument("--tokens", type=str, default=None, help="a token's number, last, mean or response (default: --delta.token_idx)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -43,14 +43,14 @@ def run(args: Namespace) -> int:
     paths = find_adapters(args.checkpoint_dir)
     if not paths:
         raise InputError(f"{args.checkpoint_dir}: no adapters here (no adapter_config.json below it); 'llgbm zoo build' trains some")
-    if args.probe_type:
-        config.probe.probe_type = args.probe_type
     first = PartialState(cpu=config.model.device == "cpu").is_main_process
     engine = make_engine(config, args.layers, args.tokens)
     if first:
         for text, length in engine.cut_probes.items():
             print(f"llgbm: probe {text[:40]!r} is cut: {length} tokens, probe.max_length is {engine.options.max_length}", file=sys.stderr)
+        _say_how_many_probes(config.probe)
     cache = DeltaCache(args.output_dir)
+    cache.bind(engine.config)
     folder = Path(args.output_dir).resolve()
     with ExitStack() as stack:
         if first:
@@ -60,6 +60,16 @@ def run(args: Namespace) -> int:
     if first:
         _show(args, report)
     return 2 if report.failed else 0
+
+
+def _say_how_many_probes(probe: "ProbeConfig") -> None:
+    from llgbm.probes import load_probes
+
+    there = len(load_probes(probe.probe_type).texts)
+    if there != probe.num_probes:
+        used = f"{min(there, probe.num_probes)} of the {there} probes of {probe.probe_type} are used"
+        hint = f"; --probe.num_probes {there} uses all" if there > probe.num_probes else f", probe.num_probes is {probe.num_probes}"
+        print(f"llgbm: {used}{hint}", file=sys.stderr)
 
 
 def _show(args: Namespace, report: "DeltaReport") -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from llgbm.artifacts import hash_json, read_json, write_bytes, write_json
+from llgbm.artifacts import absolute, hash_json, read_json, write_bytes, write_json
 from llgbm.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -71,7 +71,8 @@ class DeltaCache:
             records = {path: self._write(key, delta) for path, (key, delta) in entries.items()}
             written = {record["key"]: record for record in records.values()}
             same = {path: written[record["key"]] for path, record in self._manifest["adapters"].items() if record["key"] in written}
-            self._manifest["adapters"] |= same | records
+            self._manifest["adapters"] |= same
+            self._name(records)
 
     def get_delta(self, adapter_path: str | Path, key: str | None = None) -> Float[np.ndarray, "..."] | None:
         """The delta of one adapter, float32; None when it is absent, corrupt (see `faults`), or stored under another key."""
@@ -89,7 +90,7 @@ class DeltaCache:
         moved = {path: dict(record) for path, record in sound.items() if adapters.get(path) != record}
         if moved:
             with self._locked():
-                self._manifest["adapters"].update(moved)
+                self._name(moved)
         return set(sound)
 
     def get_all_deltas(self) -> dict[str, Float[np.ndarray, "..."]]:
@@ -108,6 +109,12 @@ class DeltaCache:
         """The base's own states, or None."""
         record = self._manifest.get(BASE)
         return None if record is None else self._load(BASE, record)
+
+    def _name(self, records: Mapping[str, dict[str, Any]]) -> None:
+        """Enter records by path; other spellings of these paths go, so that no adapter counts twice."""
+        places = {absolute(path) for path in records}
+        others = {path: record for path, record in self._manifest["adapters"].items() if absolute(path) not in places}
+        self._manifest["adapters"] = others | dict(records)
 
     def _write(self, key: str, delta: np.ndarray) -> dict[str, Any]:
         array = np.ascontiguousarray(delta, dtype=np.float32)

@@ -46,6 +46,8 @@ def compute_deltas(
     """
     cache.bind(engine.config)
     state, report = PartialState(cpu=engine.functional.device.type == "cpu"), DeltaReport()
+    if state.is_main_process and cache.get_base_activation() is None:
+        cache.save_base_activation(engine.base_activation, engine.config)
     size = engine.adapters_at_once
     chunks = [[str(path) for path in adapter_paths[start : start + size]] for start in range(0, len(adapter_paths), size)]
     mine = chunks[state.process_index :: state.num_processes]

@@ -88,6 +88,12 @@ class DeltaEngine:
         self.base_states = self._states(None, 1)[0]
 
     @property
+    def base_activation(self) -> Float[np.ndarray, "..."]:
+        """The base's own states, kept and aggregated as a delta would be; float32."""
+        states = torch.stack([aggregate(self.base_states[None, i], self.options.aggregation)[0] for i in range(len(self.layers))])
+        return (states[0] if isinstance(self.options.layers, int) else states).cpu().numpy()
+
+    @property
     def config(self) -> dict[str, Any]:
         """Everything but the adapter that decides a delta; a cache holds deltas of one such config."""
         return {
@@ -228,9 +234,7 @@ def make_engine(
 
 def compute_base_activation(base: Base, probes: ProbeSet, options: DeltaOptions | None = None) -> Float[np.ndarray, "..."]:
     """The base's own states on the probes, kept and aggregated as a delta would be; float32."""
-    engine = DeltaEngine(base, probes, options)
-    states = torch.stack([aggregate(engine.base_states[None, i], engine.options.aggregation)[0] for i in range(len(engine.layers))])
-    return (states[0] if isinstance(engine.options.layers, int) else states).cpu().numpy()
+    return DeltaEngine(base, probes, options).base_activation
 
 
 def compute_adapter_delta(

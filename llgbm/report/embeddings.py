@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.metrics import silhouette_score
 
-from llgbm.artifacts import read_json
+from llgbm.artifacts import absolute, read_json
 
 
 def group_of(path: str, root: str | Path, level: int) -> str:
     """The domain (level 0) or task (level 1) of an adapter stored as `root/<domain>/<task>/seed<k>`; its parent folder elsewhere."""
     try:
-        parts = Path(path).relative_to(root).parts or Path(path).parts[-1:]  # the root may itself be an adapter
+        parts = Path(absolute(path)).relative_to(absolute(root)).parts or Path(path).parts[-1:]  # the root may itself be an adapter
     except ValueError:
         parts = Path(path).parts[-3:]
     return parts[min(level, len(parts) - 1)]
@@ -58,9 +58,10 @@ class Labels:
     def of(paths: Sequence[str], root: str | Path) -> "Labels":
         """From the folders, and the split from the zoo's manifest if there is one at the root."""
         manifest = Path(root) / "manifest.json"
-        known = {str(Path(root) / row["path"]): row["split"] for row in read_json(manifest)["teachers"]} if manifest.exists() else {}
+        rows = read_json(manifest)["teachers"] if manifest.exists() else []
+        known = {absolute(Path(root) / row["path"]): row["split"] for row in rows}
         domains, tasks = ([group_of(path, root, level) for path in paths] for level in (0, 1))
-        return Labels(domains, tasks, [known.get(path, "adapter") for path in paths])
+        return Labels(domains, tasks, [known.get(absolute(path), "adapter") for path in paths])
 
     def silhouettes(self, similarities: Float[np.ndarray, "K K"]) -> dict[str, float | None]:
         """By domain, without mixtures, which belong to two, and by task."""

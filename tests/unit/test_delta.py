@@ -182,6 +182,8 @@ def test_long_probes_are_named_when_cut_and_refused_beyond_the_context(zoo: list
     err = capsys.readouterr().err
     assert "llgbm: probe 'abcdeabcdeabcdeabcdeabcdeabcdeabcdeabcde' is cut: 400 tokens, probe.max_length is 256\n" in err
     assert "short" not in err
+    assert main([*arguments[:-1], "1", "--probe_type", "math"]) == 2  # another configuration in that folder
+    assert "1 of the 5 probes of math are used; --probe.num_probes 5 uses all\n" in capsys.readouterr().err
     (tmp_path / "long.txt").write_text("short\n" + "abcde" * 120 + "\n")
     assert main([*arguments, "--probe_type", str(tmp_path / "long.txt")]) == 2
     assert "takes 600 tokens, base micro reads at most 512; shorten it" in capsys.readouterr().err
@@ -245,6 +247,24 @@ def test_two_writers_lose_nothing(tmp_path: Path) -> None:
     two.save_delta("b", np.ones(2))
     one.save_delta("c", np.ones(2))
     assert set(DeltaCache(tmp_path).get_all_deltas()) == {"a", "b", "c"}
+
+
+def test_a_folder_counts_once_however_its_path_is_spelled(base: Base, zoo: list[Path], tmp_path: Path, monkeypatch) -> None:
+    engine, cache = DeltaEngine(base, PROBES), DeltaCache(tmp_path / "c")
+    compute_deltas(engine, zoo, cache)
+    root = Path(os.path.commonpath(zoo))
+    monkeypatch.chdir(root)
+    relative = [str(path.relative_to(root)) for path in zoo]
+    report = compute_deltas(engine, relative, cache)
+    assert report.reused == relative
+    assert set(DeltaCache(tmp_path / "c").get_all_deltas()) == set(relative)
+    cache.save_delta(zoo[0], np.ones(3))
+    assert set(cache.get_all_deltas()) == {str(zoo[0]), *relative[1:]}
+
+
+def test_the_base_is_kept_beside_the_deltas(base: Base, zoo: list[Path], tmp_path: Path) -> None:
+    compute_deltas(DeltaEngine(base, PROBES), zoo[:1], DeltaCache(tmp_path))
+    np.testing.assert_array_equal(DeltaCache(tmp_path).get_base_activation(), compute_base_activation(base, PROBES))
 
 
 def test_other_configuration_and_foreign_manifest_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from evaluation_world import PerfectGenerator, build_evaluation_world
 
 from llgbm.artifacts import hash_tensors, read_json
 from llgbm.config import ExperimentConfig
+from llgbm.delta import DeltaCache
 from llgbm.errors import InputError
 from llgbm.reproducibility import (
     ExperimentLogger,
@@ -74,8 +75,20 @@ def test_cache_hash_needs_a_cache(tmp_path: Path) -> None:
         compute_delta_cache_hash(tmp_path)
     (tmp_path / "manifest.json").write_text('{"adapters": {}, "config": {}}')
     empty = compute_delta_cache_hash(tmp_path)
-    (tmp_path / "a.safetensors").write_bytes(b"x")
-    assert compute_delta_cache_hash(tmp_path) != empty
+    (tmp_path / "left_by_a_crash.safetensors").write_bytes(b"x")
+    assert compute_delta_cache_hash(tmp_path) == empty
+
+
+def test_cache_hash_is_of_content_not_of_paths(tmp_path: Path) -> None:
+    for folder, adapter in (("one", "/here/a"), ("two", "there/a")):
+        DeltaCache(tmp_path / folder).save_delta(adapter, np.ones(2), key="k")
+    one = compute_delta_cache_hash(tmp_path / "one")
+    assert compute_delta_cache_hash(tmp_path / "two") == one
+    (tmp_path / "one" / "k.safetensors").write_bytes(b"y")
+    assert compute_delta_cache_hash(tmp_path / "one") != one
+    (tmp_path / "one" / "k.safetensors").unlink()
+    with pytest.raises(InputError, match=r"k.safetensors: gone from the delta cache"):
+        compute_delta_cache_hash(tmp_path / "one")
 
 
 def test_git_and_environment() -> None:
