@@ -3,7 +3,7 @@
 import csv
 import io
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from llgbm.delta import DeltaCache, engine_of_cache
 from llgbm.errors import InputError
 from llgbm.evaluation.composition_eval import AVERAGE, TARGET_ADAPTERS, WAYS, CompositionEvaluator, Pair
 from llgbm.evaluation.setting import EvaluationConfig, load_setting
+from llgbm.evaluation.statistics import holm
 from llgbm.progress import ProgressCallback
 from llgbm.zoo.teachers import Teacher, TeacherZoo
 
@@ -67,9 +68,12 @@ def compose_zoo(
         "subtraction": _over_seeds([e.test_subtraction(mixtures) for e in experiments]),
         "interpolation": _over_seeds([e.test_interpolation(mixtures) for e in experiments]),
     }
+    adjusted = holm([test["overall"]["p_value"] for test in geometry.values()])
+    for test, p_value in zip(geometry.values(), adjusted, strict=True):
+        test["overall"]["p_holm"] = p_value
     evaluator = CompositionEvaluator(setting, teachers, deltas, engine_of_cache(config, cache))
     pairs = [Pair(m.one, m.two, m.whole) for m in mixtures]
-    others = _random_pairs(teachers, n_pairs, seeds[0])
+    others = _random_pairs(teachers, n_pairs, seeds[0], {frozenset((m.one, m.two)) for m in mixtures})
     scored = evaluator.evaluate(pairs, ways, seeds, progress)
     possible = [way for way in ways if not WAYS[way].needs or WAYS[way].needs == "generator"] if ways else []
     elsewhere = evaluator.evaluate(others, possible, seeds, progress) if others and (possible or not ways) else None
@@ -109,30 +113,38 @@ def named_deltas(cache: DeltaCache, zoo: TeacherZoo) -> tuple[dict[str, np.ndarr
 def findings(document: Mapping[str, Any]) -> list[str]:
     """Three sentences that follow from the figures."""
     added, between = document["additivity"]["overall"], document["additivity"]["overall"]["distance"]
-    nearest = min(("sum", "mean", "nearer part"), key=lambda way: between[way])
-    words = {"sum": "the sum of its parts'", "mean": "the mean of its parts'", "nearer part": "one of its parts'"}[nearest]
-    certain = "more" if added["p_value"] < 0.05 else "not reliably more"
+    certain = "more" if added["p_holm"] < 0.05 else "not reliably more"
     taken = document["subtraction"]["overall"]
-    points = "points to the other part" if taken["p_value"] < 0.05 else "does not point to the other part more than chance"
+    points = "points to the other part" if taken["p_holm"] < 0.05 else "does not point to the other part more than chance"
     ways = {row["way"]: row for row in document["mixtures"]["ways"]}
     lines = [
-        f"Fingerprints: a mixture's is nearest to {words} (relative distance {between[nearest]:.2f}), and like its parts' sum {certain} "
-        f"than like random parts' (cosine {added['cosine']:.2f} against {added['null_cosine']:.2f}, "
-        f"p = {added['p_value']:.2g}, n = {added['n']}).",
+        f"Fingerprints: a mixture's is {_nearest(between, added['tests'])}, and like its parts' sum {certain} than like random parts' "
+        f"(cosine {added['cosine']:.2f} against {added['null_cosine']:.2f}, p = {added['p_holm']:.2g}, n = {added['n']}).",
         f"Subtraction: a mixture's fingerprint minus one part's {points} (cosine {taken['cosine']:.2f} against {taken['null_cosine']:.2f}, "
-        f"p = {taken['p_value']:.2g}).",
+        f"p = {taken['p_holm']:.2g}).",
     ]
     rivals = [row for name, row in ways.items() if name not in BOUNDS]
     if rivals and AVERAGE in ways:
         best = max(rivals, key=lambda row: row["exact_match"])
         test = next(row for row in document["mixtures"]["comparisons"] if row["way"] == best["way"])
-        verb = "beats" if test["difference"] > 0 and test["p_holm"] < 0.05 else "does not reliably beat"
+        sides = ("beats", "is worse than") if test["p_holm"] < 0.05 else ("does not reliably beat",) * 2
+        verb = sides[test["difference"] < 0]
         lines.append(
             f"Tasks: the best composition, {best['way']}, does both at {best['exact_match']:.1%} and {verb} plain averaging at "
             f"{ways[AVERAGE]['exact_match']:.1%} (difference {test['difference']:+.1%}, p = {test['p_holm']:.2g})"
             + (f"; a teacher trained on both reaches {ways['mixture teacher']['exact_match']:.1%}." if "mixture teacher" in ways else ".")
         )
     return lines
+
+
+def _nearest(distance: Mapping[str, float], tests: Sequence[Mapping[str, Any]]) -> str:
+    """Which of the parts' sum, their mean and the nearer part a mixture is nearest to, or which two are as near."""
+    words = {"sum": "the sum of its parts'", "mean": "the mean of its parts'", "nearer part": "one of its parts'"}
+    first, second = sorted(words, key=lambda way: distance[way])[:2]
+    test = next(test for test in tests if {test["nearer"], test["farther"]} == {first, second})
+    if test["p_holm"] < 0.05:
+        return f"nearest to {words[first]} (relative distance {distance[first]:.2f}; next is {words[second]} at {distance[second]:.2f})"
+    return f"about as near to {words[first]} as to {words[second]} (relative distance {distance[first]:.2f} and {distance[second]:.2f})"
 
 
 def as_csv(document: Mapping[str, Any]) -> str:
@@ -150,15 +162,16 @@ def _over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**runs[0], "p_value_by_seed": [run["overall"]["p_value"] for run in runs]}
 
 
-def _random_pairs(teachers: Mapping[str, Teacher], count: int, seed: int) -> list[Pair]:
-    """Seen teachers of different domains that no mixture unites."""
+def _random_pairs(teachers: Mapping[str, Teacher], count: int, seed: int, united: Set[frozenset[str]]) -> list[Pair]:
+    """Seen teachers of different domains and one training seed that no mixture unites."""
     rng, singles = random.Random(f"pairs/{seed}"), [name for name, teacher in teachers.items() if teacher.split == "seen"]
     found: dict[Pair, None] = {}
     for _ in range(100 * count):
         if len(found) == count or len(singles) < 2:
             break
         one, two = rng.sample(singles, 2)
-        if teachers[one].domain != teachers[two].domain:
+        alike = teachers[one].seed == teachers[two].seed
+        if alike and teachers[one].domain != teachers[two].domain and frozenset((one, two)) not in united:
             found[Pair(*sorted((one, two)))] = None
     return list(found)
 

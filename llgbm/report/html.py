@@ -76,7 +76,7 @@ def render(runs: Sequence[Run], composition: Composition | None = None) -> str:
         **_about_runs(runs),
         **_about_scores(columns),
         composition=composition,
-        composed=sections.composition_tables(composition) if composition else None,
+        composed=sections.composition_tables(composition, runs) if composition else None,
     )
 
 

@@ -96,10 +96,15 @@ class Composed:
     """Ways to compose, with their scores."""
     tables: list[Table]
     """The rest, which the page folds."""
+    foreign: bool
+    """Whether it was made from another zoo than any of the runs."""
 
 
-def composition_tables(composition: Composition) -> Composed:
+def composition_tables(composition: Composition, runs: Sequence[Run]) -> Composed:
     """Whatever the documents hold: lists of sentences named `findings`, the rest as tables."""
+    zoos = {(run.metadata.get("inputs") or {}).get("zoo") for run in runs} - {None}
+    objects = [document for document in composition.documents.values() if isinstance(document, dict)]
+    composed_from = {str(zoo.get("hash")) for document in objects if isinstance(zoo := document.get("zoo"), dict)}
     findings: list[str] = []
     tables: list[Table] = []
     for stem, document in composition.documents.items():
@@ -109,7 +114,8 @@ def composition_tables(composition: Composition) -> Composed:
             document = {name: value for name, value in document.items() if name != "findings"}
         tables += json_tables(document, words(stem))
     leading = [table for table in tables if table.caption.endswith(": ways")]
-    return Composed(findings, leading, [table for table in tables if table not in leading])
+    rest = [table for table in tables if table not in leading]
+    return Composed(findings, leading, rest, foreign=bool(zoos and composed_from) and not zoos & composed_from)
 
 
 def zoo_table(run: Run) -> Table | None:

@@ -102,7 +102,7 @@ def test_the_command_writes_findings_and_pictures(world: Path, capsys) -> None:
     flags = ["--checkpoint_dir", str(world / "zoo"), "--cache_dir", str(world / "deltas"), "--output_dir", str(out), "--checkpoint", "none"]
     assert main(["compose", *flags, "--n_pairs", "2", "--seeds", "0", *base_flags(world)]) == 0
     printed = capsys.readouterr().out
-    assert "Fingerprints: a mixture's is nearest to" in printed
+    assert "Fingerprints: a mixture's is about as near to the" in printed  # of one mixture nothing is certain
     assert "Tasks: the best composition" in printed
     document = json.loads((out / "composition.json").read_text())
     assert {row["way"] for row in document["mixtures"]["ways"]} == {name for name, way in WAYS.items() if way.needs != "generator"}

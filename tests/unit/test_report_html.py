@@ -288,6 +288,11 @@ def test_composition_of_any_layout_is_shown(run, tmp_path):
     for text in ("Sums do both.", "composition: mixtures: ways", "of.a", "0.125", "0, 1", "The first 60 of 99 rows."):
         assert text in page, text
     assert collect_composition(tmp_path / "nowhere") is None
+    assert "another zoo" not in page
+    metadata = json.loads((run / "metadata.json").read_text())
+    save(run / "metadata.json", {**metadata, "inputs": {"zoo": "e" * 64}})
+    save(folder / "composition.json", {"findings": [], "zoo": {"hash": "f" * 64}})
+    assert "These results come from another zoo than the runs shown here" in page_of(run, composition=folder)
 
 
 @pytest.mark.parametrize("document", [None, 3, "text", [], {}, [1, 2], [[{"a": 1}]], {"a": []}, {"a": {"b": {"c": [{"d": {"e": 1}}]}}}])
