@@ -42,14 +42,24 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_text(path: str | Path) -> str:
+    """Read a UTF-8 text file; InputError names the file and the fault."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON document; InputError names the file and the fault."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON ({error.msg} at line {error.lineno})") from error
 
 
 def hash_json(value: Any) -> str:
@@ -75,6 +85,11 @@ def hash_tensors(tensors: "Mapping[str, Tensor]") -> str:
         if tensor.numel():
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def absolute(path: str | Path) -> str:
+    """One spelling for every way to write a path; links are not followed."""
+    return os.path.abspath(path)  # noqa: PTH100
 
 
 def _umask() -> int:

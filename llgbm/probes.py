@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from llgbm.artifacts import read_text
 from llgbm.errors import InputError
 from llgbm.zoo.suite import ALPACA_FRAME, TaskSuite, load_suite, read_jsonl
 
@@ -137,8 +138,12 @@ def load_probes(probe_type: str) -> ProbeSet:
             f"probe type {probe_type!r} is neither one of {', '.join(PROBE_SETS)}{hint} nor suite:<suite>, answered:<suite> or a file"
         )
     if path.suffix != ".jsonl":
-        return ProbeSet(path.stem, tuple(line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()))
-    rows = [row for _, row in read_jsonl(path, required=("text",))]
+        return ProbeSet(path.stem, tuple(line for line in read_text(path).splitlines() if line.strip()))
+    rows = []
+    for where, row in read_jsonl(path, required=("text",)):
+        if not all(isinstance(row.get(key, ""), str) for key in ("text", "response")):
+            raise InputError(f"{where}: text and response must be strings")
+        rows.append(row)
     answered = [row for row in rows if "response" in row]
     if answered and len(answered) != len(rows):
         raise InputError(f"{path}: {len(answered)} of {len(rows)} probes have a response; give all of them one, or none")

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
+from llgbm.artifacts import read_text
 from llgbm.errors import InputError
 
 
@@ -143,10 +144,7 @@ def merge(base: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping from a file; InputError for a missing file, bad syntax or a key that stands twice."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a YAML config file") from error
+    text = read_text(path)
     try:
         values = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
     except yaml.YAMLError as error:

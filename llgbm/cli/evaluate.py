@@ -5,8 +5,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from llgbm.cli.options import require_positive
 from llgbm.cli.output import print_json, print_table
-from llgbm.errors import InputError
 
 HELP = "Score a generator against teachers and controls: exact match, NLL, gain recovered, per split and task."
 
@@ -115,9 +115,7 @@ def _choices(args: Namespace) -> Any:
     from llgbm.evaluation.setting import EvaluationConfig
 
     for name in ("max_examples", "demonstrations", "top_k", "memory_mib"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}; give 1 or more")
+        require_positive(name, getattr(args, name))
     return EvaluationConfig(
         splits=tuple(args.splits),
         methods=tuple(args.methods),

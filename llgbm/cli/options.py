@@ -9,7 +9,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from llgbm.config import ExperimentConfig, build, describe_fields, preset_values
 from llgbm.errors import InputError
-from llgbm.schema import merge, read_yaml, type_name
+from llgbm.schema import flatten, merge, read_yaml, type_name
+
+SHORT = {"probe.probe_type": ("--probe_type",), "training.report_to": ("--report_to",)}
+"""Fields with a second, shorter flag."""
 
 
 def make_parser(description: str, **options: Any) -> ArgumentParser:
@@ -27,19 +30,22 @@ def add_config_arguments(parser: ArgumentParser, preset: str = "delta_multi", se
     """
     parser.add_argument("--config", type=str, default=preset, metavar="NAME", help="preset: a file of configs/ (default: %(default)s)")
     parser.add_argument("--config_file", type=str, default=None, metavar="FILE", help="YAML config file, instead of a preset")
-    add_override_arguments(parser, sections)
+    add_override_arguments(parser, sections, preset=preset)
 
 
-def add_override_arguments(parser: ArgumentParser, sections: tuple[str, ...] | None = None, without: tuple[str, ...] = ()) -> None:
-    """Add a flag for every config field of the sections, but those in `without`."""
+def add_override_arguments(
+    parser: ArgumentParser, sections: tuple[str, ...] | None = None, without: tuple[str, ...] = (), preset: str | None = None
+) -> None:
+    """Add a flag for every config field of the sections, but those in `without`; help shows a preset's value as the default."""
     groups: dict[str, Any] = {}
+    values = flatten(preset_values(preset)) if preset else {}
     for name, (kind, default, text) in describe_fields().items():
         section = name.rpartition(".")[0]
         if name in without or (sections is not None and section not in sections):
             continue
         group = groups.setdefault(section, parser.add_argument_group(f"{section or 'experiment'} config"))
-        help = f"{text.rstrip('.')} ({type_name(kind)}; default without a preset: {default})".replace("%", "%%")
-        group.add_argument(f"--{name}", type=str, default=None, metavar="VALUE", help=help)
+        help = f"{text.rstrip('.')} ({type_name(kind)}; default: {values.get(name, default)})".replace("%", "%%")
+        group.add_argument(f"--{name}", *SHORT.get(name, ()), type=str, default=None, metavar="VALUE", help=help)
 
 
 def read_config(args: Namespace) -> ExperimentConfig:
@@ -52,6 +58,12 @@ def read_overrides(args: Namespace) -> dict[str, Any]:
     """The config fields given as flags, by dotted name."""
     given, fields = args.as_flat(), describe_fields()
     return {name: _parsed(name, getattr(given, name), fields[name][0]) for name in fields if getattr(given, name, None) is not None}
+
+
+def require_positive(flag: str, value: int | None, low: int = 1) -> None:
+    """InputError when a flag's number is given and too small."""
+    if value is not None and value < low:
+        raise InputError(f"--{flag} is {value}; give {low} or more")
 
 
 def suggest_field(message: str) -> str:

@@ -80,6 +80,9 @@ def load_study(source: str) -> Study:
     if unknown or not isinstance(values.get("variants"), dict) or not values["variants"] or "config" not in values:
         fault = f"unknown key {unknown[0]!r}" if unknown else "config and at least one of variants are needed"
         raise InputError(f"study {path}: {fault}; its keys are {', '.join(sorted(known))}")
+    flat = next((name for name, value in values["variants"].items() if value is not None and not isinstance(value, dict)), None)
+    if flat is not None:
+        raise InputError(f"study {path}: variant {flat!r} is {values['variants'][flat]!r}; give config sections and their fields")
     study = Study(path.stem, **{**values, "variants": {str(name): value or {} for name, value in values["variants"].items()}})
     astray = next((v for v in study.variants if study.axis and not re.fullmatch(r".+, \d+(\.\d+)?", v)), None)
     if astray is not None:

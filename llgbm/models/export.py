@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llgbm.artifacts import hash_file, write_text
+from llgbm.artifacts import hash_file, read_json, read_text, write_text
 from llgbm.errors import InputError
 from llgbm.lora.peft_io import write_adapter
 from llgbm.models.generator import LoRAGenerator
@@ -81,17 +81,11 @@ def read_requests(path: str | Path) -> list[Request]:
 def read_prompts(path: str | Path) -> tuple[str, ...]:
     """Prompts of one task: a JSON list of strings (`.json`), or a text file with one prompt per line."""
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give a text file with one prompt per line, or a JSON list") from error
+    text = read_text(path)
     if path.suffix != ".json":
         prompts = [line.strip() for line in text.splitlines() if line.strip()]
     else:
-        try:
-            prompts = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: not valid JSON ({error.msg} at line {error.lineno})") from error
+        prompts = read_json(path)
         if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
             raise InputError(f"{path}: expected a JSON list of strings")
     if not prompts:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
-from llgbm.artifacts import write_text
+from llgbm.artifacts import read_json, read_text, write_text
 from llgbm.errors import InputError
 
 ALPACA_FRAME = "### Instruction:\n{input}\n\n### Response:\n"
@@ -142,21 +142,18 @@ def load_suite(source: str | Path) -> TaskSuite:
 
 def read_jsonl(path: Path, required: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
     """Yield `("file:line", object)` for each non-empty line; raise InputError at the first that is not as required."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
-            missing = [key for key in required if key not in row] if isinstance(row, dict) else list(required)
-            if missing or not isinstance(row, dict):
-                raise InputError(f"{where}: expected an object with {', '.join(required)}; missing {', '.join(missing)}")
-            yield where, row
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
+        missing = [key for key in required if key not in row] if isinstance(row, dict) else list(required)
+        if missing or not isinstance(row, dict):
+            raise InputError(f"{where}: expected an object with {', '.join(required)}; missing {', '.join(missing)}")
+        yield where, row
 
 
 def _to_jsonl(rows: Iterable[dict]) -> str:
@@ -166,10 +163,7 @@ def _to_jsonl(rows: Iterable[dict]) -> str:
 def _read_header(path: Path) -> dict:
     if not path.exists():
         return {}
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not valid JSON ({error.msg} at line {error.lineno})") from error
+    header = read_json(path)
     if not isinstance(header, dict) or "{input}" not in header.get("frame", ALPACA_FRAME):
         raise InputError(f"{path}: expected an object whose frame contains {{input}}")
     return header

@@ -142,6 +142,7 @@ def test_faults_are_named(world: Path, tmp_path: Path, overrides: dict) -> None:
     for changed, message in (
         ({"seads": [1]}, "unknown key 'seads'; its keys are"),
         ({"variants": {}}, "at least one of variants"),
+        ({"variants": {"both": 3}}, "variant 'both' is 3; give config sections and their fields"),
         ({"reference": "neither"}, "reference 'neither' is none of its variants both, product only"),
         ({"axis": "tasks"}, "with an axis, variants are named '<line>, <number>'; 'both' is not"),
     ):

@@ -41,6 +41,10 @@ def test_every_command_has_help_and_needs_no_torch_for_it(name: str) -> None:
         (["zoo", "build", "--lora.rank", "0", "--zoo.steps", "x"], "lora.rank must be at least 1, found 0; zoo.steps must be an integer"),
         (["zoo", "build", "--zoo.seeds", "[1"], "--zoo.seeds '[1' is not valid YAML"),
         (["zoo", "list", "--checkpoint_folder", "nowhere"], "nowhere: not a zoo"),
+        (["compose", "--max_examples", "0"], "--max_examples is 0; give 1 or more"),
+        (["compose", "--seeds", "-1"], "--seeds is -1; give 0 or more"),
+        (["retrieve", "--description", "x", "--k", "0"], "--k is 0; give 1 or more"),
+        (["train", "--report_to", "nowhere"], "training.report_to must be one of"),
         (["zoo", "tasks", "--suite", "nowhere"], "nowhere: no such folder"),
     ],
 )

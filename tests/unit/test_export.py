@@ -94,7 +94,7 @@ def test_faulty_tasks_are_named(tmp_path, line, message):
 
 
 def test_faulty_prompts_are_named(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"none.txt: no such file"):
         read_prompts(tmp_path / "none.txt")
     for name, text, message in (
         ("a.json", "[", "not valid JSON"),

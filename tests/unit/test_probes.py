@@ -35,6 +35,20 @@ def test_files(tmp_path: Path) -> None:
         load_probes(str(tmp_path / "p.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", b"caf\xe9\n", r"p.txt: not UTF-8 text \(byte 3\)"),
+        ("p.jsonl", b'{"text": 3}\n', r"p.jsonl:1: text and response must be strings"),
+        ("p.jsonl", b'{"text": "a", "response": null}\n', r"p.jsonl:1: text and response must be strings"),
+    ],
+)
+def test_faulty_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_probes(str(tmp_path / name))
+
+
 def test_faults() -> None:
     with pytest.raises(
         InputError, match=r"probe type 'genric' is neither one of .*\(did you mean generic\?\) nor suite:<suite>, .* or a file"
