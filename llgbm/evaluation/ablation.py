@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llgbm.artifacts import hash_json, write_json
 from llgbm.config import ExperimentConfig, build, preset_folder, preset_values
 from llgbm.errors import InputError
 from llgbm.evaluation.setting import EvaluationConfig
-from llgbm.evaluation.statistics import compare, holm, mean_over_seeds, replicates
+from llgbm.evaluation.statistics import compare, holm, replicates
 from llgbm.evaluation.task_eval import evaluate, read_evaluation
 from llgbm.progress import ProgressCallback
 from llgbm.schema import flatten, merge, read_yaml
@@ -200,7 +202,7 @@ def _over_seeds(found: Mapping[int, dict[str, Any]], split: str, method: str) ->
 
 
 def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str, Any]]], split: str) -> list[dict[str, Any]]:
-    """The reference minus each other variant on a split: per task over the seeds both have; p-values by Holm."""
+    """The reference minus each other variant on a split: per task over the seeds in which both answered it; p-values by Holm."""
     references = {number: name for name in present for line, number in [study.place(name)] if line == study.reference}
     rows = []
     for name, found in present.items():
@@ -208,9 +210,12 @@ def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str
         seeds = sorted(found.keys() & present[reference].keys())
         if name == reference or not seeds:
             continue
-        ours, theirs = ({seed: _answers(runs[seed], split) for seed in seeds} for runs in (present[reference], found))
-        tasks = sorted(set.intersection(*(set(answers) for runs in (ours, theirs) for answers in runs.values())))
-        one, other = (mean_over_seeds({seed: [answers[t] for t in tasks] for seed, answers in runs.items()}) for runs in (ours, theirs))
+        pairs: dict[str, list[tuple[list[int], list[int]]]] = {}
+        for seed in seeds:  # runs on few seen tasks draw other ones with each seed
+            ours, theirs = (_answers(runs[seed], split) for runs in (present[reference], found))
+            for task in sorted(ours.keys() & theirs.keys()):
+                pairs.setdefault(task, []).append((ours[task], theirs[task]))
+        one, other = ([np.mean([pair[side] for pair in runs], axis=0) for runs in pairs.values()] for side in (0, 1))
         rows.append({"split": split, "variant": reference, "other": name, "n_seeds": len(seeds), **asdict(compare(one, other))})
     for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = adjusted

@@ -6,7 +6,7 @@ Letters: n tasks (or other paired units).
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -206,18 +206,6 @@ def replicates(values: Values, confidence: float = 0.95) -> Replicates:
         return Replicates(mean, None, None, None, 1)
     half = stderr * float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1))
     return Replicates(mean, stderr, mean - half, mean + half, len(values))
-
-
-def mean_over_seeds(scores: Mapping[int, Sequence[Values]]) -> list[np.ndarray]:
-    """Average each example's score over seeds: {seed: per task, per example} -> per task, per example.
-
-    Raises:
-        InputError: No seed, or the seeds were not scored on the same examples.
-    """
-    runs = list(scores.values())
-    if not runs or any([len(x) for x in run] != [len(x) for x in runs[0]] for run in runs):
-        raise InputError(f"seeds {sorted(scores)} were not scored on the same examples; evaluate them on the same tasks and splits")
-    return [np.mean([np.asarray(run[i], dtype=float) for run in runs], axis=0) for i in range(len(runs[0]))]
 
 
 def _is_constant(values: np.ndarray) -> bool:

@@ -77,13 +77,13 @@ def test_finished_cells_are_not_run_again_and_another_setting_is(world: Path, ov
     assert trained == ["both-seed5"]
 
 
-def write_cells(folder: Path, right: dict[tuple[str, int], float]) -> dict[tuple[str, int], float]:
-    """Evaluations of cells whose answers are right at random with these shares; the shares found."""
+def write_cells(folder: Path, right: dict[tuple[str, int], float], own_tasks: bool = False) -> dict[tuple[str, int], float]:
+    """Evaluations of cells whose answers are right at random with these shares, on tasks of the seed's own if asked; the shares found."""
     rng, means = np.random.default_rng(0), {}
     for (variant, seed), share in right.items():
         exact = (rng.random((12, 20)) < share).astype(int)
-        means[variant, seed] = exact.mean()
-        tasks = [{"split": "seen", "task": f"t{i}", "exact": {"generated": "".join(map(str, row))}} for i, row in enumerate(exact)]
+        means[variant, seed], prefix = exact.mean(), f"seed{seed}-" if own_tasks else ""
+        tasks = [{"split": "seen", "task": f"{prefix}{i}", "exact": {"generated": "".join(map(str, row))}} for i, row in enumerate(exact)]
         summary = {"exact_match": exact.mean(), "nll": 0.0, "gain_recovered": None, "n_tasks": 12}
         document = {"splits": {"seen": {"generated": summary}}, "tasks": tasks, "base": {}, "config_hash": "x"}
         (folder / cell_name(variant, seed)).mkdir()
@@ -103,10 +103,11 @@ def test_lines_are_compared_at_each_number_and_drawn(tmp_path: Path) -> None:
     assert all(f">{label}<" in drawn or f"<!-- {label} -->" in drawn for label in ("a", "b", "tasks", "20"))
 
 
-def test_the_reference_is_paired_by_task_with_seeds_averaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own_tasks", [False, True])
+def test_the_reference_is_paired_by_task_with_seeds_averaged(tmp_path: Path, own_tasks: bool) -> None:
     study = ablation.Study("made", "smoke", {"a": {}, "b": {}}, reference="a", methods=["generated"])
     right = {("a", 0): 0.9, ("a", 1): 0.8, ("b", 0): 0.3, ("b", 1): 0.4}
-    means = write_cells(tmp_path, right)
+    means = write_cells(tmp_path, right, own_tasks)
     compared = summarize(study, tmp_path, list(right))["comparisons"]
     assert [(row["variant"], row["other"]) for row in compared] == [("a", "b")]
     expected = np.mean([means["a", 0], means["a", 1]]) - np.mean([means["b", 0], means["b", 1]])

@@ -13,7 +13,6 @@ from llgbm.evaluation.statistics import (
     gain_recovered_interval,
     holm,
     mcnemar_test,
-    mean_over_seeds,
     replicates,
     sign_flip_test,
     standard_error,
@@ -173,13 +172,3 @@ def test_replicates_is_students_interval():
 def test_replicates_need_values():
     with pytest.raises(InputError, match="no seeds to summarize"):
         replicates([])
-
-
-def test_mean_over_seeds_averages_example_by_example():
-    averaged = mean_over_seeds({0: [[1, 0], [1]], 1: [[0, 0], [1]]})
-    assert [a.tolist() for a in averaged] == [[0.5, 0.0], [1.0]]
-
-
-def test_seeds_must_share_examples():
-    with pytest.raises(InputError, match=r"seeds \[0, 1\] were not scored on the same examples"):
-        mean_over_seeds({0: [[1, 0]], 1: [[0]]})
