@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import json
 from typing import Any
 
 import yaml
@@ -44,7 +45,7 @@ def add_override_arguments(
         if name in without or (sections is not None and section not in sections):
             continue
         group = groups.setdefault(section, parser.add_argument_group(f"{section or 'experiment'} config"))
-        help = f"{text.rstrip('.')} ({type_name(kind)}; default: {values.get(name, default)})".replace("%", "%%")
+        help = f"{text.rstrip('.')} ({type_name(kind)}; default: {_shown(values.get(name, default))})".replace("%", "%%")
         group.add_argument(f"--{name}", *SHORT.get(name, ()), type=str, default=None, metavar="VALUE", help=help)
 
 
@@ -71,6 +72,10 @@ def suggest_field(message: str) -> str:
     _, unrecognized, flags = message.partition("unrecognized arguments: --")
     near = difflib.get_close_matches(flags.split()[0].split("=")[0], describe_fields(), n=1) if unrecognized else []
     return f" (did you mean --{near[0]}?)" if near else ""
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _parsed(name: str, text: str, kind: Any) -> Any:

@@ -7,6 +7,7 @@ import pytest
 from peft import PeftModel
 
 from llgbm.cli import main
+from llgbm.progress import ProgressBar
 from llgbm.zoo.base import load_base
 from llgbm.zoo.micro.world import micro_suite
 
@@ -56,6 +57,30 @@ def test_quickstart_end_to_end_and_again(arguments: list[str], tmp_path: Path, c
     assert main(arguments) == 0
     assert capsys.readouterr().out.count("already there") == 6
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_an_interrupted_training_goes_on_and_a_foreign_generator_is_not_shown(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(bar: ProgressBar, done: int, total: int, **figures: object) -> None:
+        if bar.label == "train smoke" and done == 5:
+            raise KeyboardInterrupt
+
+    log = tmp_path / "outputs" / "smoke" / "metrics.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressBar, "__call__", interrupt)
+        assert main(arguments) == 130
+    before = log.read_text().splitlines()
+    assert main(arguments) == 0
+    lines = log.read_text().splitlines()
+    assert len(lines) == 6
+    assert lines[:3] == before[:3]  # times and all: these steps were not done again
+
+    assert main(["train", *arguments[1:], "--training.learning_rate", "1e-4"]) == 0
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.count("already there") == 2  # deltas and pictures
+    assert json.loads(log.read_text().splitlines()[-1])["grad_norm"] == json.loads(lines[-1])["grad_norm"]
 
 
 def test_a_fault_keeps_what_was_done(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
