@@ -128,14 +128,12 @@ def delta_loss(c: Comparison) -> Tensor:
 
 
 def delta_distance(own: Float[Tensor, "J F"], theirs: Float[Tensor, "J F"], kind: str) -> Float[Tensor, ""]:
-    """Relative squared error (mse), 1 - cosine (cosine), or their sum (combined), averaged over rows where theirs is not zero.
+    """Relative squared error (mse), 1 - cosine (cosine), or their sum (combined), averaged over rows; where theirs is zero, zero.
 
     Raises:
-        InputError: All of theirs are zero, or the kind is unknown.
+        InputError: The kind is unknown.
     """
     norm = theirs.square().sum(-1)
-    if not (norm > TINY).any():
-        raise InputError("objective delta has nothing to compare: the teachers' fingerprints are all zero")
     parts = {
         "mse": (own - theirs).square().sum(-1) / norm.clamp_min(TINY),
         "cosine": 1 - F.cosine_similarity(own, theirs, dim=-1),
@@ -143,7 +141,13 @@ def delta_distance(own: Float[Tensor, "J F"], theirs: Float[Tensor, "J F"], kind
     parts["combined"] = parts["mse"] + parts["cosine"]
     if kind not in parts:
         raise InputError(f"training.delta_loss_type {kind!r} is unknown; choose one of {', '.join(parts)}")
-    return parts[kind][norm > TINY].mean()
+    return torch.where(norm > TINY, parts[kind], 0.0).mean()
+
+
+def check_fingerprints(theirs: Float[Tensor, "K F"]) -> None:
+    """InputError when no teacher's fingerprint differs from zero."""
+    if not (theirs.square().sum(-1) > TINY).any():
+        raise InputError("objective delta has nothing to compare: the teachers' fingerprints are all zero")
 
 
 def agreement_loss(c: Comparison) -> Tensor:

@@ -67,13 +67,13 @@ def compute_model_hash(model: torch.nn.Module) -> str:
 
 
 def compute_delta_cache_hash(cache_dir: str | Path) -> str:
-    """SHA-256 over the configuration of a delta cache, its entries' keys and their bytes, wherever the adapters lie.
+    """SHA-256 over the configuration of a delta cache, its entries' keys and their bytes; paths do not count.
 
     Raises:
         InputError: The folder is no delta cache, or a file of it is gone.
     """
     manifest = read_json(Path(cache_dir) / "manifest.json")
-    if not isinstance(manifest, dict) or "adapters" not in manifest:
+    if not isinstance(manifest, dict) or not {"adapters", "config"} <= manifest.keys():
         raise InputError(f"{cache_dir}: not a delta cache (its manifest lists no adapters)")
     try:
         entries = sorted([record["key"], hash_file(Path(cache_dir) / record["file"])] for record in manifest["adapters"].values())

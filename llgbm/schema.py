@@ -87,6 +87,12 @@ def coerced(value: Any, kind: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise TypeError
         return [coerced(item, typing.get_args(kind)[0]) for item in value]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise TypeError
+        return {key: coerced({} if item is None else item, typing.get_args(kind)[1]) for key, item in value.items()}
+    if kind is Any:
+        return value
     if kind is float and isinstance(value, str):
         return float(value)  # YAML reads 3e-4 as a string
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -119,6 +125,8 @@ def type_name(kind: Any) -> str:
         return " or ".join(type_name(part) for part in parts)
     if origin is list:
         return f"a list of {type_name(parts[0])}"
+    if origin is dict:
+        return "a mapping" if parts[1] is Any else f"a mapping to {type_name(parts[1])}"
     return {int: "an integer", float: "a number", str: "a string", bool: "true or false", types.NoneType: "null"}.get(kind, str(kind))
 
 

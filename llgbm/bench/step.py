@@ -21,8 +21,9 @@ from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
 from llgbm.losses import Comparison, mean_per_adapter, objective_loss, product_loss, token_kl
+from llgbm.training.plan import StepPlan
 from llgbm.training.setup import TeacherSet
-from llgbm.training.step import StepPlan, compare
+from llgbm.training.step import compare
 from llgbm.training.targets import TargetOptions, TeacherTargets, owners
 from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.suite import TaskSuite, load_suite

@@ -59,11 +59,12 @@ def print_study(result: dict[str, Any]) -> None:
             "difference": f"{row['difference']:+.3f}",
             "interval_95%": f"[{row['low']:+.3f}, {row['high']:+.3f}]",
             "p_(Holm)": f"{row['p_holm']:.2g}",
+            "by_seed": " ".join(f"{value:+.3f}" for value in row["by_seed"].values()),
         }
         for row in result["comparisons"]
     ]
     if compared:
-        print_table(compared, title="the reference against the other variants, paired by task, seeds averaged")
+        print_table(compared, title="the reference against the other variants, paired by task; by Holm within a split")
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -77,8 +77,8 @@ def _show(args: Namespace, report: "DeltaReport") -> None:
     from llgbm.delta import DeltaCache
     from llgbm.report.embeddings import summarize_deltas
 
-    own = {*report.computed, *report.reused}
-    deltas = {path: delta for path, delta in DeltaCache(args.output_dir).get_all_deltas().items() if path in own}
+    cache = DeltaCache(args.output_dir)
+    deltas = {path: delta for path in (*report.computed, *report.reused) if (delta := cache.get_delta(path)) is not None}
     summary: dict[str, Any] = summarize_deltas(deltas, Path(args.checkpoint_dir))
     for fault in report.corrupt:
         print(f"llgbm: {fault}; it was computed anew", file=sys.stderr)

@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import require_positive
+from llgbm.cli.options import require_at_least
 from llgbm.cli.output import print_json, print_table
 
 HELP = "Score a generator against teachers and controls: exact match, NLL, gain recovered, per split and task."
@@ -115,7 +115,7 @@ def _choices(args: Namespace) -> Any:
     from llgbm.evaluation.setting import EvaluationConfig
 
     for name in ("max_examples", "demonstrations", "top_k", "memory_mib"):
-        require_positive(name, getattr(args, name))
+        require_at_least(name, getattr(args, name))
     return EvaluationConfig(
         splits=tuple(args.splits),
         methods=tuple(args.methods),

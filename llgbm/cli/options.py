@@ -39,13 +39,13 @@ def add_override_arguments(
 ) -> None:
     """Add a flag for every config field of the sections, but those in `without`; help shows a preset's value as the default."""
     groups: dict[str, Any] = {}
-    values = flatten(preset_values(preset)) if preset else {}
+    values, label = (flatten(preset_values(preset)), "default") if preset else ({}, "default without a preset")
     for name, (kind, default, text) in describe_fields().items():
         section = name.rpartition(".")[0]
         if name in without or (sections is not None and section not in sections):
             continue
         group = groups.setdefault(section, parser.add_argument_group(f"{section or 'experiment'} config"))
-        help = f"{text.rstrip('.')} ({type_name(kind)}; default: {_shown(values.get(name, default))})".replace("%", "%%")
+        help = f"{text.rstrip('.')} ({type_name(kind)}; {label}: {_shown(values.get(name, default))})".replace("%", "%%")
         group.add_argument(f"--{name}", *SHORT.get(name, ()), type=str, default=None, metavar="VALUE", help=help)
 
 
@@ -61,7 +61,7 @@ def read_overrides(args: Namespace) -> dict[str, Any]:
     return {name: _parsed(name, getattr(given, name), fields[name][0]) for name in fields if getattr(given, name, None) is not None}
 
 
-def require_positive(flag: str, value: int | None, low: int = 1) -> None:
+def require_at_least(flag: str, value: int | None, low: int = 1) -> None:
     """InputError when a flag's number is given and too small."""
     if value is not None and value < low:
         raise InputError(f"--{flag} is {value}; give {low} or more")

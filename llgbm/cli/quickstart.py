@@ -60,9 +60,10 @@ class _Quickstart:
         inputs = {"config": self.config.get_hash(), "zoo": zoo.content_hash}
         self._stage("deltas", inputs, [Path(self.config.delta_cache_dir) / "manifest.json"], lambda: self._deltas(zoo))
         self._stage("pictures", inputs, [self.folder / "figures" / "delta_map.png"], lambda: self._pictures(zoo))
-        self._forget_foreign_generator()
-        self._stage("generator", inputs, [self.folder / "generator" / "config.json"], lambda: self._train(zoo))
-        trained = {**inputs, "generator": hash_file(self.folder / "generator" / "model.safetensors")}
+        self._forget_foreign_generator(zoo)
+        generator = self.folder / "generator"
+        self._stage("generator", inputs, [generator / "config.json", generator / "model.safetensors"], lambda: self._train(zoo))
+        trained = {**inputs, "generator": hash_file(generator / "model.safetensors")}
         document = self.folder / "eval_main.json"
         self._stage("evaluation", trained, [document], lambda: self._evaluate(document))
         answers = self.folder / "example_answers.json"
@@ -75,12 +76,20 @@ class _Quickstart:
         done_now = self.stages.run(name, inputs, outputs, work)
         print(f"{name}: {f'{time.perf_counter() - start:.0f} s' if done_now else 'already there'}, {outputs[0].parent}", flush=True)
 
-    def _forget_foreign_generator(self) -> None:
-        """Train anew where another command has put a generator of other settings into the run's folder."""
+    def _forget_foreign_generator(self, zoo: "TeacherZoo") -> None:
+        """Train anew where another command has put a generator of other settings, or of another zoo, into the run's folder."""
+        from llgbm.artifacts import read_json
         from llgbm.config import ExperimentConfig
+        from llgbm.errors import InputError
 
-        saved = self.folder / "config.yaml"
-        if saved.is_file() and ExperimentConfig.load(saved).get_hash() != self.config.get_hash():
+        if not (self.folder / "generator").exists():
+            return
+        try:
+            settings = ExperimentConfig.load(self.folder / "config.yaml").get_hash()
+            source = read_json(self.folder / "metadata.json")["inputs"]["zoo"]
+        except (InputError, KeyError, TypeError):
+            settings = source = None
+        if (settings, source) != (self.config.get_hash(), zoo.content_hash):
             self.stages.forget("generator")
 
     def _zoo(self) -> "TeacherZoo":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import add_config_arguments, read_config, require_positive
+from llgbm.cli.options import add_config_arguments, read_config, require_at_least
 from llgbm.cli.output import print_json, print_table
 from llgbm.errors import InputError
 
@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
         raise InputError("say what to look for: --adapter DIR or --delta FILE, or a task by --description or --prompts; one of them")
     if (args.merge is None) != (args.output_dir is None):
         raise InputError("--merge METHOD and --output_dir DIR belong together; give both or neither")
-    require_positive("k", args.k)
+    require_at_least("k", args.k)
     import sys
 
     from llgbm.delta import DeltaCache, engine_of_cache

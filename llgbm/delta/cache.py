@@ -70,13 +70,14 @@ class DeltaCache:
         with self._locked():  # the files too: of two writers of one key, the same one wins in file and manifest
             records = {path: self._write(key, delta) for path, (key, delta) in entries.items()}
             written = {record["key"]: record for record in records.values()}
-            same = {path: written[record["key"]] for path, record in self._manifest["adapters"].items() if record["key"] in written}
+            known = self._manifest["adapters"]
+            same = {path: {**record, **written[record["key"]]} for path, record in known.items() if record["key"] in written}
             self._manifest["adapters"] |= same
-            self._name(records)
+            self._enter(records)
 
     def get_delta(self, adapter_path: str | Path, key: str | None = None) -> Float[np.ndarray, "..."] | None:
         """The delta of one adapter, float32; None when it is absent, corrupt (see `faults`), or stored under another key."""
-        record = self._manifest["adapters"].get(str(adapter_path))
+        record = self._find(str(adapter_path))
         if record is None or (key is not None and record["key"] != key):
             return None
         return self._load(str(adapter_path), record)
@@ -87,10 +88,10 @@ class DeltaCache:
         by_key = {record["key"]: record for record in adapters.values()}
         found = {path: by_key[key] for path, key in keys.items() if key in by_key}
         sound = {path: record for path, record in found.items() if self._load(path, record) is not None}
-        moved = {path: dict(record) for path, record in sound.items() if adapters.get(path) != record}
+        moved = {path: record for path, record in sound.items() if adapters.get(path, {}).get("key") != record["key"]}
         if moved:
             with self._locked():
-                self._name(moved)
+                self._enter(moved)
         return set(sound)
 
     def get_all_deltas(self) -> dict[str, Float[np.ndarray, "..."]]:
@@ -101,20 +102,27 @@ class DeltaCache:
     def save_base_activation(self, activation: Float[np.ndarray, "..."], config: Mapping[str, Any]) -> None:
         """Store the base's own states and bind the cache to their configuration."""
         self.bind(config)
-        record = self._write(BASE, activation)
         with self._locked():
-            self._manifest[BASE] = record
+            self._manifest[BASE] = self._write(BASE, activation)
 
     def get_base_activation(self) -> Float[np.ndarray, "..."] | None:
         """The base's own states, or None."""
         record = self._manifest.get(BASE)
         return None if record is None else self._load(BASE, record)
 
-    def _name(self, records: Mapping[str, dict[str, Any]]) -> None:
-        """Enter records by path; other spellings of these paths go, so that no adapter counts twice."""
-        places = {absolute(path) for path in records}
-        others = {path: record for path, record in self._manifest["adapters"].items() if absolute(path) not in places}
-        self._manifest["adapters"] = others | dict(records)
+    def _enter(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put records into the manifest; of several spellings of one folder the last stays, so that no adapter counts twice."""
+        by_place = {record.get("place", path): path for path, record in self._manifest["adapters"].items()}
+        for path, record in records.items():
+            place = absolute(path)
+            self._manifest["adapters"].pop(by_place.get(place), None)
+            self._manifest["adapters"][path] = {**record, "place": place}
+            by_place[place] = path
+
+    def _find(self, path: str) -> dict[str, Any] | None:
+        """The record of an adapter's folder, however its path was spelled when it was stored."""
+        adapters, place = self._manifest["adapters"], absolute(path)
+        return adapters.get(path) or next((record for record in adapters.values() if record.get("place") == place), None)
 
     def _write(self, key: str, delta: np.ndarray) -> dict[str, Any]:
         array = np.ascontiguousarray(delta, dtype=np.float32)

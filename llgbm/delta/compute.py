@@ -46,8 +46,8 @@ def compute_deltas(
     """
     cache.bind(engine.config)
     state, report = PartialState(cpu=engine.functional.device.type == "cpu"), DeltaReport()
-    if state.is_main_process and cache.get_base_activation() is None:
-        cache.save_base_activation(engine.base_activation, engine.config)
+    if state.is_main_process:
+        _keep_base(engine, cache, report)
     size = engine.adapters_at_once
     chunks = [[str(path) for path in adapter_paths[start : start + size]] for start in range(0, len(adapter_paths), size)]
     mine = chunks[state.process_index :: state.num_processes]
@@ -84,6 +84,14 @@ def _merged(reports: list[DeltaReport]) -> DeltaReport:
         whole.failed |= part.failed
         whole.corrupt += part.corrupt
     return whole
+
+
+def _keep_base(engine: DeltaEngine, cache: DeltaCache, report: DeltaReport) -> None:
+    """Store the base's own states unless they are there and sound."""
+    faults = len(cache.faults)
+    if cache.get_base_activation() is None:
+        cache.save_base_activation(engine.base_activation, engine.config)
+    report.corrupt += cache.faults[faults:]
 
 
 def _compute_chunk(engine: DeltaEngine, paths: list[str], cache: DeltaCache, report: DeltaReport) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.evaluation.statistics import compare, holm, replicates
 from llgbm.evaluation.task_eval import evaluate, read_evaluation
 from llgbm.progress import ProgressCallback
-from llgbm.schema import flatten, merge, read_yaml
+from llgbm.schema import coerced, flatten, merge, read_yaml, type_name
 from llgbm.training.loop import train_generator
 from llgbm.zoo.teachers import TeacherZoo
 
@@ -79,12 +79,17 @@ def load_study(source: str) -> Study:
     values = read_yaml(path)
     known = Study.__dataclass_fields__.keys() - {"name"}
     unknown = sorted(values.keys() - known)
-    if unknown or not isinstance(values.get("variants"), dict) or not values["variants"] or "config" not in values:
+    if unknown or not values.get("variants") or "config" not in values:
         fault = f"unknown key {unknown[0]!r}" if unknown else "config and at least one of variants are needed"
         raise InputError(f"study {path}: {fault}; its keys are {', '.join(sorted(known))}")
-    flat = next((name for name, value in values["variants"].items() if value is not None and not isinstance(value, dict)), None)
-    if flat is not None:
-        raise InputError(f"study {path}: variant {flat!r} is {values['variants'][flat]!r}; give config sections and their fields")
+    kinds = get_type_hints(Study)
+    for key, value in values.items():
+        try:
+            coerced(value, kinds[key])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"study {path}: {key} must be {type_name(kinds[key])}, found {value!r}") from error
+    if GENERATED not in values.get("methods", [GENERATED]):
+        raise InputError(f"study {path}: methods lack {GENERATED!r}, which the study compares")
     study = Study(path.stem, **{**values, "variants": {str(name): value or {} for name, value in values["variants"].items()}})
     astray = next((v for v in study.variants if study.axis and not re.fullmatch(r".+, \d+(\.\d+)?", v)), None)
     if astray is not None:
@@ -202,7 +207,11 @@ def _over_seeds(found: Mapping[int, dict[str, Any]], split: str, method: str) ->
 
 
 def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str, Any]]], split: str) -> list[dict[str, Any]]:
-    """The reference minus each other variant on a split: per task over the seeds in which both answered it; p-values by Holm."""
+    """The reference minus each other variant on a split: per task over the seeds in which both answered it.
+
+    The interval and the p-value (by Holm within the split) speak of other tasks, for these generators; `by_seed` shows how
+    the difference varies from one generator to the next.
+    """
     references = {number: name for name in present for line, number in [study.place(name)] if line == study.reference}
     rows = []
     for name, found in present.items():
@@ -216,7 +225,9 @@ def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str
             for task in sorted(ours.keys() & theirs.keys()):
                 pairs.setdefault(task, []).append((ours[task], theirs[task]))
         one, other = ([np.mean([pair[side] for pair in runs], axis=0) for runs in pairs.values()] for side in (0, 1))
-        rows.append({"split": split, "variant": reference, "other": name, "n_seeds": len(seeds), **asdict(compare(one, other))})
+        means = [[runs[seed]["splits"][split][GENERATED]["exact_match"] for seed in seeds] for runs in (present[reference], found)]
+        by_seed = {str(seed): ours - theirs for seed, ours, theirs in zip(seeds, *means, strict=True)}
+        rows.append({"split": split, "variant": reference, "other": name, "by_seed": by_seed, **asdict(compare(one, other))})
     for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
     return rows

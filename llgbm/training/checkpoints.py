@@ -13,6 +13,8 @@ from llgbm.errors import InputError
 from llgbm.models.reader import CONFIG_FILE, WEIGHTS_FILE, ConditionReader, load_weights
 
 MARKER = "COMPLETE.json"
+KINDS = ("generator", "predictor")
+"""What a run trains; its result lies in the run's folder under this name."""
 OPTIMIZER_FILE, STATE_FILE = "optimizer.safetensors", "state.json"
 
 
@@ -57,10 +59,17 @@ def check_origin(folder: Path, stored: Mapping, now: Mapping[str, str]) -> None:
 
 
 def is_origin(checkpoints: Path, now: Mapping[str, str]) -> bool:
-    """Whether there is a complete checkpoint and the newest one can be resumed with these hashes."""
+    """Whether there is a complete checkpoint and the newest one is of a run with these hashes and no others."""
     steps = complete_steps(checkpoints)
     stored = read_json(step_folder(checkpoints, steps[-1]) / STATE_FILE) if steps else {}
-    return bool(steps) and all(stored[key] == digest for key, digest in now.items())
+    return {key: value for key, value in stored.items() if key.endswith("_hash")} == dict(now)
+
+
+def refuse_other_kind(folder: Path, kind: str) -> None:
+    """InputError when the run folder holds the result of another kind of training, which would be mixed up with this one's."""
+    other = next((name for name in KINDS if name != kind and (folder / name / CONFIG_FILE).exists()), None)
+    if other is not None:
+        raise InputError(f"{folder}: holds a {other}; train the {kind} under another experiment_name")
 
 
 def clear_run(folder: Path, result: str) -> None:

@@ -20,7 +20,7 @@ from llgbm.config import ExperimentConfig, content
 from llgbm.delta import DeltaCache, DeltaEngine, compute_deltas, make_engine
 from llgbm.errors import InputError
 from llgbm.lora.peft_io import find_adapters
-from llgbm.losses import OBJECTIVES, delta_distance, schedule_factor
+from llgbm.losses import OBJECTIVES, check_fingerprints, delta_distance, schedule_factor
 from llgbm.models.delta_predictor import DeltaPredictor, PredictorSpec
 from llgbm.models.reader import CONFIG_FILE
 from llgbm.progress import ProgressCallback
@@ -31,12 +31,14 @@ from llgbm.training.checkpoints import (
     complete_steps,
     load_checkpoint,
     prune_checkpoints,
+    refuse_other_kind,
     save_checkpoint,
     step_folder,
 )
 from llgbm.training.loop import DivergedError, LoopState, TrainingResult, train_generator
+from llgbm.training.plan import plan_step
 from llgbm.training.setup import Setup, prepare
-from llgbm.training.step import VALIDATION_WORDINGS, plan_step
+from llgbm.training.step import VALIDATION_WORDINGS
 from llgbm.zoo.teachers import Teacher, TeacherZoo
 
 IMITATES = frozenset({"fingerprints", "states", "predictions", "logits"})
@@ -150,12 +152,14 @@ class _PredictorRun:
         self.config = config
         self.folder = Path(config.output_dir) / config.experiment_name
         self.checkpoints = self.folder / "checkpoints"
+        refuse_other_kind(self.folder, "predictor")
         set_seed(config.seed)
         self.setup: Setup = prepare(config, config.model.device)
         self.engine = make_engine(config, base=self.setup.base)
         train, held = self.setup.train, self.setup.validation
         deltas = teacher_deltas(self.engine, self.setup.zoo, [*train.teachers, *(held.teachers if held else [])], config.delta_cache_dir)
         self.targets, self.held_targets = deltas[: len(train)], deltas[len(train) :]
+        check_fingerprints(self.targets)
         self.predictor = self._new_predictor()
         rate, decay = config.training.learning_rate, config.training.weight_decay
         self.optimizer = torch.optim.AdamW(self.predictor.parameters(), lr=rate, weight_decay=decay, fused=True)

@@ -32,13 +32,15 @@ from llgbm.training.checkpoints import (
     complete_steps,
     load_checkpoint,
     prune_checkpoints,
+    refuse_other_kind,
     save_checkpoint,
     step_folder,
 )
+from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.recompute import recompute_layers
 from llgbm.training.setup import Setup, new_generator, prepare
-from llgbm.training.step import StepPlan, compare, generate, plan_step, validate
+from llgbm.training.step import compare, generate, validate
 from llgbm.training.targets import TargetOptions, TeacherTargets
 
 
@@ -112,6 +114,7 @@ class _Run:
         self.accelerator = _accelerator(config, self.folder)
         self.is_main = self.accelerator.is_main_process
         self._check_shares()
+        refuse_other_kind(self.folder, "generator")
         set_seed(config.seed)
         self.setup: Setup = prepare(config, str(self.accelerator.device))
         if config.training.gradient_checkpointing:
@@ -124,6 +127,7 @@ class _Run:
         self.model, self.optimizer = self.accelerator.prepare(generator, optimizer)
         self.state = self._restore(optimizer) if resume else LoopState()
         self.logger: ExperimentLogger | None = None
+        self.begun = False
 
     def _begin(self) -> None:
         """Take over the run folder; called when the first step is done, so that bad input costs an earlier run nothing."""
@@ -131,6 +135,7 @@ class _Run:
             if not self.state.step:
                 clear_run(self.folder, "generator")
             self.logger = self._open_log()
+        self.begun = True
         self.accelerator.wait_for_everyone()
 
     def _open_log(self) -> ExperimentLogger:
@@ -146,12 +151,11 @@ class _Run:
         self.targets = TeacherTargets(self.setup.functional, self.setup.train.factors, self.setup.train.examples, self._options())
         self.probes = ProbeTargets.build(self.setup, self.config, frozenset(self.weights))
         teachers = self._teachers_on_validation()
-        start, begun = time.perf_counter() - self.state.seconds, False
+        start = time.perf_counter() - self.state.seconds
         while self.state.step < training.total_steps:
             figures = self._step()
-            if not begun:
+            if not self.begun:
                 self._begin()
-                begun = True
             self.state.step += 1
             self.state.seconds = time.perf_counter() - start
             step, last = self.state.step, self.state.step == training.total_steps
@@ -165,7 +169,7 @@ class _Run:
                 self._save()
             if progress is not None and self.is_main:
                 progress(step, training.total_steps, **_shown(figures, self.state.best))
-        if not begun and not (self.folder / "generator" / CONFIG_FILE).exists():  # interrupted after the last step
+        if not self.begun and not (self.folder / "generator" / CONFIG_FILE).exists():  # interrupted after the last step
             self._begin()
         return self._finish(teachers)
 
@@ -249,7 +253,7 @@ class _Run:
         if not bad or (bad == ["gradient"] and self.config.training.mixed_precision == "fp16"):  # the scaler skips such a step
             return
         name = next((n for n in bad if n != "loss"), bad[0]).removeprefix("loss/")
-        kept = complete_steps(self.checkpoints)
+        kept = complete_steps(self.checkpoints) if self.begun or self.state.step else []
         left = f"the checkpoint of step {kept[-1]} is kept" if kept else "no checkpoint was written yet"
         raise DivergedError(
             f"training stopped at step {self.state.step + 1}: {name} is {figures.get(f'loss/{name}', figures.get(name))}; {left}; "

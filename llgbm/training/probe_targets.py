@@ -11,10 +11,10 @@ from llgbm.dataset import TokenBatch, encode_texts
 from llgbm.delta import aggregate, token_states
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
-from llgbm.losses import OBJECTIVES, Comparison
+from llgbm.losses import OBJECTIVES, Comparison, check_fingerprints
 from llgbm.probes import load_probes
+from llgbm.training.plan import StepPlan
 from llgbm.training.setup import Setup
-from llgbm.training.step import StepPlan
 
 TEACHERS_AT_ONCE = 16
 
@@ -54,6 +54,7 @@ class ProbeTargets:
             starts = range(0, teachers.n_adapters, TEACHERS_AT_ONCE)
             parts = (teachers.select(range(s, min(s + TEACHERS_AT_ONCE, teachers.n_adapters))) for s in starts)
             targets.fingerprints = torch.cat([targets.run(part, False)[0] for part in parts])
+            check_fingerprints(targets.fingerprints)
         return targets
 
     def fill(self, comparison: Comparison, plan: StepPlan) -> None:

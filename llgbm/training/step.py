@@ -1,10 +1,8 @@
 """One step's comparison of generated adapters with their teachers, and their exact match on held-back tasks."""
 
 import itertools
-import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,52 +11,13 @@ from llgbm.losses import Comparison
 from llgbm.models.generator import LoRAGenerator
 from llgbm.scoring import Score, score
 from llgbm.training.conditions import ConditionTable
+from llgbm.training.plan import StepPlan
+from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.setup import TeacherSet
 from llgbm.training.targets import TeacherTargets, owners
 
-if TYPE_CHECKING:
-    from llgbm.training.probe_targets import ProbeTargets
-
 VALIDATION_WORDINGS = 4
 """Conditions of each held-back task, of one wording each, on which a checkpoint is judged."""
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """What one step trains on; a function of seed and step alone, so resuming needs no random state."""
-
-    teachers: tuple[int, ...]
-    examples: tuple[tuple[int, ...], ...]
-    condition_seeds: tuple[str, ...]
-    whole: tuple[tuple[int, str], ...]
-    """Teacher and condition seed of every adapter of the step, whichever part of it this is."""
-    start: int = 0
-    """Where this part begins in the whole."""
-
-    def part(self, start: int, stop: int) -> "StepPlan":
-        """Some of the step's teachers."""
-        seeds = self.condition_seeds[start:stop]
-        return StepPlan(self.teachers[start:stop], self.examples[start:stop], seeds, self.whole, self.start + start)
-
-    def __len__(self) -> int:
-        return len(self.teachers)
-
-
-def plan_step(seed: int, step: int, n_teachers: int, tasks_per_step: int, per_teacher: int, examples_per_task: int) -> StepPlan:
-    """Go through the teachers in a new random order each epoch, with random examples of each."""
-    first = step * tasks_per_step
-    orders: dict[int, list[int]] = {}
-    teachers = []
-    for position in range(first, first + tasks_per_step):
-        epoch, place = divmod(position, n_teachers)
-        if epoch not in orders:
-            orders[epoch] = random.Random(f"order/{seed}/{epoch}").sample(range(n_teachers), n_teachers)
-        teachers.append(orders[epoch][place])
-    rng = random.Random(f"examples/{seed}/{step}")
-    count = min(examples_per_task, per_teacher)
-    examples = tuple(tuple(rng.sample(range(per_teacher), count)) for _ in teachers)
-    seeds = tuple(f"condition/{seed}/{step}/{i}" for i in range(tasks_per_step))
-    return StepPlan(tuple(teachers), examples, seeds, tuple(zip(teachers, seeds, strict=True)))
 
 
 def generate(model: Callable, plan: StepPlan, train: TeacherSet, conditions: ConditionTable, device: Any, reword: bool) -> dict[str, Any]:
@@ -83,7 +42,7 @@ def compare(
     plan: StepPlan,
     train: TeacherSet,
     targets: TeacherTargets,
-    probes: "ProbeTargets | None",
+    probes: ProbeTargets | None,
     delta_loss_type: str,
 ) -> Comparison:
     """Run what `generate` wrote where the objective's terms need it, beside what the teachers did there."""

@@ -76,11 +76,19 @@ def test_an_interrupted_training_goes_on_and_a_foreign_generator_is_not_shown(
     assert len(lines) == 6
     assert lines[:3] == before[:3]  # times and all: these steps were not done again
 
-    assert main(["train", *arguments[1:], "--training.learning_rate", "1e-4"]) == 0
-    capsys.readouterr()
-    assert main(arguments) == 0
-    assert capsys.readouterr().out.count("already there") == 2  # deltas and pictures
-    assert json.loads(log.read_text().splitlines()[-1])["grad_norm"] == json.loads(lines[-1])["grad_norm"]
+    def of_another_zoo() -> None:
+        metadata = log.with_name("metadata.json")
+        metadata.write_text(metadata.read_text().replace('"zoo": "', '"zoo": "0'))
+
+    def of_other_settings() -> None:
+        assert main(["train", *arguments[1:], "--training.learning_rate", "1e-4"]) == 0
+
+    for put_a_generator in (of_another_zoo, of_other_settings):
+        put_a_generator()
+        capsys.readouterr()
+        assert main(arguments) == 0
+        assert "generator: already there" not in capsys.readouterr().out
+        assert json.loads(log.read_text().splitlines()[-1])["grad_norm"] == json.loads(lines[-1])["grad_norm"]
 
 
 def test_a_fault_keeps_what_was_done(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,7 @@ def test_the_reference_is_paired_by_task_with_seeds_averaged(tmp_path: Path, own
     assert compared[0]["difference"] == pytest.approx(expected)
     assert compared[0]["low"] <= expected <= compared[0]["high"]
     assert compared[0]["p_holm"] < 0.01
+    assert compared[0]["by_seed"] == {s: pytest.approx(means["a", int(s)] - means["b", int(s)]) for s in ("0", "1")}
 
 
 def test_the_command_shows_table_and_figure(world: Path, overrides: dict, result: dict, capsys) -> None:
@@ -143,7 +144,11 @@ def test_faults_are_named(world: Path, tmp_path: Path, overrides: dict) -> None:
     for changed, message in (
         ({"seads": [1]}, "unknown key 'seads'; its keys are"),
         ({"variants": {}}, "at least one of variants"),
-        ({"variants": {"both": 3}}, "variant 'both' is 3; give config sections and their fields"),
+        ({"variants": {"both": 3}}, "variants must be a mapping to a mapping, found {'both': 3}"),
+        ({"seeds": 3}, "seeds must be a list of an integer, found 3"),
+        ({"set": 3}, "set must be a mapping, found 3"),
+        ({"config": 3}, "config must be a string, found 3"),
+        ({"methods": ["base"]}, "methods lack 'generated'"),
         ({"reference": "neither"}, "reference 'neither' is none of its variants both, product only"),
         ({"axis": "tasks"}, "with an axis, variants are named '<line>, <number>'; 'both' is not"),
     ):

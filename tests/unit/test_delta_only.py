@@ -14,6 +14,7 @@ from llgbm.errors import InputError
 from llgbm.lora.peft_io import read_adapter, write_adapter
 from llgbm.models.delta_predictor import DeltaPredictor
 from llgbm.probes import load_probes
+from llgbm.training.checkpoints import is_origin
 from llgbm.training.delta_only import PredictorResult, PredictorState, teacher_deltas, train_delta_only, train_predictor
 from llgbm.training.loop import DivergedError, train_generator
 from llgbm.zoo.base import load_base
@@ -132,7 +133,7 @@ def test_deltas_are_those_of_each_adapter_alone_and_only_missing_ones_are_comput
         alone = compute_adapter_delta(base, zoo.folder / teacher.path, load_probes("generic"))
         torch.testing.assert_close(row, torch.from_numpy(alone), atol=1e-5, rtol=1e-5)
     files = {path: path.stat().st_mtime_ns for path in cache.glob("*.safetensors")}
-    assert len(files) == len(zoo.teachers)
+    assert len(files) == 1 + len(zoo.teachers)  # the base's states too
     assert torch.equal(teacher_deltas(engine, zoo, zoo.teachers[1:3], cache), found)
     assert files == {path: path.stat().st_mtime_ns for path in cache.glob("*.safetensors")}
 
@@ -161,6 +162,19 @@ def test_what_does_not_fit_is_refused(config, tmp_path):
         train_predictor(changed(config, delta__aggregation="concat", delta_cache_dir=str(tmp_path / "concat")), resume=True)
     with pytest.raises(DivergedError, match=r"training stopped at step .*: delta is .*; lower training.learning_rate"):
         train_predictor(changed(config, experiment_name="diverged", training__learning_rate=1e30, training__max_grad_norm=1e30))
+
+
+def test_one_folder_holds_one_kind_of_run(config):
+    finished = train_predictor(config)
+    hashes = {"config_hash": config.get_hash(), "zoo_hash": TeacherZoo.load(config.checkpoint_folder).content_hash}
+    assert not is_origin(finished.folder / "checkpoints", hashes)
+    with pytest.raises(InputError, match="holds a predictor; train the generator under another experiment_name"):
+        train_generator(config)
+    other = changed(config, experiment_name="other", **BEHAVIOR)
+    folder = train_generator(other).folder
+    assert is_origin(folder / "checkpoints", {**hashes, "config_hash": other.get_hash()})
+    with pytest.raises(InputError, match="holds a generator; train the predictor under another experiment_name"):
+        train_predictor(other)
 
 
 def test_b1_is_the_generators_training_loop(config):

@@ -16,6 +16,7 @@ from llgbm.losses import (
     Predictions,
     active_terms,
     agreement_loss,
+    check_fingerprints,
     delta_loss,
     mean_per_adapter,
     objective_loss,
@@ -200,10 +201,20 @@ def test_zero_teachers_are_nothing_to_compare():
     for term in ("weight", "product"):
         with pytest.raises(InputError, match="every teacher tensor is zero"):
             OBJECTIVES[term].compute(Comparison(random_factors(1), zero))
-    c = behavior()
-    c.teacher_fingerprints = torch.zeros(3, 8)
     with pytest.raises(InputError, match="fingerprints are all zero"):
-        delta_loss(c)
+        check_fingerprints(torch.zeros(3, 8))
+
+
+def test_a_teacher_that_moves_nothing_adds_nothing_however_a_step_is_cut():
+    c = behavior()
+    c.teacher_fingerprints[1] = 0
+    whole, (own, theirs) = delta_loss(c), (c.fingerprints, c.teacher_fingerprints)
+    parts = []
+    for row in range(3):
+        c.fingerprints, c.teacher_fingerprints = own[row : row + 1], theirs[row : row + 1]
+        parts.append(delta_loss(c))
+    assert parts[1] == 0
+    assert torch.stack(parts).mean() == pytest.approx(whole.item())
 
 
 def test_agreement_equals_its_formula_and_finds_the_task_among_the_others():
@@ -216,7 +227,7 @@ def test_agreement_equals_its_formula_and_finds_the_task_among_the_others():
     tasks, eye = torch.randn(5, 6), torch.eye(5, dtype=torch.bool)
     assert float(agreement_loss(replace(c, read=tasks, read_again=tasks, same_task=eye))) < 0.1
     assert float(agreement_loss(replace(c, read=tasks, read_again=tasks.roll(1, 0), same_task=eye))) > 1
-    with pytest.raises(InputError, match="objective agreement has nothing to compare: it needs at least 2 tasks in a micro-batch"):
+    with pytest.raises(InputError, match="objective agreement has nothing to compare: it needs at least 2 tasks per step"):
         agreement_loss(replace(c, same_task=torch.ones(3, 4, dtype=torch.bool)))
 
 

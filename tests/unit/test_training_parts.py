@@ -7,8 +7,8 @@ from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
 from llgbm.models.encoder import HashingEncoder
 from llgbm.training.conditions import ConditionTable
+from llgbm.training.plan import plan_step
 from llgbm.training.probe_targets import aggregate, token_states
-from llgbm.training.step import plan_step
 from llgbm.training.targets import owners
 from llgbm.zoo.suite import Task
 
