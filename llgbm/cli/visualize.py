@@ -18,6 +18,8 @@ HELP = "Draw pictures of saved results: the space of deltas, training curves, co
 INPUTS = {"deltas": "deltas", "training": "outputs/delta_multi", "composition": "outputs/composition"}
 """Type -> where its results are by default."""
 
+FIGURES = "outputs/figures"
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What to draw, from where, to where."""
@@ -31,26 +33,28 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"what to draw from; several runs of training are compared (default: {inputs})",
     )
     parser.add_argument("--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="the adapters' zoo (default: %(default)s)")
-    parser.add_argument("--output_dir", type=str, default="outputs/figures", help="where pictures go (default: %(default)s)")
+    where = f"where pictures go (default: {FIGURES}; composition: its --input_dir, where reports find them)"
+    parser.add_argument("--output_dir", type=str, default=None, help=where)
     add_config_arguments(parser, sections=("model", "probe"))
 
 
 def run(args: Namespace) -> int:
     """Write each picture as PNG and SVG and print its path."""
     inputs = args.input_dir or [INPUTS[args.type]]
+    output = args.output_dir or (inputs[0] if args.type == "composition" else FIGURES)
     if len(inputs) > 1 and args.type != "training":
         raise InputError(f"--type {args.type} draws one --input_dir, {len(inputs)} were given; only training compares several")
     if args.type == "training":
         from llgbm.report.plots_training import draw_training
 
-        paths = draw_training(inputs, args.output_dir)
+        paths = draw_training(inputs, output)
     elif args.type == "composition":
         from llgbm.report.plots_composition import draw_composition
 
-        paths = draw_composition(Path(inputs[0]) / "composition.json", args.output_dir)
+        paths = draw_composition(Path(inputs[0]) / "composition.json", output)
     else:
-        paths = draw_deltas(read_config(args), inputs[0], args.checkpoint_dir, args.output_dir)
-        _show_silhouettes(Path(args.output_dir))
+        paths = draw_deltas(read_config(args), inputs[0], args.checkpoint_dir, output)
+        _show_silhouettes(Path(output))
     for path in paths:
         print(path)
     return 0
