@@ -15,7 +15,7 @@ from scipy import optimize, stats
 
 from llgbm.delta import DeltaCache
 from llgbm.errors import InputError
-from llgbm.evaluation.statistics import holm
+from llgbm.evaluation.statistics import add_holm
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapters
 from llgbm.retrieval import AdapterMerger
@@ -86,11 +86,11 @@ class CompositionExperiment:
                 {**_names(mixture), "cosine": observed, "null_cosine": float(null.mean()), "p_value": _p_value(observed, null)}
                 | {"distance": distances, "nearest": nearest}
             )
-        _add_holm(rows)
+        add_holm(rows)
         distance = {way: np.array([row["distance"][way] for row in rows]) for way in ("sum", "mean", "one", "two")}
         distance["nearer part"] = np.minimum(distance["one"], distance["two"])
         tests = [_wilcoxon(distance, a, b) for a, b in (("mean", "sum"), ("mean", "nearer part"), ("sum", "nearer part"))]
-        _add_holm(tests)
+        add_holm(tests)
         overall = {
             **_overall([row["cosine"] for row in rows], np.stack(nulls)),
             "distance": {way: float(values.mean()) for way, values in distance.items()},
@@ -111,7 +111,7 @@ class CompositionExperiment:
                 observed = _cosine(rest, self.deltas[kept])
                 rows.append({**_names(mixture), "left": kept, "cosine": observed, "null_cosine": float(null.mean())})
                 rows[-1]["p_value"] = _p_value(observed, null)
-        _add_holm(rows)
+        add_holm(rows)
         return {"rows": rows, "overall": _overall([row["cosine"] for row in rows], np.stack(nulls))}
 
     def test_interpolation(self, mixtures: Sequence[Mixture], points: int = POINTS) -> dict[str, Any]:
@@ -306,11 +306,6 @@ def _wilcoxon(distance: Mapping[str, np.ndarray], nearer: str, farther: str) -> 
     found: Any = stats.wilcoxon(difference) if np.any(difference != 0) else None
     p_value = 1.0 if found is None else float(found.pvalue)
     return {"nearer": nearer, "farther": farther, "difference": float(difference.mean()), "p_value": p_value}
-
-
-def _add_holm(rows: Sequence[dict[str, Any]]) -> None:
-    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
 
 
 def _names(mixture: Mixture) -> dict[str, str]:

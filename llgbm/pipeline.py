@@ -22,12 +22,12 @@ class Stages:
             outputs: Files and folders the stage writes.
             work: Called without arguments; if it raises, the stage counts as not done.
         """
-        key, known = hash_json(inputs), self._known()
-        if known.get(name) == key and all(Path(path).exists() for path in outputs):
+        key = hash_json(inputs)
+        if self._known().get(name) == key and all(Path(path).exists() for path in outputs):
             return False
-        write_json(self.record, {stage: value for stage, value in known.items() if stage != name})
+        self.forget(name)
         work()
-        write_json(self.record, {**known, name: key})
+        write_json(self.record, {**self._known(), name: key})
         return True
 
     def forget(self, name: str) -> None:

@@ -90,7 +90,7 @@ def coerced(value: Any, kind: Any) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise TypeError
-        return {key: coerced({} if item is None else item, typing.get_args(kind)[1]) for key, item in value.items()}
+        return {key: coerced(item, typing.get_args(kind)[1]) for key, item in value.items()}
     if kind is Any:
         return value
     if kind is float and isinstance(value, str):

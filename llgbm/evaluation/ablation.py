@@ -17,7 +17,7 @@ from llgbm.artifacts import hash_json, write_json
 from llgbm.config import ExperimentConfig, build, preset_folder, preset_values
 from llgbm.errors import InputError
 from llgbm.evaluation.setting import EvaluationConfig
-from llgbm.evaluation.statistics import compare, holm, replicates
+from llgbm.evaluation.statistics import add_holm, compare, replicates
 from llgbm.evaluation.task_eval import evaluate, read_evaluation
 from llgbm.progress import ProgressCallback
 from llgbm.schema import coerced, flatten, merge, read_yaml, type_name
@@ -82,6 +82,8 @@ def load_study(source: str) -> Study:
     if unknown or not values.get("variants") or "config" not in values:
         fault = f"unknown key {unknown[0]!r}" if unknown else "config and at least one of variants are needed"
         raise InputError(f"study {path}: {fault}; its keys are {', '.join(sorted(known))}")
+    if isinstance(values["variants"], dict):  # a variant may be left empty
+        values["variants"] = {str(name): value or {} for name, value in values["variants"].items()}
     kinds = get_type_hints(Study)
     for key, value in values.items():
         try:
@@ -90,7 +92,7 @@ def load_study(source: str) -> Study:
             raise InputError(f"study {path}: {key} must be {type_name(kinds[key])}, found {value!r}") from error
     if GENERATED not in values.get("methods", [GENERATED]):
         raise InputError(f"study {path}: methods lack {GENERATED!r}, which the study compares")
-    study = Study(path.stem, **{**values, "variants": {str(name): value or {} for name, value in values["variants"].items()}})
+    study = Study(path.stem, **values)
     astray = next((v for v in study.variants if study.axis and not re.fullmatch(r".+, \d+(\.\d+)?", v)), None)
     if astray is not None:
         raise InputError(f"study {path}: with an axis, variants are named '<line>, <number>'; {astray!r} is not")
@@ -228,8 +230,7 @@ def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str
         means = [[runs[seed]["splits"][split][GENERATED]["exact_match"] for seed in seeds] for runs in (present[reference], found)]
         by_seed = {str(seed): ours - theirs for seed, ours, theirs in zip(seeds, *means, strict=True)}
         rows.append({"split": split, "variant": reference, "other": name, "by_seed": by_seed, **asdict(compare(one, other))})
-    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
+    add_holm(rows)
     return rows
 
 

@@ -16,7 +16,7 @@ from llgbm.delta import DeltaCache, engine_of_cache
 from llgbm.errors import InputError
 from llgbm.evaluation.composition_eval import AVERAGE, TARGET_ADAPTERS, WAYS, CompositionEvaluator, Pair
 from llgbm.evaluation.setting import EvaluationConfig, load_setting
-from llgbm.evaluation.statistics import holm
+from llgbm.evaluation.statistics import add_holm
 from llgbm.progress import ProgressCallback
 from llgbm.zoo.teachers import Teacher, TeacherZoo
 
@@ -68,9 +68,7 @@ def compose_zoo(
         "subtraction": _over_seeds([e.test_subtraction(mixtures) for e in experiments]),
         "interpolation": _over_seeds([e.test_interpolation(mixtures) for e in experiments]),
     }
-    adjusted = holm([test["overall"]["p_value"] for test in geometry.values()])
-    for test, p_value in zip(geometry.values(), adjusted, strict=True):
-        test["overall"]["p_holm"] = p_value
+    add_holm([test["overall"] for test in geometry.values()])
     evaluator = CompositionEvaluator(setting, teachers, deltas, engine_of_cache(config, cache))
     pairs = [Pair(m.one, m.two, m.whole) for m in mixtures]
     others = _random_pairs(teachers, n_pairs, seeds[0], {frozenset((m.one, m.two)) for m in mixtures})
@@ -127,8 +125,9 @@ def findings(document: Mapping[str, Any]) -> list[str]:
     if rivals and AVERAGE in ways:
         best = max(rivals, key=lambda row: row["exact_match"])
         test = next(row for row in document["mixtures"]["comparisons"] if row["way"] == best["way"])
-        sides = ("beats", "is worse than") if test["p_holm"] < 0.05 else ("does not reliably beat",) * 2
-        verb = sides[test["difference"] < 0]
+        verb = "does not reliably beat"
+        if test["p_holm"] < 0.05:
+            verb = "is worse than" if test["difference"] < 0 else "beats"
         lines.append(
             f"Tasks: the best composition, {best['way']}, does both at {best['exact_match']:.1%} and {verb} plain averaging at "
             f"{ways[AVERAGE]['exact_match']:.1%} (difference {test['difference']:+.1%}, p = {test['p_holm']:.2g})"

@@ -11,7 +11,7 @@ from llgbm.dataset import TokenBatch, concatenate, encode_examples
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
 from llgbm.evaluation.setting import Setting
-from llgbm.evaluation.statistics import bootstrap_interval, compare, holm
+from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare
 from llgbm.lora.factors import LoRAFactors, combine
 from llgbm.progress import ProgressCallback
 from llgbm.retrieval import AdapterMerger
@@ -323,6 +323,5 @@ def _against_average(by_way: Mapping[str, list[dict[str, float]]]) -> list[dict[
         for way, found in by_way.items()
         if way != AVERAGE
     ]
-    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
+    add_holm(rows)
     return rows

@@ -8,7 +8,7 @@ Letters: n tasks (or other paired units).
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -148,6 +148,12 @@ def holm(p_values: Values) -> list[float]:
     result = np.empty_like(p)
     result[order] = adjusted
     return result.tolist()
+
+
+def add_holm(rows: Sequence[dict[str, Any]]) -> None:
+    """Give each test its `p_holm`: its `p_value` adjusted for all of these."""
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
 
 
 def compare(one: Sequence[Values], other: Sequence[Values], alternative: Alternative = "two-sided", seed: int = 0) -> Comparison:

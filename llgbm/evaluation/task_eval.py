@@ -13,7 +13,7 @@ from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
-from llgbm.evaluation.statistics import compare, gain_recovered, gain_recovered_interval, holm, standard_error
+from llgbm.evaluation.statistics import add_holm, compare, gain_recovered, gain_recovered_interval, standard_error
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import Score, score_each
 
@@ -76,8 +76,7 @@ class Evaluation:
             for other in exact
             if other != REFERENCE
         ]
-        for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-            row["p_holm"] = adjusted
+        add_holm(rows)
         if {"base", "teacher"} <= exact.keys():
             generated, base, teacher = (self.per_task(split, method) for method in (REFERENCE, "base", "teacher"))
             for row in rows:

@@ -81,9 +81,8 @@ def read_requests(path: str | Path) -> list[Request]:
 def read_prompts(path: str | Path) -> tuple[str, ...]:
     """Prompts of one task: a JSON list of strings (`.json`), or a text file with one prompt per line."""
     path = Path(path)
-    text = read_text(path)
     if path.suffix != ".json":
-        prompts = [line.strip() for line in text.splitlines() if line.strip()]
+        prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     else:
         prompts = read_json(path)
         if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):

@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save
 
 from llgbm.artifacts import hash_file, read_json, write_bytes, write_json
+from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.models.reader import CONFIG_FILE, WEIGHTS_FILE, ConditionReader, load_weights
+from llgbm.zoo.teachers import TeacherZoo
 
 MARKER = "COMPLETE.json"
 KINDS = ("generator", "predictor")
@@ -46,6 +48,11 @@ def load_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.opt
         entries.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     return read_json(folder / STATE_FILE)
+
+
+def origin(config: ExperimentConfig, zoo: TeacherZoo) -> dict[str, str]:
+    """The hashes of what a run is made of, as its checkpoints record them."""
+    return {"config_hash": config.get_hash(), "zoo_hash": zoo.content_hash}
 
 
 def check_origin(folder: Path, stored: Mapping, now: Mapping[str, str]) -> None:

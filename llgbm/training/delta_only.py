@@ -30,6 +30,7 @@ from llgbm.training.checkpoints import (
     clear_run,
     complete_steps,
     load_checkpoint,
+    origin,
     prune_checkpoints,
     refuse_other_kind,
     save_checkpoint,
@@ -163,11 +164,7 @@ class _PredictorRun:
         self.predictor = self._new_predictor()
         rate, decay = config.training.learning_rate, config.training.weight_decay
         self.optimizer = torch.optim.AdamW(self.predictor.parameters(), lr=rate, weight_decay=decay, fused=True)
-        self.hashes = {
-            "config_hash": config.get_hash(),
-            "zoo_hash": self.setup.zoo.content_hash,
-            "deltas_hash": hash_tensors({"deltas": deltas}),
-        }
+        self.hashes = {**origin(config, self.setup.zoo), "deltas_hash": hash_tensors({"deltas": deltas})}
         self.state = self._restore() if resume else PredictorState()
         self.logger: ExperimentLogger | None = None
 

@@ -31,6 +31,7 @@ from llgbm.training.checkpoints import (
     clear_run,
     complete_steps,
     load_checkpoint,
+    origin,
     prune_checkpoints,
     refuse_other_kind,
     save_checkpoint,
@@ -298,8 +299,7 @@ class _Run:
             "best_step": state.best_step,
             "best": state.best,
             "seconds": state.seconds,
-            "config_hash": self.config.get_hash(),
-            "zoo_hash": self.setup.zoo.content_hash,
+            **origin(self.config, self.setup.zoo),
         }
         save_checkpoint(step_folder(self.checkpoints, state.step), self.generator, raw, stored)
         prune_checkpoints(self.checkpoints, {state.step, state.best_step})
@@ -311,7 +311,7 @@ class _Run:
             return LoopState()
         folder = step_folder(self.checkpoints, steps[-1])
         stored = load_checkpoint(folder, self.generator, optimizer)
-        check_origin(folder, stored, {"config_hash": self.config.get_hash(), "zoo_hash": self.setup.zoo.content_hash})
+        check_origin(folder, stored, origin(self.config, self.setup.zoo))
         cut_metrics(self.folder / "metrics.jsonl", stored["step"])
         return LoopState(stored["step"], stored["best_step"], stored["best"], stored["seconds"])
 
