@@ -5,7 +5,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -78,6 +78,8 @@ class ProbeSet:
     name: str
     texts: tuple[str, ...]
     responses: tuple[str, ...] | None = None
+    left_out: int = field(default=0, compare=False)
+    """How many more the set has of which these are the first."""
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -91,10 +93,9 @@ class ProbeSet:
         return hashlib.sha256(json.dumps([self.texts, self.responses]).encode()).hexdigest()
 
     def first(self, count: int) -> "ProbeSet":
-        """The first `count` probes. InputError when there are fewer."""
-        if count > len(self.texts):
-            raise InputError(f"probe set {self.name} has {len(self.texts)} probes, {count} were asked for; lower probe.num_probes")
-        return ProbeSet(self.name, self.texts[:count], self.responses and self.responses[:count])
+        """The first `count` probes; all of them when there are fewer."""
+        left_out = self.left_out + max(0, len(self.texts) - count)
+        return ProbeSet(self.name, self.texts[:count], self.responses and self.responses[:count], left_out)
 
 
 def create_generic_probes() -> list[str]:

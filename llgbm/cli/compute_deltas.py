@@ -13,6 +13,7 @@ from llgbm.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from llgbm.config import ProbeConfig
     from llgbm.delta import DeltaReport
+    from llgbm.probes import ProbeSet
 
 HELP = "Compute the delta activations of a folder of adapters into a cache."
 
@@ -48,7 +49,7 @@ def run(args: Namespace) -> int:
     if first:
         for text, length in engine.cut_probes.items():
             print(f"llgbm: probe {text[:40]!r} is cut: {length} tokens, probe.max_length is {engine.options.max_length}", file=sys.stderr)
-        _say_how_many_probes(config.probe)
+        _say_how_many_probes(config.probe, engine.probes)
     cache = DeltaCache(args.output_dir)
     cache.bind(engine.config)
     folder = Path(args.output_dir).resolve()
@@ -62,12 +63,10 @@ def run(args: Namespace) -> int:
     return 2 if report.failed else 0
 
 
-def _say_how_many_probes(probe: "ProbeConfig") -> None:
-    from llgbm.probes import load_probes
-
-    there = len(load_probes(probe.probe_type).texts)
+def _say_how_many_probes(probe: "ProbeConfig", probes: "ProbeSet") -> None:
+    there = len(probes.texts) + probes.left_out
     if there != probe.num_probes:
-        used = f"{min(there, probe.num_probes)} of the {there} probes of {probe.probe_type} are used"
+        used = f"{len(probes.texts)} of the {there} probes of {probe.probe_type} are used"
         hint = f"; --probe.num_probes {there} uses all" if there > probe.num_probes else f", probe.num_probes is {probe.num_probes}"
         print(f"llgbm: {used}{hint}", file=sys.stderr)
 

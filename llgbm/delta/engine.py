@@ -222,14 +222,14 @@ def make_engine(
     Raises:
         InputError: Layers or tokens are none of these; see also `DeltaEngine`.
     """
-    probes = load_probes(config.probe.probe_type)
+    probes = load_probes(config.probe.probe_type).first(config.probe.num_probes)
     base = base or load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
     options = options or DeltaOptions.from_config(config.delta, config.probe.max_length)
     if layers is not None:
         options = replace(options, layers=_parsed_layers(layers))
     if tokens is not None:
         options = replace(options, tokens=_parsed_tokens(tokens))
-    return DeltaEngine(base, probes.first(min(config.probe.num_probes, len(probes.texts))), options)
+    return DeltaEngine(base, probes, options)
 
 
 def compute_base_activation(base: Base, probes: ProbeSet, options: DeltaOptions | None = None) -> Float[np.ndarray, "..."]:
