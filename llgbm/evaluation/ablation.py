@@ -120,7 +120,7 @@ def run_study(
         progress: Called with steps done and to do over all cells.
 
     Raises:
-        InputError: An unknown variant, or a config that does not fit.
+        InputError: An unknown variant, a config that does not fit, or a zoo that is not built; no cell was begun then.
     """
     folder, overrides = Path(output_dir) / study.name, overrides or {}
     unknown = next((name for name in variants if name not in study.variants), None)
@@ -129,6 +129,7 @@ def run_study(
     all_seeds = list(seeds or study.seeds)
     cells = [(variant, seed) for seed in all_seeds for variant in variants or study.variants]
     configs = [study.experiment(variant, seed, overrides, folder) for variant, seed in cells]
+    _check_zoos(configs)
     total, done = sum(config.training.total_steps for config in configs), 0
     for (variant, seed), config in zip(cells, configs, strict=True):
         _run_cell(study, config, _part(progress, done, total, f"{variant}/{seed}"))
@@ -167,6 +168,12 @@ def summarize(study: Study, folder: Path, cells: Sequence[tuple[str, int]]) -> d
         "comparisons": comparisons,
         "cells": [{"variant": v, "seed": s, "folder": cell_name(v, s), "config_hash": documents[v, s]["config_hash"]} for v, s in cells],
     }
+
+
+def _check_zoos(configs: Sequence[ExperimentConfig]) -> None:
+    for folder, suite in {config.checkpoint_folder: config.zoo.suite for config in configs}.items():
+        if not (Path(folder) / "manifest.json").is_file():
+            raise InputError(f"{folder}: no zoo there; build it with 'llgbm zoo build --zoo.suite {suite} --checkpoint_folder {folder}'")
 
 
 def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback | None) -> None:
