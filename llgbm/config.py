@@ -76,7 +76,7 @@ class ZooConfig:
     """How teachers are trained."""
 
     suite: str = "micro"
-    """Task suite: micro, micro:16 (with 16 wordings of each value instead of 8), or a folder of JSONL files."""
+    """Task suite: micro, or a folder of JSONL files."""
     seeds: list[int] = field(default_factory=lambda: [0])
     """One teacher per task and seed."""
     steps: int = number(400, low=1)

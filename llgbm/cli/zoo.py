@@ -20,12 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     listing = make_parser("Show the teachers of a zoo.")
     listing.add_argument("--checkpoint_folder", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
     tasks = make_parser("Show, save or draw the tasks of a suite.")
-    tasks.add_argument(
-        "--suite",
-        type=str,
-        default="micro",
-        help="micro, micro:<wordings of each value>, or a folder of JSONL files (default: %(default)s)",
-    )
+    tasks.add_argument("--suite", type=str, default="micro", help="micro or a folder of JSONL files (default: %(default)s)")
     tasks.add_argument("--split", type=str, default=None, choices=TASK_SPLITS, help="only tasks of this split")
     tasks.add_argument("--count", type=int, default=None, help="only so many tasks, evenly spaced")
     tasks.add_argument("--save", type=str, default=None, metavar="DIR", help="write the suite as a JSONL folder")

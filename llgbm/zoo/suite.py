@@ -111,21 +111,15 @@ class TaskSuite:
 
 
 def load_suite(source: str | Path) -> TaskSuite:
-    """Load a suite: `micro` is the built-in one, `micro:16` the same with that many wordings of each value; else a JSONL folder.
+    """Load a suite: `micro` is the built-in one, anything else a JSONL folder.
 
     Raises:
-        InputError: No such number of wordings; a file is missing, a line is not JSON or lacks a key, or a task has no train or
-            test examples.
+        InputError: A file is missing, a line is not JSON or lacks a key, or a task has no train or test examples.
     """
-    name, _, wordings = str(source).partition(":")
-    if name == "micro":
+    if str(source) == "micro":
         from llgbm.zoo.micro.world import micro_suite
 
-        if not wordings:
-            return micro_suite()
-        if not wordings.isdecimal():
-            raise InputError(f"task suite {source}: {wordings!r} is no number of wordings; write micro:16, or micro for the usual ones")
-        return micro_suite(wordings=int(wordings))
+        return micro_suite()
     folder = Path(source)
     if not folder.is_dir():
         raise InputError(f"task suite {source}: no such folder; give a folder with tasks.jsonl, train.jsonl and test.jsonl, or 'micro'")

@@ -90,12 +90,6 @@ def test_duplicate_task_missing_file_and_missing_folder(folder: Path, tmp_path: 
         load_suite(tmp_path / "absent")
 
 
-def test_the_built_in_suite_comes_with_as_many_wordings_as_asked_for() -> None:
-    assert load_suite("micro:16").content_hash == micro_suite(wordings=16).content_hash != load_suite("micro").content_hash
-    with pytest.raises(InputError, match=r"task suite micro:many: 'many' is no number of wordings; write micro:16"):
-        load_suite("micro:many")
-
-
 def test_suite_with_no_tasks_is_refused(tmp_path: Path) -> None:
     for name in ("tasks", "train", "test"):
         (tmp_path / f"{name}.jsonl").write_text("")

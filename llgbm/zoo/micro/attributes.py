@@ -3,7 +3,7 @@
 A task is one value of each attribute: an *operation* on the payload, a *style* of the result, and a *wrapper* around it.
 `answer = wrapper(style(operation(payload)))`, so an answer is right only when all three are.
 
-How people say each value is in `wordings.yaml`.
+How people say each value is in `wordings.py`.
 """
 
 from collections.abc import Callable

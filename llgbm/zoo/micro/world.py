@@ -10,13 +10,37 @@ import itertools
 import random
 from functools import lru_cache
 
+from llgbm.zoo.micro import wordings
 from llgbm.zoo.micro.attributes import DOMAINS, WRAPPERS, Domain
-from llgbm.zoo.micro.wordings import DEFAULT, Phrases, Wordings, load_phrases
+from llgbm.zoo.micro.wordings import Wordings
 from llgbm.zoo.suite import Example, Task, TaskSuite
 
 N_MIXTURES = 24
 TEST_SHARE = 5
 """One payload in this many belongs to the test side."""
+
+_DESCRIPTIONS = (
+    "Take {subject}: {operation}, {style}, {wrapper}.",
+    "{Operation} {style} and put it {wrapper}.",
+    "For {subject}, {operation}; give the answer {style}, {wrapper}.",
+    "The answer should be {wrapper} and {style}: {operation}.",
+    "{Operation}. Style: {style}. Wrapping: {wrapper}.",
+    "A helper that, given {subject}, will {operation}, {style} and {wrapper}.",
+    "Result {wrapper}, {style}. What to do: {operation}.",
+    "Work on {subject}. {Operation} {wrapper}, and do so {style}.",
+)
+_UNSEEN_DESCRIPTIONS = ("What I want from {subject}, {wrapper} and {style}, is this: {operation}.",)
+_REQUESTS = (
+    "Please {operation} {style}, {wrapper}: {payload}",
+    "{payload} - {operation}, {style}, {wrapper}.",
+    "Here is {payload}. {Operation}, {style}, {wrapper}.",
+    "I have {payload}; {operation} {wrapper} and {style}.",
+    "Given {payload}, {operation}. Answer {wrapper}, {style}.",
+    "{Operation} {style}. Put it {wrapper}. Input: {payload}",
+    "My input is {payload} and the result must be {wrapper} and {style}: {operation}.",
+    "With {payload}, can you {operation}, {style}, {wrapper}?",
+)
+_UNSEEN_REQUESTS = ("Could you take {payload} and {operation}? I need it {style} and {wrapper}.",)
 
 
 def is_test_payload(payload: str) -> bool:
@@ -55,30 +79,29 @@ class MicroTask:
             drawn.setdefault(example.input, example)
         return tuple(drawn.values())
 
-    def descriptions(self, rng: random.Random, phrases: Phrases, count: int, unseen: bool) -> tuple[str, ...]:
+    def descriptions(self, rng: random.Random, count: int, unseen: bool) -> tuple[str, ...]:
         """Distinct sentences that describe the task, in training or in unseen wordings."""
-        return self._sentences(rng, phrases, phrases.descriptions, count, unseen, payload=False)
+        templates = _UNSEEN_DESCRIPTIONS if unseen else _DESCRIPTIONS
+        return self._sentences(rng, templates, count, unseen, payload=False)
 
-    def requests(self, rng: random.Random, phrases: Phrases, count: int, unseen: bool) -> tuple[str, ...]:
+    def requests(self, rng: random.Random, count: int, unseen: bool) -> tuple[str, ...]:
         """Distinct requests with a payload each, as a user would write them, unanswered."""
-        return self._sentences(rng, phrases, phrases.requests, count, unseen, payload=True)
+        return self._sentences(rng, _UNSEEN_REQUESTS if unseen else _REQUESTS, count, unseen, payload=True)
 
-    def _sentences(
-        self, rng: random.Random, phrases: Phrases, frames: Wordings, count: int, unseen: bool, payload: bool
-    ) -> tuple[str, ...]:
+    def _sentences(self, rng: random.Random, templates: tuple[str, ...], count: int, unseen: bool, payload: bool) -> tuple[str, ...]:
         found: dict[str, None] = {}
         for _ in range(50 * count):
             if len(found) == count:
                 break
             words = {
-                "subject": _say(rng, phrases.subjects[self.domain.name], unseen),
-                "operation": _say(rng, phrases.operations[self.operation.name], unseen),
-                "style": _say(rng, phrases.styles[self.style.name], unseen),
-                "wrapper": _say(rng, phrases.wrappers[self.wrapper.name], unseen),
+                "subject": _say(rng, wordings.SUBJECTS[self.domain.name], unseen),
+                "operation": _say(rng, wordings.OPERATIONS[self.operation.name], unseen),
+                "style": _say(rng, wordings.STYLES[self.style.name], unseen),
+                "wrapper": _say(rng, wordings.WRAPPERS[self.wrapper.name], unseen),
                 "payload": self.example(rng, test=False).input if payload else "",
             }
             words["Operation"] = words["operation"][0].upper() + words["operation"][1:]
-            found[_say(rng, frames, unseen).format(**words)] = None
+            found[rng.choice(templates).format(**words)] = None
         return tuple(found)
 
     def _draw(self, rng: random.Random) -> list[str]:
@@ -97,33 +120,31 @@ def micro_tasks() -> list[MicroTask]:
 
 
 @lru_cache(maxsize=4)
-def micro_suite(seed: int = 0, n_train: int = 256, n_test: int = 40, wordings: int = DEFAULT) -> TaskSuite:
+def micro_suite(seed: int = 0, n_train: int = 256, n_test: int = 40) -> TaskSuite:
     """MicroZoo as a task suite: 216 single tasks and 24 mixtures of two seen tasks from different domains.
 
     Args:
         seed: Draws examples, wordings and mixtures; rules, splits and the two sides of payloads do not depend on it.
         n_train: Train examples per task.
         n_test: Test examples per task.
-        wordings: How many ways to say each value training may see; InputError when there are not so many.
     """
-    phrases = load_phrases(wordings)
-    singles = [_single(task, phrases, seed, n_train, n_test) for task in micro_tasks()]
+    singles = [_single(task, seed, n_train, n_test) for task in micro_tasks()]
     tasks = singles + _mixtures(singles, random.Random(f"mixtures/{seed}"))
     return TaskSuite("micro", {task.name: task for task in tasks})
 
 
-def _single(task: MicroTask, phrases: Phrases, seed: int, n_train: int, n_test: int) -> Task:
+def _single(task: MicroTask, seed: int, n_train: int, n_test: int) -> Task:
     rng = random.Random(f"wordings/{task.domain.name}/{task.name}/{seed}")
-    description, *paraphrases = task.descriptions(rng, phrases, 33, unseen=False)
+    description, *paraphrases = task.descriptions(rng, 33, unseen=False)
     return Task(
         name=task.name,
         domain=task.domain.name,
         split=task.split,
         description=description,
         paraphrases=tuple(paraphrases),
-        unseen_paraphrases=task.descriptions(rng, phrases, 1, unseen=True),
-        prompts=task.requests(rng, phrases, 48, unseen=False),
-        unseen_prompts=task.requests(rng, phrases, 8, unseen=True),
+        unseen_paraphrases=task.descriptions(rng, 1, unseen=True),
+        prompts=task.requests(rng, 48, unseen=False),
+        unseen_prompts=task.requests(rng, 8, unseen=True),
         attributes={"operation": task.operation.name, "style": task.style.name, "wrapper": task.wrapper.name},
         train=task.examples(n_train, seed),
         test=task.examples(n_test, seed, test=True),
@@ -162,4 +183,4 @@ def _mixture(one: Task, two: Task) -> Task:
 
 
 def _say(rng: random.Random, words: Wordings, unseen: bool) -> str:
-    return rng.choice((words.unseen,) if unseen else words.seen)
+    return rng.choice(words.unseen if unseen else words.seen)
