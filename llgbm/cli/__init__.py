@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "compute-deltas": "llgbm.cli.compute_deltas",
     "train": "llgbm.cli.train",
     "train-delta-only": "llgbm.cli.train_delta_only",
+    "ensemble": "llgbm.cli.ensemble",
     "generate": "llgbm.cli.generate",
     "evaluate": "llgbm.cli.evaluate",
     "retrieve": "llgbm.cli.retrieve",

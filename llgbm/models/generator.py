@@ -6,7 +6,8 @@ Letters: K tasks, N vectors per task (one or more for each text), E embedding wi
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder
-from llgbm.models.reader import SIZES, ConditionReader
+from llgbm.models.reader import CONFIG_FILE, SIZES, ConditionReader
 from llgbm.zoo.base import Base
 
 
@@ -42,6 +43,8 @@ class GeneratorSpec:
     """Tasks whose teachers were training targets."""
     validated_on: list[str] = field(default_factory=list)
     """Tasks held back to choose the checkpoint."""
+    members: int = 1
+    """How many generators write together; more than one in an ensemble."""
 
     def emitted(self) -> int:
         """Numbers in one emitted adapter."""
@@ -153,6 +156,16 @@ class LoRAGenerator(ConditionReader):
             scaling=dict.fromkeys(order, scaling),
             ranks=dict.fromkeys(order, (self.spec.rank,) * k),
         )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, encoder: TextEncoder | None = None) -> Self:
+        """As any reader; the folder of an ensemble gives the ensemble."""
+        if cls is LoRAGenerator and cls.read_spec(cls.folder_in(folder) / CONFIG_FILE).members > 1:
+            from llgbm.models.ensemble import GeneratorEnsemble
+
+            ensemble: Any = GeneratorEnsemble
+            return ensemble.from_pretrained(folder, encoder)
+        return super().from_pretrained(folder, encoder)
 
     @classmethod
     def make_spec(cls, values: dict[str, Any]) -> GeneratorSpec:

@@ -128,7 +128,7 @@ class ConditionReader(nn.Module):
         """The network's output for one task or many, in eval mode and one pass."""
         conditions = collect_conditions(prompts, description)
         embeddings, mask = embed_conditions(self.encoder(base), conditions)
-        was_training, device = self.training, self.project.weight.device
+        was_training, device = self.training, next(self.parameters()).device
         self.eval()
         output = self(embeddings.to(device), mask.to(device))
         self.train(was_training)

@@ -1,0 +1,81 @@
+"""Several generators as one: each misreads other phrases, and the mean of what they write follows the majority.
+
+Source: deep ensembles, Lakshminarayanan et al. 2017, arXiv:1612.01474; here weight changes are averaged instead of predictions.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from llgbm.errors import InputError
+from llgbm.lora.factors import LoRAFactors, truncate
+from llgbm.models.encoder import TextEncoder
+from llgbm.models.generator import GeneratorSpec, LoRAGenerator
+
+OWN = ("trained_on", "validated_on")
+"""What generators of one ensemble may differ in."""
+
+
+class GeneratorEnsemble(LoRAGenerator):
+    """Writes the mean of its members' weight changes, cut back to their rank; saved, loaded and asked like one generator."""
+
+    def __init__(self, spec: GeneratorSpec, encoder: TextEncoder | None = None) -> None:
+        nn.Module.__init__(self)  # the layers are the members'
+        self.spec, self._encoder = spec, encoder
+        alone = dataclasses.replace(spec, members=1)
+        self.members = nn.ModuleList(LoRAGenerator(alone, encoder) for _ in range(spec.members))
+
+    @torch.no_grad()
+    def forward(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> LoRAFactors:
+        """One adapter per row, float32; no gradients: members are trained alone."""
+        mean = mean_change([member(embeddings, mask) for member in self.members])
+        cut, scaling = truncate(mean, self.spec.rank), self.spec.alpha / self.spec.rank
+        return LoRAFactors(
+            a=cut.a,
+            b={name: b / scaling for name, b in cut.b.items()},
+            scaling={name: s * scaling for name, s in cut.scaling.items()},
+            ranks=cut.ranks,
+        )
+
+
+def mean_change(written: Sequence[LoRAFactors]) -> LoRAFactors:
+    """K adapters whose weight changes are the exact means of M times K given ones, by concatenation along the rank; scaling 1."""
+    first = written[0]
+    return LoRAFactors(
+        a={name: torch.cat([one.a[name] for one in written], 1) for name in first.a},
+        b={name: torch.cat([one.b[name] * (one.scaling[name] / len(written))[:, None, None] for one in written], 2) for name in first.b},
+        scaling={name: torch.ones_like(scaling) for name, scaling in first.scaling.items()},
+        ranks={name: tuple(map(sum, zip(*(one.ranks[name] for one in written), strict=True))) for name in first.ranks},
+    )
+
+
+def unite(checkpoints: Sequence[str | Path]) -> GeneratorEnsemble:
+    """Make one generator of several, trained apart with different seeds.
+
+    Args:
+        checkpoints: Run folders, generator folders or checkpoints; two or more.
+
+    Raises:
+        InputError: Fewer than two, an ensemble among them, or generators that differ in base, modules, rank, encoder or size.
+    """
+    if len(checkpoints) < 2:
+        raise InputError(f"{len(checkpoints)} generators given; an ensemble needs two or more")
+    found = [LoRAGenerator.from_pretrained(checkpoint) for checkpoint in checkpoints]
+    first = found[0].spec
+    for checkpoint, generator in zip(checkpoints, found, strict=True):
+        if generator.spec.members > 1:
+            raise InputError(f"{checkpoint}: is an ensemble already; give the generators it was made of")
+        for name, value in dataclasses.asdict(generator.spec).items():
+            if name not in OWN and value != getattr(first, name):
+                raise InputError(f"{checkpoint}: its {name} is not that of {checkpoints[0]}; give generators of one kind")
+    trained = {task for generator in found for task in generator.spec.trained_on}
+    held = {task for generator in found for task in generator.spec.validated_on} - trained
+    spec = dataclasses.replace(first, members=len(found), trained_on=sorted(trained), validated_on=sorted(held))
+    ensemble = GeneratorEnsemble(spec)
+    for member, generator in zip(ensemble.members, found, strict=True):
+        member.load_state_dict(generator.state_dict())
+    return ensemble.eval()

@@ -1,0 +1,96 @@
+"""Ensembles: the mean of what members write, one generator to every caller, members of one kind only."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llgbm.cli import main
+from llgbm.errors import InputError
+from llgbm.lora.factors import LoRAFactors
+from llgbm.models.encoder import HashingEncoder
+from llgbm.models.ensemble import GeneratorEnsemble, mean_change, unite
+from llgbm.models.generator import GeneratorSpec, LoRAGenerator
+
+SHAPES = {"layers.0.q_proj": (12, 12), "layers.0.up_proj": (12, 20), "layers.1.q_proj": (12, 12)}
+ENCODER = HashingEncoder(64)
+
+
+def save_member(folder, seed: int, **changes) -> LoRAGenerator:
+    torch.manual_seed(seed)
+    spec = GeneratorSpec(**{"shapes": SHAPES, "rank": 3, "alpha": 6.0, "embedding_dim": 64, "trained_on": [f"task{seed}"], **changes})
+    generator = LoRAGenerator(spec, ENCODER).eval()
+    for head in generator.heads:
+        torch.nn.init.normal_(head.write_b.weight)
+    generator.save_pretrained(folder)
+    return generator
+
+
+def changes_of(factors: LoRAFactors) -> dict[str, torch.Tensor]:
+    return {name: factors.scaling[name][:, None, None] * factors.b[name] @ factors.a[name] for name in factors.a}
+
+
+@pytest.fixture
+def members(tmp_path) -> list[LoRAGenerator]:
+    return [save_member(tmp_path / str(seed), seed) for seed in range(3)]
+
+
+def test_it_writes_the_best_adapter_of_its_rank_near_the_mean_of_its_members(members, tmp_path):
+    ensemble = unite([tmp_path / "0", tmp_path / "1", tmp_path / "2"])
+    ensemble._encoder = ENCODER
+    asked = {"description": ["reverse it", "sort it"]}
+    written = [member.generate(**asked) for member in members]
+    exact, cut = changes_of(mean_change(written)), ensemble.generate(**asked)
+    for name, change in changes_of(cut).items():
+        mean = sum(changes_of(one)[name] for one in written) / 3
+        assert torch.allclose(exact[name], mean, atol=1e-5)
+        left_out = torch.linalg.svdvals(mean)[:, 3:].norm(dim=1)
+        assert torch.allclose((change - mean).norm(dim=(1, 2)), left_out, rtol=1e-3, atol=1e-4)
+        assert cut.a[name].shape[1] == 3
+        assert cut.scaling[name].tolist() == [2.0, 2.0]
+
+
+def test_members_alike_write_what_one_of_them_writes(tmp_path):
+    alone = save_member(tmp_path / "one", 0)
+    ensemble = unite([tmp_path / "one", tmp_path / "one"])
+    ensemble._encoder = ENCODER
+    for name, change in changes_of(ensemble.generate(description="reverse it")).items():
+        assert torch.allclose(change, changes_of(alone.generate(description="reverse it"))[name], atol=1e-4)
+
+
+def test_saved_and_reloaded_it_is_the_same_generator(members, tmp_path, capsys):
+    folders = [str(tmp_path / str(seed)) for seed in range(3)]
+    assert main(["ensemble", "--checkpoints", *folders, "--output_dir", str(tmp_path / "all")]) == 0
+    assert "3 generators as one; next: llgbm evaluate --checkpoint" in capsys.readouterr().out
+    again = LoRAGenerator.from_pretrained(tmp_path / "all", ENCODER)
+    assert isinstance(again, GeneratorEnsemble)
+    assert not again.training
+    assert again.spec.members == 3
+    assert again.spec.trained_on == ["task0", "task1", "task2"]
+    united = unite(folders)
+    united._encoder = ENCODER
+    one, two = (g.generate(prompts=["p", "q"]) for g in (united, again))
+    assert all(torch.equal(x, y) for x, y in zip(one.tensors(), two.tensors(), strict=True))
+    assert type(LoRAGenerator.from_pretrained(folders[0], ENCODER)) is LoRAGenerator
+
+
+def test_held_back_tasks_are_those_no_member_trained_on(tmp_path):
+    save_member(tmp_path / "a", 0, trained_on=["x"], validated_on=["y", "z"])
+    save_member(tmp_path / "b", 1, trained_on=["y"], validated_on=["x", "z"])
+    spec = unite([tmp_path / "a", tmp_path / "b"]).spec
+    assert (spec.trained_on, spec.validated_on) == (["x", "y"], ["z"])
+
+
+def test_faults_are_named(members, tmp_path, capsys):
+    assert main(["ensemble", "--checkpoints", str(tmp_path / "0"), "--output_dir", str(tmp_path / "all")]) == 2
+    assert "1 generators given; an ensemble needs two or more" in capsys.readouterr().err
+    save_member(tmp_path / "other", 3, base_hash="else")
+    with pytest.raises(InputError, match=r"other: its base_hash is not that of .*0; give generators of one kind"):
+        unite([tmp_path / "0", tmp_path / "other"])
+    unite([tmp_path / "0", tmp_path / "1"]).save_pretrained(tmp_path / "all")
+    with pytest.raises(InputError, match="all: is an ensemble already"):
+        unite([tmp_path / "all", tmp_path / "2"])
+    weights = load_file(tmp_path / "all" / "model.safetensors")
+    weights.pop("members.1.project.weight")
+    save_file(weights, tmp_path / "all" / "model.safetensors")
+    with pytest.raises(InputError, match=r"tensor members.1.project.weight is missing"):
+        LoRAGenerator.from_pretrained(tmp_path / "all", ENCODER)
