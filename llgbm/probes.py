@@ -93,9 +93,15 @@ class ProbeSet:
         return hashlib.sha256(json.dumps([self.texts, self.responses]).encode()).hexdigest()
 
     def first(self, count: int) -> "ProbeSet":
-        """The first `count` probes; all of them when there are fewer."""
-        left_out = self.left_out + max(0, len(self.texts) - count)
+        """The first `count` probes. InputError when there are fewer."""
+        if count > len(self.texts):
+            raise InputError(f"probe set {self.name} has {len(self.texts)} probes, {count} were asked for; lower probe.num_probes")
+        left_out = self.left_out + len(self.texts) - count
         return ProbeSet(self.name, self.texts[:count], self.responses and self.responses[:count], left_out)
+
+    def at_most(self, count: int) -> "ProbeSet":
+        """The first `count` probes; all of them when there are fewer."""
+        return self.first(min(count, len(self.texts)))
 
 
 def create_generic_probes() -> list[str]:

@@ -222,7 +222,7 @@ def make_engine(
     Raises:
         InputError: Layers or tokens are none of these; see also `DeltaEngine`.
     """
-    probes = load_probes(config.probe.probe_type).first(config.probe.num_probes)
+    probes = load_probes(config.probe.probe_type).at_most(config.probe.num_probes)
     base = base or load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
     options = options or DeltaOptions.from_config(config.delta, config.probe.max_length)
     if layers is not None:

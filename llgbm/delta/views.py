@@ -104,7 +104,7 @@ def views_of_cache(config: ExperimentConfig, cache: DeltaCache, zoo_dir: str | P
     engine = engine_of_cache(config, cache)
     answered = None
     if (Path(zoo_dir) / "manifest.json").exists():
-        answered = suite_probes(TeacherZoo.load(zoo_dir).suite, with_responses=True).first(TRAJECTORY_PROBES)
+        answered = suite_probes(TeacherZoo.load(zoo_dir).suite, with_responses=True).at_most(TRAJECTORY_PROBES)
     inputs = [engine.config, {name: cache.manifest["adapters"][name]["sha256"] for name in names}, answered and answered.content_hash]
 
     def work() -> None:

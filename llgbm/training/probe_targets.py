@@ -41,7 +41,7 @@ class ProbeTargets:
         needed = frozenset().union(*(OBJECTIVES[term].needs for term in terms))
         if not needed & {"fingerprints", "probe_logits"}:
             return None
-        texts = load_probes(config.probe.probe_type).first(config.probe.num_probes).texts
+        texts = load_probes(config.probe.probe_type).at_most(config.probe.num_probes).texts
         functional = setup.functional
         probes = encode_texts(setup.base.tokenizer, texts, config.probe.max_length).to(functional.device)
         at = probes.attention_mask.bool() if "probe_logits" in needed else None

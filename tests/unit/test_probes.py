@@ -58,12 +58,15 @@ def test_faults() -> None:
         ProbeSet("x", ())
     with pytest.raises(InputError, match="has 1 texts and 2 responses"):
         ProbeSet("x", ("a",), ("b", "c"))
+    with pytest.raises(InputError, match="has 5 probes, 6 were asked for"):
+        load_probes("generic").first(6)
 
 
 def test_the_first_probes_know_how_many_were_left_out() -> None:
     generic = load_probes("generic")
-    assert generic.first(6) == generic
-    assert generic.left_out == generic.first(6).left_out == 0
+    assert generic.at_most(6) == generic
+    assert generic.left_out == generic.at_most(6).left_out == 0
+    assert (generic.at_most(2).texts, generic.at_most(2).left_out) == (generic.texts[:2], 3)
     assert generic.first(2).texts == generic.texts[:2]
     assert (generic.first(2).left_out, generic.first(4).first(1).left_out) == (3, 4)
 
