@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from llgbm.errors import InputError
-from llgbm.lora.factors import LoRAFactors, truncate
+from llgbm.lora.factors import LoRAFactors, combine, truncate
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.generator import GeneratorSpec, LoRAGenerator
 
@@ -43,14 +43,10 @@ class GeneratorEnsemble(LoRAGenerator):
 
 
 def mean_change(written: Sequence[LoRAFactors]) -> LoRAFactors:
-    """K adapters whose weight changes are the exact means of M times K given ones, by concatenation along the rank; scaling 1."""
-    first = written[0]
-    return LoRAFactors(
-        a={name: torch.cat([one.a[name] for one in written], 1) for name in first.a},
-        b={name: torch.cat([one.b[name] * (one.scaling[name] / len(written))[:, None, None] for one in written], 2) for name in first.b},
-        scaling={name: torch.ones_like(scaling) for name, scaling in first.scaling.items()},
-        ranks={name: tuple(map(sum, zip(*(one.ranks[name] for one in written), strict=True))) for name in first.ranks},
-    )
+    """K adapters whose weight changes are the exact means of M times K given ones; scaling 1, rank the sum of the ranks."""
+    k, share = written[0].n_adapters, [1 / len(written)] * len(written)
+    together = LoRAFactors.stack(written)
+    return LoRAFactors.stack([combine(together.select(range(i, together.n_adapters, k)), share) for i in range(k)])
 
 
 def unite(checkpoints: Sequence[str | Path]) -> GeneratorEnsemble:

@@ -6,8 +6,7 @@ Letters: K tasks, N vectors per task (one or more for each text), E embedding wi
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder
-from llgbm.models.reader import CONFIG_FILE, SIZES, ConditionReader
+from llgbm.models.reader import SIZES, ConditionReader
 from llgbm.zoo.base import Base
 
 
@@ -158,14 +157,11 @@ class LoRAGenerator(ConditionReader):
         )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, encoder: TextEncoder | None = None) -> Self:
-        """As any reader; the folder of an ensemble gives the ensemble."""
-        if cls is LoRAGenerator and cls.read_spec(cls.folder_in(folder) / CONFIG_FILE).members > 1:
-            from llgbm.models.ensemble import GeneratorEnsemble
+    def network_for(cls, spec: GeneratorSpec) -> type[Any]:
+        """Several members make an ensemble."""
+        from llgbm.models.ensemble import GeneratorEnsemble
 
-            ensemble: Any = GeneratorEnsemble
-            return ensemble.from_pretrained(folder, encoder)
-        return super().from_pretrained(folder, encoder)
+        return GeneratorEnsemble if spec.members > 1 else cls
 
     @classmethod
     def make_spec(cls, values: dict[str, Any]) -> GeneratorSpec:

@@ -149,7 +149,8 @@ class ConditionReader(nn.Module):
             InputError: None there, another format or kind of network, or weights that do not fit the config.
         """
         folder = cls.folder_in(folder)
-        network = cls(cls.read_spec(folder / CONFIG_FILE), encoder)
+        spec = cls.read_spec(folder / CONFIG_FILE)
+        network = cls.network_for(spec)(spec, encoder)
         try:
             weights = load_file(folder / WEIGHTS_FILE)
         except (OSError, SafetensorError) as error:
@@ -180,6 +181,11 @@ class ConditionReader(nn.Module):
         if missing is not None:
             raise InputError(f"{path}: key {missing!r} is missing, so this is no {cls.kind}; give the folder of one")
         return cls.make_spec({f.name: content[f.name] for f in fields if f.name in content})
+
+    @classmethod
+    def network_for(cls, spec: Any) -> type[Any]:
+        """The class that a spec is of."""
+        return cls
 
     @classmethod
     def make_spec(cls, values: dict[str, Any]) -> Any:
