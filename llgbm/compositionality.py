@@ -17,10 +17,10 @@ from llgbm.delta import DeltaCache
 from llgbm.errors import InputError
 from llgbm.evaluation.statistics import add_holm
 from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.merging import AdapterMerger
 from llgbm.lora.peft_io import read_adapters
-from llgbm.retrieval import AdapterMerger
 from llgbm.zoo.base import Base
-from llgbm.zoo.teachers import Teacher, TeacherZoo
+from llgbm.zoo.folder import Teacher, TeacherZoo
 
 NULL_DRAWS = 2000
 NEGLIGIBLE = 1e-9
@@ -170,7 +170,7 @@ class CompositionExperiment:
 
 
 @dataclass(frozen=True)
-class Composition:
+class ComposedAdapter:
     """An adapter made of others."""
 
     names: tuple[str, ...]
@@ -199,15 +199,15 @@ class AdapterComposer:
         self.deltas = {name: np.asarray(delta, dtype=np.float64).ravel() for name, delta in _all_deltas(delta_cache).items()}
         self.merger, self.factors = AdapterMerger(base_or_shapes), factors
 
-    def compose_by_delta_sum(self, names: Sequence[str], weights: Sequence[float] | None = None) -> Composition:
+    def compose_by_delta_sum(self, names: Sequence[str], weights: Sequence[float] | None = None) -> ComposedAdapter:
         """The sum of the adapters' weight changes (weights 1): if behavior were linear in weights, its delta would be the sum of theirs."""
         chosen = [1.0] * len(names) if weights is None else list(weights)
         factors = self.merger.merge(self._stacked(names), chosen, "product")
-        return Composition(tuple(names), tuple(chosen), factors, 1.0)
+        return ComposedAdapter(tuple(names), tuple(chosen), factors, 1.0)
 
     def compose_by_delta_target(
         self, target: Float[np.ndarray, "..."], k: int = 4, candidates: Sequence[str] | None = None, rank: int | None = None
-    ) -> Composition:
+    ) -> ComposedAdapter:
         """The k adapters and weights >= 0 whose deltas sum nearest to a target, merged.
 
         Args:
@@ -236,7 +236,7 @@ class AdapterComposer:
         chosen = [(names[i], float(w)) for i, w in zip(kept, refit, strict=True) if w > NEGLIGIBLE * refit.max()]
         picked, scales = tuple(name for name, _ in chosen), tuple(w for _, w in chosen)
         factors = self.merger.merge(self._stacked(picked), list(scales), "product", rank=rank)
-        return Composition(picked, scales, factors, _cosine(goal, matrix[:, kept] @ refit))
+        return ComposedAdapter(picked, scales, factors, _cosine(goal, matrix[:, kept] @ refit))
 
     def _stacked(self, names: Sequence[str]) -> LoRAFactors:
         if self.factors is None:

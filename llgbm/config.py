@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import yaml
 
-from llgbm.artifacts import hash_json, write_text
 from llgbm.errors import InputError
+from llgbm.files import hash_json, write_text
 from llgbm.schema import coerced, describe, flatten, from_values, number, read_yaml
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Comparison:
+class Evidence:
     """What one step offers to compare; a term raises InputError when its part is None."""
 
     generated: LoRAFactors
@@ -65,7 +65,7 @@ class Comparison:
 class Objective:
     """One registered term."""
 
-    compute: Callable[[Comparison], Tensor]
+    compute: Callable[[Evidence], Tensor]
     needs: frozenset[str]
     """What the training loop has to prepare: teacher, logits, predictions, states, fingerprints, probe_logits, wordings."""
     behavioral: bool
@@ -73,7 +73,7 @@ class Objective:
     paper: str
 
 
-def weight_loss(c: Comparison) -> Tensor:
+def weight_loss(c: Evidence) -> Tensor:
     """Squared error of A and of B, each relative to the teacher's squared norm, averaged over modules and adapters.
 
     Comparable only between teachers that share their initial A: the same product has many factorizations.
@@ -90,13 +90,13 @@ def weight_loss(c: Comparison) -> Tensor:
     return _relative(errors, "weight")
 
 
-def product_loss(c: Comparison) -> Tensor:
+def product_loss(c: Evidence) -> Tensor:
     """||BA - BA_teacher||^2 / ||BA_teacher||^2 through r x r Gram matrices, averaged over modules and adapters."""
     teacher = _have(c.teacher, "product", "teachers")
     return _relative(list(product_distance_by_module(c.generated, teacher).values()), "product")
 
 
-def kl_loss(c: Comparison) -> Tensor:
+def kl_loss(c: Evidence) -> Tensor:
     """KL(teacher || generated) at response tokens, mean per token, then per adapter.
 
     With the teacher's k most likely tokens, the rest of the vocabulary counts as one outcome.
@@ -105,13 +105,13 @@ def kl_loss(c: Comparison) -> Tensor:
     return _per_adapter(token_kl(predictions, _have(c.logits, "kl", "generated logits")), c, "kl")
 
 
-def sft_loss(c: Comparison) -> Tensor:
+def sft_loss(c: Evidence) -> Tensor:
     """Cross-entropy of the gold response tokens, mean per token, then per adapter."""
     logits, answers = _have(c.logits, "sft", "generated logits"), _have(c.answers, "sft", "labeled examples")
     return _per_adapter(F.cross_entropy(logits.float(), answers, reduction="none"), c, "sft")
 
 
-def trajectory_loss(c: Comparison) -> Tensor:
+def trajectory_loss(c: Evidence) -> Tensor:
     """Squared distance to the teacher's hidden states at response tokens; layers weigh the same, whatever their scale."""
     states, theirs = _have(c.states, "trajectory", "generated hidden states"), _have(c.teacher_states, "trajectory", "teacher states")
     moved = [layer for layer in states if c.scale.get(f"trajectory/{layer}", 1.0) > TINY]
@@ -121,7 +121,7 @@ def trajectory_loss(c: Comparison) -> Tensor:
     return _per_adapter(torch.stack(distances).mean(0), c, "trajectory")
 
 
-def delta_loss(c: Comparison) -> Tensor:
+def delta_loss(c: Evidence) -> Tensor:
     """`delta_distance` of the generated adapters' fingerprints to their teachers'."""
     own, theirs = _have(c.fingerprints, "delta", "fingerprints"), _have(c.teacher_fingerprints, "delta", "teacher fingerprints")
     return c.probe_weight * delta_distance(own, theirs, c.delta_loss_type)
@@ -150,7 +150,7 @@ def check_fingerprints(theirs: Float[Tensor, "K F"]) -> None:
         raise InputError("objective delta has nothing to compare: the teachers' fingerprints are all zero")
 
 
-def agreement_loss(c: Comparison) -> Tensor:
+def agreement_loss(c: Evidence) -> Tensor:
     """How badly a condition is told from the step's others by what another wording of its task reads as; 1 at chance.
 
     Cross-entropy of the right task over cosine similarities, in units of log M: it asks for what wordings of a task have
@@ -168,13 +168,13 @@ def agreement_loss(c: Comparison) -> Tensor:
     return -log_p.masked_fill(~same, -torch.inf).logsumexp(1).mean() / math.log(len(again))
 
 
-def norm_loss(c: Comparison) -> Tensor:
+def norm_loss(c: Evidence) -> Tensor:
     """||s BA||^2 summed over modules, relative to the teachers' mean; keeps behavior-only training from inflating weights."""
     inner = product_inner(c.generated, c.generated)
     return inner.mean() / len(c.generated.module_names) / c.scale.get("norm", 1.0)
 
 
-def variance_loss(c: Comparison) -> Tensor:
+def variance_loss(c: Evidence) -> Tensor:
     """How far the spread of B between tasks falls short of the teachers'; 1 when every task gets the same B.
 
     Source: the variance hinge of VICReg, Bardes et al. 2021, arXiv:2105.04906.
@@ -189,7 +189,7 @@ def variance_loss(c: Comparison) -> Tensor:
     return torch.stack(shortfalls).mean()
 
 
-def tether_loss(c: Comparison) -> Tensor:
+def tether_loss(c: Evidence) -> Tensor:
     """KL(base || generated) on the probes, in nats per token: what the adapter changes where it should not."""
     own, base = _have(c.probe_logits, "tether", "probe logits"), _have(c.base_probe_logits, "tether", "base logits on probes")
     return c.probe_weight * token_kl(Predictions(base.float().log_softmax(-1)), own).mean()
@@ -229,9 +229,9 @@ def active_terms(weights: Mapping[str, float]) -> dict[str, float]:
     return active
 
 
-def objective_loss(comparison: Comparison, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+def objective_loss(evidence: Evidence, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum, and each term unweighted and detached."""
-    terms = {name: OBJECTIVES[name].compute(comparison) for name in weights}
+    terms = {name: OBJECTIVES[name].compute(evidence) for name in weights}
     total = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
     return total, {name: value.detach() for name, value in terms.items()}
 
@@ -295,10 +295,10 @@ class DeltaOnlyLoss(nn.Module):
         self.loss_type = loss_type
         self.weights = active_terms({"delta": 1.0, "norm": norm, "variance": variance, "tether": tether})
 
-    def forward(self, comparison: Comparison) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, evidence: Evidence) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum and its terms; `comparison` holds fingerprints, and probe logits when tethered."""
-        comparison.delta_loss_type = self.loss_type
-        return objective_loss(comparison, self.weights)
+        evidence.delta_loss_type = self.loss_type
+        return objective_loss(evidence, self.weights)
 
 
 def _have(value: T | None, term: str, what: str) -> T:
@@ -322,7 +322,7 @@ def _relative(errors: list[tuple[Tensor, Tensor]], term: str) -> Tensor:
     return (error[present] / norm[present]).mean()
 
 
-def _per_adapter(values: Tensor, c: Comparison, term: str) -> Tensor:
+def _per_adapter(values: Tensor, c: Evidence, term: str) -> Tensor:
     if not len(values):
         raise InputError(f"objective {term} has nothing to compare: no response tokens in this batch")
     owner = _have(c.owner, term, "owners of response tokens")

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from llgbm.artifacts import read_text
 from llgbm.errors import InputError
-from llgbm.zoo.suite import ALPACA_FRAME, TaskSuite, load_suite, read_jsonl
+from llgbm.files import read_text
+from llgbm.zoo.suite import ALPACA_FRAME, TaskSuite, read_jsonl
+from llgbm.zoo.suites import load_suite
 
 _GENERIC = (
     "Please respond to this message.",

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import yaml
 
-from llgbm.artifacts import read_text
 from llgbm.errors import InputError
+from llgbm.files import read_text
 
 
 def number(default: Any, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:

@@ -25,7 +25,7 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes, write_adapter
 from llgbm.probes import ProbeSet, load_probes
 from llgbm.zoo.base import Base, load_base
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.zoo.folder import TeacherZoo
 
 
 def bench_deltas(config: ExperimentConfig, n_adapters: int = 120, repeats: int = 3) -> dict:

@@ -21,7 +21,7 @@ from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.scoring import score_each
 from llgbm.zoo.base import Base, load_base
-from llgbm.zoo.teachers import Teacher, TeacherZoo
+from llgbm.zoo.folder import Teacher, TeacherZoo
 
 
 def bench_evaluate(config: ExperimentConfig, n_adapters: int = 40, examples: Sequence[int] = (8, 40), repeats: int = 3) -> dict:

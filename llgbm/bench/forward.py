@@ -16,7 +16,7 @@ from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes, write_adapter
 from llgbm.zoo.base import load_base
-from llgbm.zoo.suite import load_suite
+from llgbm.zoo.suites import load_suite
 
 
 @torch.no_grad()

@@ -13,10 +13,12 @@ import torch
 from llgbm.config import ExperimentConfig
 from llgbm.lora.peft_io import target_shapes, write_adapter
 from llgbm.models.encoder import build_encoder
-from llgbm.models.generator import GeneratorSpec, LoRAGenerator
+from llgbm.models.generator import LoRAGenerator
+from llgbm.models.writer import GeneratorSpec
 from llgbm.zoo.base import load_base
-from llgbm.zoo.suite import TaskSuite, load_suite
-from llgbm.zoo.teachers import build_zoo
+from llgbm.zoo.build import build_zoo
+from llgbm.zoo.suite import TaskSuite
+from llgbm.zoo.suites import load_suite
 
 TOGETHER = 40
 

@@ -17,7 +17,7 @@ from llgbm.lora.peft_io import write_adapter
 from llgbm.probes import load_probes
 from llgbm.retrieval import AdapterIndex
 from llgbm.zoo.base import Base, load_base
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.zoo.folder import TeacherZoo
 
 NOISE = 0.05
 """Standard deviation of the noise on each tensor of a copy, relative to the tensor's own."""

@@ -20,13 +20,14 @@ from llgbm.dataset import TokenBatch, encode_examples
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
-from llgbm.losses import Comparison, mean_per_adapter, objective_loss, product_loss, token_kl
+from llgbm.losses import Evidence, mean_per_adapter, objective_loss, product_loss, token_kl
 from llgbm.training.plan import StepPlan
 from llgbm.training.setup import TeacherSet
 from llgbm.training.step import compare
 from llgbm.training.targets import TargetOptions, TeacherTargets, owners
 from llgbm.zoo.base import Base, load_base
-from llgbm.zoo.suite import TaskSuite, load_suite
+from llgbm.zoo.suite import TaskSuite
+from llgbm.zoo.suites import load_suite
 
 WEIGHTS = {"product": 1.0, "kl": 1.0}
 FACTOR_STD = 0.05
@@ -160,7 +161,7 @@ def loop_of_functional_calls(step: Step) -> Tensor:
     return loss.detach()
 
 
-WAYS: dict[str, Callable[[Step], Tensor]] = {
+IMPLEMENTATIONS: dict[str, Callable[[Step], Tensor]] = {
     "ours": ours,
     "floor": floor,
     "repeat_per_token": repeat_per_token,
@@ -176,9 +177,9 @@ def compare_steps(step: Step, repeats: int) -> dict:
         RuntimeError: A rival does other work: its loss or gradient is not ours.
     """
     differences = measure_differences(step)
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    seconds: dict[str, list[float]] = {name: [] for name in IMPLEMENTATIONS}
     for _ in range(repeats):
-        for name, run in WAYS.items():
+        for name, run in IMPLEMENTATIONS.items():
             start = time.perf_counter()
             run(step)
             seconds[name].append(time.perf_counter() - start)
@@ -191,14 +192,14 @@ def compare_steps(step: Step, repeats: int) -> dict:
         **{f"{name}_s": value for name, value in median.items()},
         "times_the_floor": median["ours"] / median["floor"],
         **{f"speedup_over_{name}": median[name] / median["ours"] for name in RIVALS},
-        **{f"{name}_peak_mb": _peak(step, run) / 1e6 for name, run in WAYS.items()},
+        **{f"{name}_peak_mb": _peak(step, run) / 1e6 for name, run in IMPLEMENTATIONS.items()},
         **differences,
     }
 
 
 def measure_differences(step: Step) -> dict[str, float]:
     """The largest difference of a rival's loss from ours, relative to ours, and of its gradient, relative to our largest."""
-    found = {name: (float(WAYS[name](step)), _take_gradients(step)) for name in ("ours", *RIVALS)}
+    found = {name: (float(IMPLEMENTATIONS[name](step)), _take_gradients(step)) for name in ("ours", *RIVALS)}
     loss, gradients = found["ours"]
     largest = max(float(g.abs().max()) for g in gradients)
     differences = {"loss_difference": 0.0, "gradient_difference": 0.0}
@@ -249,7 +250,7 @@ def _table(figures: dict) -> list[dict]:
             "times_ours": figures[f"{way}_s"] / figures["ours_s"],
             "peak_mb": figures[f"{way}_peak_mb"],
         }
-        for way in WAYS
+        for way in IMPLEMENTATIONS
     ]
 
 
@@ -267,7 +268,7 @@ def _kl(step: Step, logits: Tensor) -> Tensor:
 
 
 def _product(step: Step) -> Tensor:
-    return product_loss(Comparison(step.generated, step.targets.teachers, scale=step.targets.scale))
+    return product_loss(Evidence(step.generated, step.targets.teachers, scale=step.targets.scale))
 
 
 def _take_gradients(step: Step) -> list[Tensor]:

@@ -21,8 +21,10 @@ from llgbm.lora.peft_io import target_shapes
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import score_each
 from llgbm.zoo.base import Base, load_base
-from llgbm.zoo.suite import Task, load_suite
-from llgbm.zoo.teachers import Lesson, data_order, initial_factors, learning_rate_at, make_lesson, plan_batches, train_adapters
+from llgbm.zoo.build import plan_batches
+from llgbm.zoo.suite import Task
+from llgbm.zoo.suites import load_suite
+from llgbm.zoo.trainer import Lesson, data_order, initial_factors, learning_rate_at, make_lesson, train_adapters
 
 NEVER_SOLVED = 2.0
 """An exact match no adapter reaches: both sides take every step."""

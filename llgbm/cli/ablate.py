@@ -23,9 +23,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Finish the study, write `study.json` and `study.png`, show the table."""
-    from llgbm.evaluation.ablation import RESULT_FILE, load_study, run_study
     from llgbm.progress import ProgressBar
     from llgbm.report.plots_study import plot_study
+    from llgbm.studies.ablation import RESULT_FILE, load_study, run_study
 
     study, folder = load_study(args.study), Path(args.study_dir)
     with ProgressBar(f"study {study.name}", "steps") as progress:

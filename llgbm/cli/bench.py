@@ -35,8 +35,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run, write the JSON with the machine it ran on and a picture of the seconds, show the figures."""
-    from llgbm.artifacts import write_json
-    from llgbm.reproducibility import get_environment_info, get_git_info
+    from llgbm.files import write_json
+    from llgbm.tracking.environment import get_environment_info, get_git_info
 
     config, results = read_config(args), {}
     for name in BENCHMARKS if args.name == "all" else [args.name]:

@@ -28,9 +28,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run every experiment, write composition.json and composition.csv, print the findings."""
-    from llgbm.artifacts import write_json, write_text
-    from llgbm.evaluation.composition import FILE, as_csv, compose_zoo
+    from llgbm.files import write_json, write_text
     from llgbm.progress import ProgressBar
+    from llgbm.studies.composition import FILE, as_csv, compose_zoo
 
     require_at_least("max_examples", args.max_examples)
     for seed in args.seeds:

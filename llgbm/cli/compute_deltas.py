@@ -38,7 +38,7 @@ def run(args: Namespace) -> int:
     from llgbm.errors import InputError
     from llgbm.lora.peft_io import find_adapters
     from llgbm.progress import ProgressBar
-    from llgbm.reproducibility import ExperimentLogger
+    from llgbm.tracking.record import ExperimentLogger
 
     config = read_config(args)
     paths = find_adapters(args.checkpoint_dir)

@@ -48,9 +48,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Evaluate, write `eval_<name>.json`, show it."""
-    from llgbm.artifacts import write_json
     from llgbm.evaluation.answers import ANSWERS_FILE
     from llgbm.evaluation.task_eval import evaluate
+    from llgbm.files import write_json
     from llgbm.progress import ProgressBar
 
     checkpoint = None if args.checkpoint == "none" else args.checkpoint

@@ -39,11 +39,11 @@ def run(args: Namespace) -> int:
     requests = _requests(args)
     import time
 
+    from llgbm.models.ensemble import load_generator
     from llgbm.models.export import generate_adapters
-    from llgbm.models.generator import LoRAGenerator
     from llgbm.zoo.base import load_base
 
-    spec = LoRAGenerator.from_pretrained(args.checkpoint).spec
+    spec = load_generator(args.checkpoint).spec
     base = load_base(args.base or spec.base_name, device=args.device) if args.base or spec.encoder == "base" else None
     start = time.perf_counter()
     folders = generate_adapters(args.checkpoint, requests, args.output_dir, base)

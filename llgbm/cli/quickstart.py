@@ -12,7 +12,7 @@ from llgbm.cli.output import print_table
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig
-    from llgbm.zoo.teachers import TeacherZoo
+    from llgbm.zoo.folder import TeacherZoo
 
 HELP = "Do everything once: teachers, deltas, generator, evaluation, an adapter from a sentence, and a report."
 
@@ -47,14 +47,14 @@ class _Quickstart:
     """The stages in order, with the folders they share."""
 
     def __init__(self, config: "ExperimentConfig") -> None:
-        from llgbm.pipeline import Stages
+        from llgbm.tracking.stages import Stages
 
         self.config = config
         self.folder = Path(config.output_dir) / config.experiment_name
         self.stages = Stages(Path(config.output_dir) / "quickstart.json")
 
     def run(self) -> None:
-        from llgbm.artifacts import hash_file
+        from llgbm.files import hash_file
 
         zoo = self._zoo()
         inputs = {"config": self.config.get_hash(), "zoo": zoo.content_hash}
@@ -78,9 +78,9 @@ class _Quickstart:
 
     def _forget_foreign_generator(self, zoo: "TeacherZoo") -> None:
         """Train anew where another command has put a generator of other settings, or of another zoo, into the run's folder."""
-        from llgbm.artifacts import read_json
         from llgbm.config import ExperimentConfig
         from llgbm.errors import InputError
+        from llgbm.files import read_json
 
         if not (self.folder / "generator").exists():
             return
@@ -94,7 +94,7 @@ class _Quickstart:
 
     def _zoo(self) -> "TeacherZoo":
         from llgbm.progress import ProgressBar
-        from llgbm.zoo.teachers import build_zoo
+        from llgbm.zoo.build import build_zoo
 
         start = time.perf_counter()
         with ProgressBar("zoo", "teachers") as progress:
@@ -126,8 +126,8 @@ class _Quickstart:
             train_generator(self.config, resume=resume, progress=progress)
 
     def _evaluate(self, document: Path) -> None:
-        from llgbm.artifacts import write_json
         from llgbm.evaluation.task_eval import evaluate
+        from llgbm.files import write_json
         from llgbm.progress import ProgressBar
 
         with ProgressBar("evaluate", "tasks") as progress:
@@ -136,9 +136,9 @@ class _Quickstart:
 
     def _answer(self, path: Path) -> None:
         """Save answers of adapters generated for unseen tasks, and the first of these adapters."""
-        from llgbm.artifacts import write_json
         from llgbm.evaluation.answers import answer_examples
         from llgbm.evaluation.setting import EvaluationConfig, load_setting
+        from llgbm.files import write_json
         from llgbm.models.export import Request, generate_adapters
 
         model = self.config.model
@@ -150,9 +150,9 @@ class _Quickstart:
         write_json(path, document)
 
     def _show(self, document: Path, answers: Path) -> None:
-        from llgbm.artifacts import read_json
         from llgbm.cli.evaluate import print_evaluation
         from llgbm.evaluation.answers import read_answers
+        from llgbm.files import read_json
 
         print_evaluation(read_json(document))
         task = read_answers(answers)["tasks"][0]

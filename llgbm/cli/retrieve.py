@@ -111,8 +111,8 @@ def _read_delta(file: str) -> "np.ndarray":
 
 def _merge(args: Namespace, engine: "DeltaEngine | None", hits: list[tuple[str, float]]) -> dict[str, Any]:
     """Write the merged adapter; hits of cosine 0 or below have no part in it."""
+    from llgbm.lora.merging import AdapterMerger
     from llgbm.lora.peft_io import write_adapter
-    from llgbm.retrieval import AdapterMerger
 
     assert engine is not None
     alike = [(path, cosine) for path, cosine in hits if cosine > 0]

@@ -53,7 +53,7 @@ def _packages() -> Iterator[dict[str, Any]]:
 
 
 def _base_hash() -> str:
-    from llgbm.artifacts import hash_file
+    from llgbm.files import hash_file
     from llgbm.zoo.base import MICRO_FOLDER
 
     expected = (MICRO_FOLDER / "SHA256").read_text(encoding="utf-8").split()[0]

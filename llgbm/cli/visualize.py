@@ -62,8 +62,9 @@ def run(args: Namespace) -> int:
 
 def draw_deltas(config: "ExperimentConfig", cache_dir: str, zoo_dir: str, output_dir: str, with_umap: bool = True) -> list[Path]:
     """Every picture of a delta cache; those that need the adapters themselves are left out, with a line, when these cannot be had."""
-    from llgbm.delta import DeltaCache, views_of_cache
+    from llgbm.delta import DeltaCache
     from llgbm.report.deltas import draw_deltas, draw_views
+    from llgbm.studies.embeddings import views_of_cache
 
     cache = DeltaCache(cache_dir)
     paths = draw_deltas(cache, zoo_dir, output_dir, with_umap)
@@ -78,7 +79,7 @@ def draw_deltas(config: "ExperimentConfig", cache_dir: str, zoo_dir: str, output
 
 
 def _show_silhouettes(folder: Path) -> None:
-    from llgbm.artifacts import read_json
+    from llgbm.files import read_json
     from llgbm.report.deltas import SILHOUETTES
 
     if (folder / SILHOUETTES).exists():

@@ -41,7 +41,7 @@ def run(args: Namespace) -> int:
 
 def _build(args: Namespace) -> int:
     from llgbm.progress import ProgressBar
-    from llgbm.zoo.teachers import build_zoo
+    from llgbm.zoo.build import build_zoo
 
     config = read_config(args)
     with ProgressBar("zoo", "teachers") as progress:
@@ -53,7 +53,7 @@ def _build(args: Namespace) -> int:
 def _list(args: Namespace) -> int:
     from dataclasses import asdict
 
-    from llgbm.zoo.teachers import TeacherZoo
+    from llgbm.zoo.folder import TeacherZoo
 
     zoo = TeacherZoo.load(args.checkpoint_folder)
     if args.json:
@@ -66,7 +66,7 @@ def _list(args: Namespace) -> int:
 
 
 def _tasks(args: Namespace) -> int:
-    from llgbm.zoo.suite import load_suite
+    from llgbm.zoo.suites import load_suite
 
     suite = load_suite(args.suite).select(split=args.split)
     if args.count is not None:

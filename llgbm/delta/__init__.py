@@ -12,10 +12,8 @@ from llgbm.delta.engine import (
     make_engine,
     token_states,
 )
-from llgbm.delta.views import AdapterViews, compute_views, views_of_cache
 
 __all__ = [
-    "AdapterViews",
     "Behavior",
     "DeltaCache",
     "DeltaEngine",
@@ -26,11 +24,9 @@ __all__ = [
     "compute_adapter_delta",
     "compute_base_activation",
     "compute_deltas",
-    "compute_views",
     "engine_of_cache",
     "make_engine",
     "observe",
     "token_states",
     "top_predictions",
-    "views_of_cache",
 ]

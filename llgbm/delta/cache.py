@@ -17,8 +17,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from llgbm.artifacts import absolute, hash_json, read_json, write_bytes, write_json
 from llgbm.errors import InputError
+from llgbm.files import absolute, hash_json, read_json, write_bytes, write_json
 
 MANIFEST = "manifest.json"
 BASE = "base"

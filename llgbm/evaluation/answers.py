@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llgbm.artifacts import read_json
 from llgbm.errors import InputError
 from llgbm.evaluation.methods import METHODS
 from llgbm.evaluation.setting import Question, Setting
+from llgbm.files import read_json
 from llgbm.functional_lora import complete
 
 ANSWERS_FILE = "example_answers.json"

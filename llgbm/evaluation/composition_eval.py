@@ -13,11 +13,11 @@ from llgbm.errors import InputError
 from llgbm.evaluation.setting import Setting
 from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare
 from llgbm.lora.factors import LoRAFactors, combine
+from llgbm.lora.merging import AdapterMerger
 from llgbm.progress import ProgressCallback
-from llgbm.retrieval import AdapterMerger
 from llgbm.scoring import Score, score_each
+from llgbm.zoo.folder import Teacher
 from llgbm.zoo.suite import Task
-from llgbm.zoo.teachers import Teacher
 
 AVERAGE = "average"
 """The way every other is compared with."""
@@ -62,7 +62,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Way:
+class CompositionMethod:
     """A registered way to get one adapter for two tasks."""
 
     compose: Callable[[Chunk], list[LoRAFactors] | None]
@@ -114,7 +114,7 @@ class CompositionEvaluator:
 
         Args:
             pairs: Of teachers of different tasks.
-            ways: Names in `WAYS`; all that are possible by default.
+            ways: Names in `COMPOSITIONS`; all that are possible by default.
             seeds: Ways that draw anything are repeated with each, and averaged.
             progress: Called with pairs done and to do, over all ways.
 
@@ -128,14 +128,14 @@ class CompositionEvaluator:
         if not pairs:
             raise InputError("no pairs of adapters to compose; give at least one")
         chosen = self._possible(ways, pairs)
-        plan = [(way, seed) for way in chosen for seed in (seeds if WAYS[way].random else seeds[:1])]
+        plan = [(way, seed) for way in chosen for seed in (seeds if COMPOSITIONS[way].random else seeds[:1])]
         found: dict[str, list[list[dict[str, float]]]] = {way: [] for way in chosen}
         done, total = 0, len(plan) * len(pairs)
         for way, seed in plan:
             rows = []
             for start in range(0, len(pairs), PAIRS_AT_ONCE):
                 chunk = Chunk(pairs[start : start + PAIRS_AT_ONCE], self, seed)
-                adapters = WAYS[way].compose(chunk)
+                adapters = COMPOSITIONS[way].compose(chunk)
                 rows += self._score(adapters, chunk)
                 done += len(chunk.pairs)
                 if progress:
@@ -161,7 +161,7 @@ class CompositionEvaluator:
         assert self.engine is not None
         parts = []
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            adapters = WAYS[way].compose(Chunk(pairs[start : start + PAIRS_AT_ONCE], self, seed))
+            adapters = COMPOSITIONS[way].compose(Chunk(pairs[start : start + PAIRS_AT_ONCE], self, seed))
             assert adapters is not None
             deltas = self.engine.deltas(LoRAFactors.stack(adapters))
             parts.append(deltas.reshape(len(deltas), -1))
@@ -193,16 +193,16 @@ class CompositionEvaluator:
         return [_row(one, two) for one, two in zip(scores[::2], scores[1::2], strict=True)]
 
     def _possible(self, ways: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
-        unknown = next((way for way in ways if way not in WAYS), None)
+        unknown = next((way for way in ways if way not in COMPOSITIONS), None)
         if unknown is not None:
-            raise InputError(f"unknown way to compose {unknown!r}; choose from {', '.join(WAYS)}")
+            raise InputError(f"unknown way to compose {unknown!r}; choose from {', '.join(COMPOSITIONS)}")
         have = {"": True, "generator": self.setting.generator is not None, "whole": all(pair.whole for pair in pairs)}
         have["deltas"] = have["whole"] and bool(self.deltas)
-        missing = next((way for way in ways if not have[WAYS[way].needs]), None)
+        missing = next((way for way in ways if not have[COMPOSITIONS[way].needs]), None)
         if missing is not None:
             what = {"generator": "a generator (--checkpoint)", "whole": "mixture teachers", "deltas": "deltas of mixture teachers"}
-            raise InputError(f"way {missing} needs {what[WAYS[missing].needs]}; give it, or leave the way out")
-        return list(ways) or [name for name, way in WAYS.items() if have[way.needs]]
+            raise InputError(f"way {missing} needs {what[COMPOSITIONS[missing].needs]}; give it, or leave the way out")
+        return list(ways) or [name for name, way in COMPOSITIONS.items() if have[way.needs]]
 
 
 def _merge(method: str, weights: tuple[float, float], **options: Any) -> Callable[[Chunk], list[LoRAFactors]]:
@@ -257,23 +257,23 @@ def _generated_average(chunk: Chunk) -> list[LoRAFactors]:
     return [combine(factors.select([2 * i, 2 * i + 1]), [0.5, 0.5]) for i in range(len(chunk.pairs))]
 
 
-WAYS: dict[str, Way] = {
-    "base": Way(lambda chunk: None, "no adapter"),
-    "first teacher": Way(lambda chunk: chunk.factors("one"), "LoRA, arXiv:2106.09685"),
-    "second teacher": Way(lambda chunk: chunk.factors("two"), "LoRA, arXiv:2106.09685"),
-    "mixture teacher": Way(lambda chunk: chunk.factors("whole"), "trained on both tasks", needs="whole"),
-    AVERAGE: Way(_merge("product", (0.5, 0.5)), "exact mean of weight changes; model soups, arXiv:2203.05482"),
-    "sum": Way(_merge("product", (1.0, 1.0)), "exact sum of weight changes; task arithmetic, arXiv:2212.04089"),
-    "linear": Way(_merge("linear", (1.0, 1.0)), "PEFT; A and B apart"),
-    "cat": Way(_merge("cat", (1.0, 1.0)), "PEFT; the same product as sum"),
-    "svd": Way(_merge("svd", (1.0, 1.0)), "PEFT; the sum, cut to the teachers' rank"),
-    "ties": Way(_merge("ties", (1.0, 1.0), density=DENSITY), "arXiv:2306.01708"),
-    "dare_linear": Way(_merge("dare_linear", (1.0, 1.0), density=DENSITY), "arXiv:2311.03099", random=True),
-    "dare_ties": Way(_merge("dare_ties", (1.0, 1.0), density=DENSITY), "arXiv:2311.03099", random=True),
-    "weight search": Way(_weight_search, "LoraHub, arXiv:2307.13269, on a grid", random=True),
-    "delta target": Way(_delta_target, "non-negative sum of zoo deltas nearest to the mixture's", needs="deltas"),
-    "generated": Way(_generated, "this package, both descriptions as one condition", needs="generator"),
-    "generated, average": Way(_generated_average, "this package, one adapter per description, averaged", needs="generator"),
+COMPOSITIONS: dict[str, CompositionMethod] = {
+    "base": CompositionMethod(lambda chunk: None, "no adapter"),
+    "first teacher": CompositionMethod(lambda chunk: chunk.factors("one"), "LoRA, arXiv:2106.09685"),
+    "second teacher": CompositionMethod(lambda chunk: chunk.factors("two"), "LoRA, arXiv:2106.09685"),
+    "mixture teacher": CompositionMethod(lambda chunk: chunk.factors("whole"), "trained on both tasks", needs="whole"),
+    AVERAGE: CompositionMethod(_merge("product", (0.5, 0.5)), "exact mean of weight changes; model soups, arXiv:2203.05482"),
+    "sum": CompositionMethod(_merge("product", (1.0, 1.0)), "exact sum of weight changes; task arithmetic, arXiv:2212.04089"),
+    "linear": CompositionMethod(_merge("linear", (1.0, 1.0)), "PEFT; A and B apart"),
+    "cat": CompositionMethod(_merge("cat", (1.0, 1.0)), "PEFT; the same product as sum"),
+    "svd": CompositionMethod(_merge("svd", (1.0, 1.0)), "PEFT; the sum, cut to the teachers' rank"),
+    "ties": CompositionMethod(_merge("ties", (1.0, 1.0), density=DENSITY), "arXiv:2306.01708"),
+    "dare_linear": CompositionMethod(_merge("dare_linear", (1.0, 1.0), density=DENSITY), "arXiv:2311.03099", random=True),
+    "dare_ties": CompositionMethod(_merge("dare_ties", (1.0, 1.0), density=DENSITY), "arXiv:2311.03099", random=True),
+    "weight search": CompositionMethod(_weight_search, "LoraHub, arXiv:2307.13269, on a grid", random=True),
+    "delta target": CompositionMethod(_delta_target, "non-negative sum of zoo deltas nearest to the mixture's", needs="deltas"),
+    "generated": CompositionMethod(_generated, "this package, both descriptions as one condition", needs="generator"),
+    "generated, average": CompositionMethod(_generated_average, "this package, one adapter per description, averaged", needs="generator"),
 }
 """Every way `llgbm compose` knows, in the order tables show them."""
 
@@ -309,7 +309,7 @@ def _document(pairs: Sequence[Pair], by_way: Mapping[str, list[dict[str, float]]
         means = {key: float(np.mean([row[key] for row in found])) for key in ("exact_match", "worse", "nll")}
         lost_here = [np.mean([r["lost_one"], r["lost_two"]]) for r in rows if r["way"] == way and "lost_one" in r]
         summary.append({"way": way, **means, "low": low, "high": high, "lost": float(np.mean(lost_here)) if lost_here else None})
-        summary[-1] |= {"n_pairs": len(found), "n_seeds": n_seeds[way], "source": WAYS[way].source}
+        summary[-1] |= {"n_pairs": len(found), "n_seeds": n_seeds[way], "source": COMPOSITIONS[way].source}
     return {"ways": summary, "comparisons": _against_average(by_way), "rows": rows}
 
 

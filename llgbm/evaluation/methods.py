@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from llgbm.artifacts import hash_json
 from llgbm.config import LoRAConfig, ZooConfig
 from llgbm.dataset import TokenBatch, concatenate, encode_examples
 from llgbm.errors import InputError
 from llgbm.evaluation.setting import Question, Setting
+from llgbm.files import hash_json
 from llgbm.lora.factors import LoRAFactors, combine, truncate
 from llgbm.lora.peft_io import read_adapter, write_adapter
-from llgbm.zoo.teachers import Lesson, train_adapters
+from llgbm.zoo.trainer import Lesson, train_adapters
 
 MERGE_TEMPERATURE = 0.1
 """Of the softmax over cosine similarities that weighs merged teachers."""

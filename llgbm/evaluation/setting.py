@@ -19,11 +19,12 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
 from llgbm.models.delta_predictor import DeltaPredictor
 from llgbm.models.encoder import TextEncoder, build_encoder
-from llgbm.models.generator import LoRAGenerator
+from llgbm.models.ensemble import load_generator
+from llgbm.models.writer import AdapterWriter
 from llgbm.scoring import MEMORY_BYTES
 from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import SPLITS, Task
-from llgbm.zoo.teachers import Teacher, TeacherZoo
 
 LONGEST = 4096
 """Sequence limit in tokens for bases that state none."""
@@ -86,7 +87,7 @@ class Setting:
     base: Base
     functional: FunctionalLoRA
     zoo: TeacherZoo
-    generator: LoRAGenerator | None
+    generator: AdapterWriter | None
     config: EvaluationConfig
     cache_dir: Path | None = None
     """Where methods keep what they trained."""
@@ -255,7 +256,7 @@ def load_setting(
         InputError: No zoo, no generator or predictor, or one of them or the base found under the zoo's name is of another base.
     """
     zoo = TeacherZoo.load(data_dir)
-    generator = None if checkpoint is None else LoRAGenerator.from_pretrained(checkpoint)
+    generator = None if checkpoint is None else load_generator(checkpoint)
     base = load_base(zoo.manifest["base"]["name"], config.dtype, config.device)
     _check_hash(f"zoo {zoo.folder}", zoo.manifest["base"]["hash"], base)
     if generator is not None:

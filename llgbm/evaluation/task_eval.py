@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from llgbm.artifacts import hash_json, read_json, write_json
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.evaluation.statistics import add_holm, compare, gain_recovered, gain_recovered_interval, standard_error
+from llgbm.files import hash_json, read_json, write_json
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import Score, score_each
 

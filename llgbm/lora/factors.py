@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from llgbm.artifacts import hash_json, hash_tensors
 from llgbm.errors import InputError
+from llgbm.files import hash_json, hash_tensors
 
 
 @dataclass

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from llgbm.artifacts import read_json, write_bytes, write_json
 from llgbm.errors import InputError
+from llgbm.files import read_json, write_bytes, write_json
 from llgbm.lora.factors import LoRAFactors
 
 CONFIG_FILE = "adapter_config.json"

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from llgbm.artifacts import hash_json, hash_tensors, write_bytes
 from llgbm.dataset import encode_texts
 from llgbm.errors import InputError
+from llgbm.files import hash_json, hash_tensors, write_bytes
 from llgbm.zoo.base import Base
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors, combine, truncate
 from llgbm.models.encoder import TextEncoder
-from llgbm.models.generator import GeneratorSpec, LoRAGenerator
+from llgbm.models.generator import LoRAGenerator
+from llgbm.models.reader import CONFIG_FILE
+from llgbm.models.writer import AdapterWriter, GeneratorSpec
 
 OWN = ("trained_on", "validated_on")
 """What generators of one ensemble may differ in."""
 
 
-class GeneratorEnsemble(LoRAGenerator):
+class GeneratorEnsemble(AdapterWriter):
     """Writes the mean of its members' weight changes, cut back to their rank; saved, loaded and asked like one generator."""
 
     def __init__(self, spec: GeneratorSpec, encoder: TextEncoder | None = None) -> None:
@@ -49,6 +51,16 @@ def mean_change(written: Sequence[LoRAFactors]) -> LoRAFactors:
     return LoRAFactors.stack([combine(together.select(range(i, together.n_adapters, k)), share) for i in range(k)])
 
 
+def load_generator(checkpoint: str | Path, encoder: TextEncoder | None = None) -> AdapterWriter:
+    """One generator or an ensemble, whichever lies there, in eval mode.
+
+    Raises:
+        InputError: None there, or it cannot be read (see `ConditionReader.from_pretrained`).
+    """
+    spec = AdapterWriter.read_spec(AdapterWriter.folder_in(checkpoint) / CONFIG_FILE)
+    return (GeneratorEnsemble if spec.members > 1 else LoRAGenerator).from_pretrained(checkpoint, encoder)
+
+
 def unite(checkpoints: Sequence[str | Path]) -> GeneratorEnsemble:
     """Make one generator of several, trained apart with different seeds.
 
@@ -60,7 +72,7 @@ def unite(checkpoints: Sequence[str | Path]) -> GeneratorEnsemble:
     """
     if len(checkpoints) < 2:
         raise InputError(f"{len(checkpoints)} generators given; an ensemble needs two or more")
-    found = [LoRAGenerator.from_pretrained(checkpoint) for checkpoint in checkpoints]
+    found = [load_generator(checkpoint) for checkpoint in checkpoints]
     first = found[0].spec
     for checkpoint, generator in zip(checkpoints, found, strict=True):
         if generator.spec.members > 1:

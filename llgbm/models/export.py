@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llgbm.artifacts import hash_file, read_json, read_text, write_text
 from llgbm.errors import InputError
+from llgbm.files import hash_file, read_json, read_text, write_text
 from llgbm.lora.peft_io import write_adapter
-from llgbm.models.generator import LoRAGenerator
+from llgbm.models.ensemble import load_generator
 from llgbm.models.reader import WEIGHTS_FILE
+from llgbm.models.writer import AdapterWriter
 from llgbm.zoo.base import Base
 from llgbm.zoo.suite import read_jsonl
 
@@ -45,14 +46,14 @@ def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], outpu
         InputError: No generator there, a request without texts, two requests of one name, or a base the generator was not trained for.
     """
     _check_names(requests)
-    generator = LoRAGenerator.from_pretrained(checkpoint)
+    generator = load_generator(checkpoint)
     if base is not None and base.content_hash != generator.spec.base_hash:
         raise InputError(
             f"{checkpoint}: writes adapters for {generator.spec.base_name} ({generator.spec.base_hash[:8]}), "
             f"the base is {base.name} ({base.content_hash[:8]}); use the base it was trained on"
         )
     factors = generator.generate(prompts=[request.texts() for request in requests], base=base)
-    source = hash_file(LoRAGenerator.folder_in(checkpoint) / WEIGHTS_FILE)
+    source = hash_file(AdapterWriter.folder_in(checkpoint) / WEIGHTS_FILE)
     folders = [Path(output_dir) if len(requests) == 1 else Path(output_dir) / request.name for request in requests]
     for k, (folder, request) in enumerate(zip(folders, requests, strict=True)):
         write_adapter(folder, factors, k, base_name=generator.spec.base_name, fan_in_fan_out=generator.spec.fan_in_fan_out)
@@ -92,7 +93,7 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     return tuple(prompts)
 
 
-def model_card(generator: LoRAGenerator, request: Request, generator_hash: str) -> str:
+def model_card(generator: AdapterWriter, request: Request, generator_hash: str) -> str:
     """The README of one generated adapter."""
     spec = generator.spec
     quoted = "\n".join(f"> {' '.join(text.split())}\n" for text in request.texts()[:SHOWN_PROMPTS])

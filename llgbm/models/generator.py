@@ -4,8 +4,7 @@ Letters: K tasks, N vectors per task (one or more for each text), E embedding wi
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,39 +14,8 @@ from torch.nn import functional as F
 
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder
-from llgbm.models.reader import SIZES, ConditionReader
-from llgbm.zoo.base import Base
-
-
-@dataclass
-class GeneratorSpec:
-    """Everything `from_pretrained` needs to rebuild a generator and `generate` to use it."""
-
-    shapes: dict[str, tuple[int, int]]
-    """Module name -> (d_in, d_out)."""
-    rank: int
-    alpha: float
-    """Every emitted module has `scaling = alpha / rank`."""
-    embedding_dim: int
-    size: str = "s"
-    encoder: str = "hashing"
-    encoder_id: str = ""
-    """Content of the encoder the generator was trained with."""
-    condition: str = "description"
-    max_prompts: int = 8
-    base_name: str = ""
-    base_hash: str = ""
-    fan_in_fan_out: bool = False
-    trained_on: list[str] = field(default_factory=list)
-    """Tasks whose teachers were training targets."""
-    validated_on: list[str] = field(default_factory=list)
-    """Tasks held back to choose the checkpoint."""
-    members: int = 1
-    """How many generators write together; more than one in an ensemble."""
-
-    def emitted(self) -> int:
-        """Numbers in one emitted adapter."""
-        return sum(self.rank * (d_in + d_out) for d_in, d_out in self.shapes.values())
+from llgbm.models.reader import SIZES
+from llgbm.models.writer import AdapterWriter, GeneratorSpec
 
 
 @dataclass(frozen=True)
@@ -112,11 +80,8 @@ class Head(nn.Module):
         return a, b.transpose(-1, -2)
 
 
-class LoRAGenerator(ConditionReader):
+class LoRAGenerator(AdapterWriter):
     """Reads the embedded texts of K tasks, writes one LoRA adapter for each task."""
-
-    kind, trained_by, spec_type = "generator", "llgbm train", GeneratorSpec
-    spec: GeneratorSpec
 
     def __init__(self, spec: GeneratorSpec, encoder: TextEncoder | None = None) -> None:
         super().__init__(spec, encoder)
@@ -156,19 +121,6 @@ class LoRAGenerator(ConditionReader):
             ranks=dict.fromkeys(order, (self.spec.rank,) * k),
         )
 
-    @classmethod
-    def network_for(cls, spec: GeneratorSpec) -> type[Any]:
-        """Several members make an ensemble."""
-        from llgbm.models.ensemble import GeneratorEnsemble
-
-        return GeneratorEnsemble if spec.members > 1 else cls
-
-    @classmethod
-    def make_spec(cls, values: dict[str, Any]) -> GeneratorSpec:
-        """JSON has lists where shapes are pairs."""
-        shapes = {name: (int(d_in), int(d_out)) for name, (d_in, d_out) in values["shapes"].items()}
-        return GeneratorSpec(**{**values, "shapes": shapes})
-
     @torch.no_grad()
     def fit_scale(self, teachers: LoRAFactors) -> None:
         """Take output scales and the constant A from the teachers: per-module RMS, and the mean of their A.
@@ -188,28 +140,6 @@ class LoRAGenerator(ConditionReader):
                 head.rms_a[i], head.rms_b[i] = (x.square().mean().sqrt().clamp_min(1e-8) for x in (a, b))
                 mean = F.pad(a.mean(0), (0, 0, 0, self.spec.rank - a.shape[1]))
                 head.constant_a[i] = mean / head.rms_a[i]
-
-    def parameters_per_number(self) -> float:
-        """Trained parameters for each number of one emitted adapter."""
-        return sum(p.numel() for p in self.parameters()) / self.spec.emitted()
-
-    def generate(
-        self,
-        prompts: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        description: str | Sequence[str] | None = None,
-        base: Base | None = None,
-    ) -> LoRAFactors:
-        """Write adapters for one task or many, in one pass.
-
-        Args:
-            prompts: Unlabeled prompts of one task, or one such list for each task.
-            description: The sentence that describes the task, or one for each task.
-            base: The frozen base; only the `base` encoder needs it.
-
-        Raises:
-            InputError: Neither is given, the two disagree on the number of tasks, or a text is empty.
-        """
-        return self.answer(prompts, description, base)
 
 
 def _split_layer(name: str) -> tuple[str, int]:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llgbm.artifacts import read_json, write_bytes, write_json
 from llgbm.errors import InputError
+from llgbm.files import read_json, write_bytes, write_json
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.zoo.base import Base
 
@@ -150,7 +150,7 @@ class ConditionReader(nn.Module):
         """
         folder = cls.folder_in(folder)
         spec = cls.read_spec(folder / CONFIG_FILE)
-        network = cls.network_for(spec)(spec, encoder)
+        network = cls(spec, encoder)
         try:
             weights = load_file(folder / WEIGHTS_FILE)
         except (OSError, SafetensorError) as error:
@@ -181,11 +181,6 @@ class ConditionReader(nn.Module):
         if missing is not None:
             raise InputError(f"{path}: key {missing!r} is missing, so this is no {cls.kind}; give the folder of one")
         return cls.make_spec({f.name: content[f.name] for f in fields if f.name in content})
-
-    @classmethod
-    def network_for(cls, spec: Any) -> type[Any]:
-        """The class that a spec is of."""
-        return cls
 
     @classmethod
     def make_spec(cls, values: dict[str, Any]) -> Any:

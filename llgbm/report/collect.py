@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llgbm.artifacts import hash_file, read_json
 from llgbm.errors import InputError
 from llgbm.evaluation.answers import ANSWERS_FILE, read_answers
 from llgbm.evaluation.task_eval import read_evaluation
-from llgbm.reproducibility import RUNNING
+from llgbm.files import hash_file, read_json
 from llgbm.schema import flatten, read_yaml
+from llgbm.tracking.record import RUNNING
 
 REPORT_FILE = "report.html"
 TORN = object()
@@ -70,7 +70,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Composition:
+class CompositionFindings:
     """What `llgbm compose` left in a folder."""
 
     folder: Path
@@ -108,11 +108,11 @@ def collect_run(folder: str | Path) -> Run:
     )
 
 
-def collect_composition(folder: str | Path) -> Composition | None:
+def collect_composition(folder: str | Path) -> CompositionFindings | None:
     """Read a folder of composition results; None when there are none."""
     folder = Path(folder)
     documents = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
-    return Composition(folder, documents, _pictures(folder, folder / "figures"), _artifacts(folder)) if documents else None
+    return CompositionFindings(folder, documents, _pictures(folder, folder / "figures"), _artifacts(folder)) if documents else None
 
 
 def read_curves(path: Path) -> Metrics:

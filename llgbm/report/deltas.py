@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from llgbm.artifacts import write_json
-from llgbm.delta import AdapterViews, DeltaCache
+from llgbm.delta import DeltaCache
 from llgbm.errors import InputError
+from llgbm.files import write_json
 from llgbm.report.embeddings import Labels, matrix
 from llgbm.report.plots import plot_delta_map, plot_layers, plot_silhouettes, plot_similarity
+from llgbm.studies.embeddings import AdapterViews
 
 SILHOUETTES = "delta_silhouettes.json"
 

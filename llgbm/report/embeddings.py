@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.metrics import silhouette_score
 
-from llgbm.artifacts import absolute, read_json
+from llgbm.files import absolute, read_json
 
 
 def group_of(path: str, root: str | Path, level: int) -> str:

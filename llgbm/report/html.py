@@ -13,11 +13,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from llgbm.artifacts import hash_json, write_text
 from llgbm.errors import InputError
+from llgbm.files import hash_json, write_text
 from llgbm.report import scores, sections
 from llgbm.report.charts import STYLES
-from llgbm.report.collect import REPORT_FILE, Composition, Run, collect_composition, collect_run
+from llgbm.report.collect import REPORT_FILE, CompositionFindings, Run, collect_composition, collect_run
 from llgbm.report.table import moment, words
 
 MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -59,7 +59,7 @@ def source_hash(folder: str | Path, composition_dir: str | Path) -> str:
     return hash_json([[[a.path, a.sha256] for a in artifacts], zoo, _asset("report.html"), _asset("report.css"), _asset("report.js")])
 
 
-def render(runs: Sequence[Run], composition: Composition | None = None) -> str:
+def render(runs: Sequence[Run], composition: CompositionFindings | None = None) -> str:
     """The page as text."""
     environment = Environment(
         loader=PackageLoader("llgbm.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from llgbm.artifacts import read_json
 from llgbm.errors import InputError
+from llgbm.files import read_json
 from llgbm.report.plots import COLORS, GRAY, bare_axes, saved_figure
 
 BOUNDS = ("base", "first teacher", "second teacher", "mixture teacher")
-WAYS = ("sum", "mean", "one", "two")
+PREDICTED_BY = ("sum", "mean", "one", "two")
 
 
 def draw_composition(path: str | Path, folder: str | Path) -> list[Path]:
@@ -34,7 +34,7 @@ def draw_composition(path: str | Path, folder: str | Path) -> list[Path]:
 
 def plot_additivity(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     """Heat map, a row per mixture: relative distance of its fingerprint to sum, mean and either part of its parts'."""
-    values = np.array([[row["distance"][way] for way in WAYS] for row in rows])
+    values = np.array([[row["distance"][way] for way in PREDICTED_BY] for row in rows])
     with saved_figure(path, 7.6, 1.3 + 0.24 * len(rows)) as figure:
         axes = figure.subplots()
         image = axes.imshow(values, cmap="viridis_r", aspect="auto", vmin=0, vmax=1.5)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from llgbm.evaluation.ablation import Study
 from llgbm.report.plots import COLORS, GRAY, bare_axes, saved_figure
+from llgbm.studies.ablation import Study
 
 METHOD = "generated"
 

@@ -7,9 +7,9 @@ from typing import Any
 from markupsafe import Markup
 
 from llgbm.report.charts import Curve, curves_chart, number, percent
-from llgbm.report.collect import Artifact, Composition, Run
+from llgbm.report.collect import Artifact, CompositionFindings, Run
 from llgbm.report.table import DASH, Cell, Table, duration, json_tables, moment, number_cell, size, words
-from llgbm.reproducibility import COMPLETED, FAILED
+from llgbm.tracking.record import COMPLETED, FAILED
 
 TITLES = {
     "validation/exact_match": "exact match on held-back tasks",
@@ -100,7 +100,7 @@ class Composed:
     """Whether it was made from another zoo than any of the runs."""
 
 
-def composition_tables(composition: Composition, runs: Sequence[Run]) -> Composed:
+def composition_tables(composition: CompositionFindings, runs: Sequence[Run]) -> Composed:
     """Whatever the documents hold: lists of sentences named `findings`, the rest as tables."""
     zoos = {(run.metadata.get("inputs") or {}).get("zoo") for run in runs} - {None}
     objects = [document for document in composition.documents.values() if isinstance(document, dict)]

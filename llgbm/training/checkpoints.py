@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 
-from llgbm.artifacts import hash_file, read_json, write_bytes, write_json
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
+from llgbm.files import hash_file, read_json, write_bytes, write_json
 from llgbm.models.reader import CONFIG_FILE, WEIGHTS_FILE, ConditionReader, load_weights
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.zoo.folder import TeacherZoo
 
 MARKER = "COMPLETE.json"
 KINDS = ("generator", "predictor")

@@ -15,16 +15,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from llgbm.artifacts import hash_tensors, write_json
 from llgbm.config import ExperimentConfig, content
 from llgbm.delta import DeltaCache, DeltaEngine, compute_deltas, make_engine
 from llgbm.errors import InputError
+from llgbm.files import hash_tensors, write_json
 from llgbm.lora.peft_io import find_adapters
 from llgbm.losses import OBJECTIVES, check_fingerprints, delta_distance, schedule_factor
 from llgbm.models.delta_predictor import DeltaPredictor, PredictorSpec
 from llgbm.models.reader import CONFIG_FILE
 from llgbm.progress import ProgressCallback
-from llgbm.reproducibility import ExperimentLogger, cut_metrics, set_seed
+from llgbm.tracking.environment import set_seed
+from llgbm.tracking.record import ExperimentLogger, cut_metrics
 from llgbm.training.checkpoints import (
     check_origin,
     clear_run,
@@ -40,7 +41,7 @@ from llgbm.training.loop import DivergedError, LoopState, TrainingResult, train_
 from llgbm.training.plan import plan_step
 from llgbm.training.setup import Setup, prepare
 from llgbm.training.step import VALIDATION_WORDINGS
-from llgbm.zoo.teachers import Teacher, TeacherZoo
+from llgbm.zoo.folder import Teacher, TeacherZoo
 
 IMITATES = frozenset({"fingerprints", "states", "predictions", "logits"})
 """Needs of a term that has something to imitate, unlike a regularizer."""

@@ -17,15 +17,17 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LoggerType, get_available_trackers
 
-from llgbm.artifacts import write_json
 from llgbm.config import ExperimentConfig, content
 from llgbm.errors import InputError
+from llgbm.files import write_json
+from llgbm.functional_lora.recompute import recompute_layers
 from llgbm.losses import OBJECTIVES, active_terms, objective_loss, parse_schedules, schedule_factor
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.reader import CONFIG_FILE
 from llgbm.progress import ProgressCallback
-from llgbm.reproducibility import ExperimentLogger, cut_metrics, set_seed
 from llgbm.scoring import score
+from llgbm.tracking.environment import set_seed
+from llgbm.tracking.record import ExperimentLogger, cut_metrics
 from llgbm.training.checkpoints import (
     check_origin,
     clear_run,
@@ -39,7 +41,6 @@ from llgbm.training.checkpoints import (
 )
 from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.probe_targets import ProbeTargets
-from llgbm.training.recompute import recompute_layers
 from llgbm.training.setup import Setup, new_generator, prepare
 from llgbm.training.step import compare, generate, validate
 from llgbm.training.targets import TargetOptions, TeacherTargets

@@ -11,7 +11,7 @@ from llgbm.dataset import TokenBatch, encode_texts
 from llgbm.delta import aggregate, token_states
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
-from llgbm.losses import OBJECTIVES, Comparison, check_fingerprints
+from llgbm.losses import OBJECTIVES, Evidence, check_fingerprints
 from llgbm.probes import load_probes
 from llgbm.training.plan import StepPlan
 from llgbm.training.setup import Setup
@@ -57,7 +57,7 @@ class ProbeTargets:
             check_fingerprints(targets.fingerprints)
         return targets
 
-    def fill(self, comparison: Comparison, plan: StepPlan) -> None:
+    def fill(self, evidence: Evidence, plan: StepPlan) -> None:
         """Probe the plan's adapters that are among the whole step's first ones, and put the results beside the teachers'.
 
         A part of a step that holds none of them still probes one, with weight zero, so that every part has the same terms.
@@ -65,12 +65,12 @@ class ProbeTargets:
         probed = min(self.adapters_per_step, len(plan.whole))
         here = min(max(0, probed - plan.start), len(plan))
         count = max(1, here)
-        comparison.probe_weight = here / probed * len(plan.whole) / len(plan)
-        own, logits = self.run(comparison.generated.select(range(count)), self.base_logits is not None)
+        evidence.probe_weight = here / probed * len(plan.whole) / len(plan)
+        own, logits = self.run(evidence.generated.select(range(count)), self.base_logits is not None)
         if self.fingerprints is not None:
-            comparison.fingerprints, comparison.teacher_fingerprints = own, self.fingerprints[list(plan.teachers[:count])]
+            evidence.fingerprints, evidence.teacher_fingerprints = own, self.fingerprints[list(plan.teachers[:count])]
         if self.base_logits is not None:
-            comparison.probe_logits, comparison.base_probe_logits = logits, self.base_logits.repeat(count, 1)
+            evidence.probe_logits, evidence.base_probe_logits = logits, self.base_logits.repeat(count, 1)
 
     def run(self, factors: LoRAFactors, with_logits: bool) -> tuple[Float[Tensor, "K F"], Tensor | None]:
         """Delta fingerprints of K adapters, and their logits at every probe token."""

@@ -11,11 +11,12 @@ from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder, build_encoder
-from llgbm.models.generator import GeneratorSpec, LoRAGenerator
+from llgbm.models.generator import LoRAGenerator
+from llgbm.models.writer import GeneratorSpec
 from llgbm.training.conditions import ConditionTable
 from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task
-from llgbm.zoo.teachers import Teacher, TeacherZoo
 
 VALIDATION_EXAMPLES = 16
 """Train-side examples of each held-back task on which a checkpoint is judged."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from llgbm.functional_lora import FunctionalLoRA
-from llgbm.losses import Comparison
+from llgbm.losses import Evidence
 from llgbm.models.generator import LoRAGenerator
 from llgbm.scoring import Score, score
 from llgbm.training.conditions import ConditionTable
@@ -24,7 +24,7 @@ def generate(model: Callable, plan: StepPlan, train: TeacherSet, conditions: Con
     """Write the plan's adapters; `reword` also reads every task of the whole step in another wording.
 
     Returns:
-        Fields of a `Comparison`. The other wordings are the whole step's, so that a step cut into parts has the same loss.
+        Fields of an `Evidence`. The other wordings are the whole step's, so that a step cut into parts has the same loss.
     """
     names = [train.tasks[k].name for k in plan.teachers]
     embeddings, mask = (x.to(device) for x in conditions.draw(names, plan.condition_seeds))
@@ -44,18 +44,18 @@ def compare(
     targets: TeacherTargets,
     probes: ProbeTargets | None,
     delta_loss_type: str,
-) -> Comparison:
+) -> Evidence:
     """Run what `generate` wrote where the objective's terms need it, beside what the teachers did there."""
     needs, functional = targets.options.needs, targets.functional
     teacher = train.factors.select(plan.teachers) if needs("teacher") else None
-    comparison = Comparison(**generated, teacher=teacher, scale=targets.scale, delta_loss_type=delta_loss_type)
+    evidence = Evidence(**generated, teacher=teacher, scale=targets.scale, delta_loss_type=delta_loss_type)
     if needs("logits") or needs("states"):
         rows = targets.rows(plan.teachers, plan.examples)
         batch = train.examples.rows(rows)
         layers = targets.options.layers if needs("states") else ()
         at = batch.predicts
         out = functional(
-            comparison.generated,
+            evidence.generated,
             batch.input_ids,
             batch.attention_mask,
             hidden_layers=layers,
@@ -63,13 +63,13 @@ def compare(
             logits_at=at if needs("logits") else None,
         )
         theirs = targets.outputs(plan.teachers, rows, batch)
-        comparison.owner = owners(batch, len(rows) // len(plan))
-        comparison.logits, comparison.answers, comparison.predictions = out.logits, batch.targets, theirs.predictions
-        comparison.states = {layer: out.hidden[layer][at] for layer in layers} or None
-        comparison.teacher_states = theirs.states
+        evidence.owner = owners(batch, len(rows) // len(plan))
+        evidence.logits, evidence.answers, evidence.predictions = out.logits, batch.targets, theirs.predictions
+        evidence.states = {layer: out.hidden[layer][at] for layer in layers} or None
+        evidence.teacher_states = theirs.states
     if probes is not None:
-        probes.fill(comparison, plan)
-    return comparison
+        probes.fill(evidence, plan)
+    return evidence
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from llgbm.artifacts import hash_json, hash_tensors
 from llgbm.errors import InputError
+from llgbm.files import hash_json, hash_tensors
 
 MICRO = "micro"
 MICRO_FOLDER = Path(__file__).parent / "micro" / "base"

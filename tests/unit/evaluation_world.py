@@ -8,12 +8,14 @@ import torch
 from llgbm.config import ExperimentConfig, LoRAConfig, ModelConfig, ZooConfig
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import HashingEncoder
-from llgbm.models.generator import GeneratorSpec, LoRAGenerator
+from llgbm.models.generator import LoRAGenerator
+from llgbm.models.writer import GeneratorSpec
 from llgbm.zoo.base import load_base
+from llgbm.zoo.build import build_zoo
+from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.micro.pretraining import PretrainConfig, build_base
 from llgbm.zoo.micro.tokenizer import build_tokenizer
 from llgbm.zoo.suite import Example, Task, TaskSuite
-from llgbm.zoo.teachers import TeacherZoo, build_zoo
 
 SPLIT_OF = {"a": "seen", "b": "seen", "c": "seen", "d": "seen", "e": "unseen_combination", "f": "unseen_combination", "g": "mixture"}
 

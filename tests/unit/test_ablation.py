@@ -11,10 +11,10 @@ from training_world import build_world
 from llgbm.cli import main
 from llgbm.config import preset_folder
 from llgbm.errors import InputError
-from llgbm.evaluation import ablation
-from llgbm.evaluation.ablation import cell_name, load_study, run_study, study_names, summarize
 from llgbm.evaluation.statistics import replicates
 from llgbm.report.plots_study import plot_study
+from llgbm.studies import ablation
+from llgbm.studies.ablation import cell_name, load_study, run_study, study_names, summarize
 
 STUDY = {
     "config": "smoke",

@@ -1,12 +1,12 @@
 import pytest
 from evaluation_world import PerfectGenerator, build_evaluation_world
 
-from llgbm.artifacts import read_json, write_json
 from llgbm.cli import main
 from llgbm.errors import InputError
 from llgbm.evaluation.answers import answer_examples, read_answers
 from llgbm.evaluation.setting import EvaluationConfig, load_setting
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.files import read_json, write_json
+from llgbm.zoo.folder import TeacherZoo
 
 
 @pytest.fixture(scope="module")

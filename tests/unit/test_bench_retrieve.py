@@ -8,7 +8,7 @@ from llgbm.bench import retrieve
 from llgbm.bench.retrieve import bench_retrieve, write_copies
 from llgbm.lora.peft_io import read_adapter
 from llgbm.zoo.base import load_base
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.zoo.folder import TeacherZoo
 
 
 def test_figures_of_two_sizes(tmp_path: Path, monkeypatch) -> None:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from training_world import build_world
 
-from llgbm.bench.step import RIVALS, WAYS, Step, bench_step, compare_steps, encode_step, floor, memory_growth, ours, prepare_step
+from llgbm.bench.step import IMPLEMENTATIONS, RIVALS, Step, bench_step, compare_steps, encode_step, floor, memory_growth, ours, prepare_step
 from llgbm.config import ExperimentConfig
 from llgbm.zoo.base import load_base
-from llgbm.zoo.suite import load_suite
+from llgbm.zoo.suites import load_suite
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def test_every_way_takes_the_same_step(config, adapters, examples):
     assert found["loss_difference"] < 1e-5
     assert found["gradient_difference"] < 1e-4
     assert (found["adapters"], found["examples_per_adapter"]) == (adapters, examples)
-    assert {f"{way}_{unit}" for way in WAYS for unit in ("s", "peak_mb")} <= found.keys()
+    assert {f"{way}_{unit}" for way in IMPLEMENTATIONS for unit in ("s", "peak_mb")} <= found.keys()
     assert all(found[f"speedup_over_{way}"] == pytest.approx(found[f"{way}_s"] / found["ours_s"]) for way in RIVALS)
 
 
 def test_a_way_that_does_other_work_is_refused(config, monkeypatch):
     for wrong in (lambda step: 1.01 * ours(step), lambda step: ours(step) + 0 * floor(step) + torch.nan):
-        monkeypatch.setitem(WAYS, "loop", wrong)
+        monkeypatch.setitem(IMPLEMENTATIONS, "loop", wrong)
         with pytest.raises(RuntimeError, match="loop takes another step than ours: its loss differs by"):
             compare_steps(_step(config, 2, 1), repeats=1)
 
@@ -71,6 +71,8 @@ def test_records_hold_ratios_of_what_was_measured(config, monkeypatch):
     monkeypatch.setattr("llgbm.bench.step.SHAPES_OF_STEPS", ((2, 2), (3, 1)))
     record = bench_step(config, repeats=1)
     assert [figures["adapters"] for figures in record["shapes"]] == [2, 3]
-    assert [(row["adapters"], row["way"]) for row in record["rows"]] == [(k, way.replace("_", " ")) for k in (2, 3) for way in WAYS]
+    assert [(row["adapters"], row["way"]) for row in record["rows"]] == [
+        (k, way.replace("_", " ")) for k in (2, 3) for way in IMPLEMENTATIONS
+    ]
     assert record["times_the_floor"] == pytest.approx(record["ours_s"] / record["floor_s"])
     assert record["parameters"] == sum(p.numel() for p in load_base(config.model.name).model.parameters())

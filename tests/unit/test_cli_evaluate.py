@@ -7,7 +7,7 @@ from evaluation_world import PerfectGenerator, build_evaluation_world
 from llgbm.cli import main
 from llgbm.config import ExperimentConfig
 from llgbm.evaluation.task_eval import read_evaluation
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.zoo.folder import TeacherZoo
 
 
 @pytest.fixture(scope="module")

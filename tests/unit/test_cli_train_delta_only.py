@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from evaluation_world import build_evaluation_world
 
-from llgbm.artifacts import read_json, write_json
 from llgbm.cli import main
 from llgbm.evaluation.setting import EvaluationConfig, load_setting
 from llgbm.evaluation.task_eval import run_evaluation
+from llgbm.files import read_json, write_json
 from llgbm.models.delta_predictor import DeltaPredictor
 
 METHODS = ("teacher", "nearest", "nearest_predicted", "merged_predicted", "nearest_fingerprint")

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 from evaluation_world import build_evaluation_world
 
-from llgbm.artifacts import write_json
 from llgbm.cli import main
 from llgbm.compositionality import mixtures_of
 from llgbm.delta import DeltaCache
 from llgbm.errors import InputError
-from llgbm.evaluation.composition import as_csv, named_deltas
-from llgbm.evaluation.composition_eval import WAYS, Chunk, CompositionEvaluator, Pair
+from llgbm.evaluation.composition_eval import COMPOSITIONS, Chunk, CompositionEvaluator, Pair
 from llgbm.evaluation.setting import EvaluationConfig, load_setting
+from llgbm.files import write_json
 from llgbm.lora.factors import LoRAFactors, combine
 from llgbm.report.plots_composition import draw_composition
 from llgbm.scoring import score
-from llgbm.zoo.suite import TaskSuite, load_suite
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.studies.composition import as_csv, named_deltas
+from llgbm.zoo.folder import TeacherZoo
+from llgbm.zoo.suite import TaskSuite
+from llgbm.zoo.suites import load_suite
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,8 @@ def test_searched_weights_are_not_worse_than_the_average_where_they_were_chosen(
     pair = pairs(evaluator)[0]
     chunk = Chunk([pair], evaluator, seed=0)
     nll = [
-        float(evaluator.negative_log_likelihood((WAYS[way].compose(chunk) or [])[0], pair, 1, 0)[0]) for way in ("weight search", "average")
+        float(evaluator.negative_log_likelihood((COMPOSITIONS[way].compose(chunk) or [])[0], pair, 1, 0)[0])
+        for way in ("weight search", "average")
     ]
     assert nll[0] <= nll[1] + 1e-6
 
@@ -105,7 +107,7 @@ def test_the_command_writes_findings_and_pictures(world: Path, capsys) -> None:
     assert "Fingerprints: a mixture's is about as near to the" in printed  # of one mixture nothing is certain
     assert "Tasks: the best composition" in printed
     document = json.loads((out / "composition.json").read_text())
-    assert {row["way"] for row in document["mixtures"]["ways"]} == {name for name, way in WAYS.items() if way.needs != "generator"}
+    assert {row["way"] for row in document["mixtures"]["ways"]} == {name for name, way in COMPOSITIONS.items() if way.needs != "generator"}
     assert len(document["interpolated"]) == 11
     assert document["findings"] == [line for line in printed.splitlines() if line.startswith(("Fingerprints", "Subtraction", "Tasks"))]
     lines = as_csv(document).splitlines()

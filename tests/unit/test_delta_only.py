@@ -18,7 +18,7 @@ from llgbm.training.checkpoints import is_origin
 from llgbm.training.delta_only import PredictorResult, PredictorState, teacher_deltas, train_delta_only, train_predictor
 from llgbm.training.loop import DivergedError, train_generator
 from llgbm.zoo.base import load_base
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.zoo.folder import TeacherZoo
 
 BEHAVIOR = {"objective__product": 0.0, "objective__kl": 0.0, "objective__delta": 1.0, "objective__norm": 0.01}
 

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
-from llgbm.artifacts import write_json
 from llgbm.config import DeltaConfig, ProbeConfig
 from llgbm.delta import DeltaCache, DeltaEngine, DeltaOptions
 from llgbm.errors import InputError
+from llgbm.files import write_json
 from llgbm.models.delta_predictor import DeltaPredictor, PredictorSpec
 from llgbm.models.encoder import HashingEncoder
-from llgbm.models.generator import GeneratorSpec, LoRAGenerator
+from llgbm.models.generator import LoRAGenerator
+from llgbm.models.writer import GeneratorSpec
 from llgbm.probes import load_probes
 from llgbm.zoo.base import Base
 from llgbm.zoo.micro.tokenizer import build_tokenizer

@@ -8,8 +8,9 @@ from llgbm.cli import main
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import HashingEncoder
-from llgbm.models.ensemble import GeneratorEnsemble, mean_change, unite
-from llgbm.models.generator import GeneratorSpec, LoRAGenerator
+from llgbm.models.ensemble import GeneratorEnsemble, load_generator, mean_change, unite
+from llgbm.models.generator import LoRAGenerator
+from llgbm.models.writer import GeneratorSpec
 
 SHAPES = {"layers.0.q_proj": (12, 12), "layers.0.up_proj": (12, 20), "layers.1.q_proj": (12, 12)}
 ENCODER = HashingEncoder(64)
@@ -61,7 +62,7 @@ def test_saved_and_reloaded_it_is_the_same_generator(members, tmp_path, capsys):
     folders = [str(tmp_path / str(seed)) for seed in range(3)]
     assert main(["ensemble", "--checkpoints", *folders, "--output_dir", str(tmp_path / "all")]) == 0
     assert "3 generators as one; next: llgbm evaluate --checkpoint" in capsys.readouterr().out
-    again = LoRAGenerator.from_pretrained(tmp_path / "all", ENCODER)
+    again = load_generator(tmp_path / "all", ENCODER)
     assert isinstance(again, GeneratorEnsemble)
     assert not again.training
     assert again.spec.members == 3
@@ -70,7 +71,7 @@ def test_saved_and_reloaded_it_is_the_same_generator(members, tmp_path, capsys):
     united._encoder = ENCODER
     one, two = (g.generate(prompts=["p", "q"]) for g in (united, again))
     assert all(torch.equal(x, y) for x, y in zip(one.tensors(), two.tensors(), strict=True))
-    assert type(LoRAGenerator.from_pretrained(folders[0], ENCODER)) is LoRAGenerator
+    assert type(load_generator(folders[0], ENCODER)) is LoRAGenerator
 
 
 def test_held_back_tasks_are_those_no_member_trained_on(tmp_path):
@@ -93,4 +94,4 @@ def test_faults_are_named(members, tmp_path, capsys):
     weights.pop("members.1.project.weight")
     save_file(weights, tmp_path / "all" / "model.safetensors")
     with pytest.raises(InputError, match=r"tensor members.1.project.weight is missing"):
-        LoRAGenerator.from_pretrained(tmp_path / "all", ENCODER)
+        load_generator(tmp_path / "all", ENCODER)

@@ -12,7 +12,8 @@ from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.peft_io import target_shapes
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.export import Request, generate_adapters, read_prompts, read_requests
-from llgbm.models.generator import GeneratorSpec, LoRAGenerator
+from llgbm.models.generator import LoRAGenerator
+from llgbm.models.writer import GeneratorSpec
 from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.micro.tokenizer import build_tokenizer
 

@@ -216,14 +216,14 @@ def test_autocast_and_hooked_modules_take_the_plain_path(functional: FunctionalL
 
 
 def test_fused_product_has_right_first_and_second_derivatives() -> None:
-    from llgbm.functional_lora import _FusedLoRA
+    from llgbm.functional_lora.fused import FusedLoRA
 
     torch.manual_seed(0)
     x, a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 5, 4), (2, 3, 4), (2, 3, 6)))
     weight, bias = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
 
     def fused(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return _FusedLoRA.apply(x, weight, bias, a, b)[0]
+        return FusedLoRA.apply(x, weight, bias, a, b)[0]
 
     torch.testing.assert_close(fused(x, a, b), x @ weight.T + bias + x @ a.mT @ b)
     assert torch.autograd.gradcheck(fused, (x, a, b))

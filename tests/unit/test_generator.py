@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import HashingEncoder
-from llgbm.models.generator import GeneratorSpec, LoRAGenerator, group_modules
+from llgbm.models.generator import LoRAGenerator, group_modules
 from llgbm.models.reader import collect_conditions, embed_conditions, pad_sets
+from llgbm.models.writer import GeneratorSpec
 
 SHAPES = {
     "model.layers.0.self_attn.q_proj": (12, 12),

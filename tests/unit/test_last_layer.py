@@ -8,7 +8,7 @@ from tiny import ARCHITECTURES, padded_tokens, peft_adapter, tiny_model
 from torch import nn
 
 from llgbm.functional_lora import FunctionalLoRA
-from llgbm.last_layer import narrow_last_layer, wanted_columns
+from llgbm.functional_lora.last_layer import narrow_last_layer, wanted_columns
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapter, target_shapes
 

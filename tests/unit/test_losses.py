@@ -11,8 +11,8 @@ from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import (
     OBJECTIVES,
-    Comparison,
     DeltaOnlyLoss,
+    Evidence,
     Predictions,
     active_terms,
     agreement_loss,
@@ -42,11 +42,11 @@ def dense(factors: LoRAFactors, name: str) -> torch.Tensor:
     return (factors.b[name].double() @ factors.a[name].double()) * factors.scaling[name].double()[:, None, None]
 
 
-def behavior(seed: int = 0) -> Comparison:
+def behavior(seed: int = 0) -> Evidence:
     """Three adapters with 4, 1 and 2 response tokens."""
     g = torch.Generator().manual_seed(seed)
     logits, states = torch.randn(7, 11, generator=g), {1: torch.randn(7, 4, generator=g), 2: torch.randn(7, 4, generator=g)}
-    return Comparison(
+    return Evidence(
         generated=random_factors(1),
         owner=torch.tensor([0, 0, 0, 0, 1, 2, 2]),
         logits=logits,
@@ -68,8 +68,8 @@ def behavior(seed: int = 0) -> Comparison:
 def test_structural_terms_are_zero_at_the_teacher_and_one_at_zero(term):
     teacher = random_factors(2)
     compute = OBJECTIVES[term].compute
-    assert compute(Comparison(random_factors(2), teacher)).item() == pytest.approx(0, abs=1e-6)
-    assert compute(Comparison(zero_factors(), teacher)).item() == pytest.approx(1, abs=1e-6)
+    assert compute(Evidence(random_factors(2), teacher)).item() == pytest.approx(0, abs=1e-6)
+    assert compute(Evidence(zero_factors(), teacher)).item() == pytest.approx(1, abs=1e-6)
 
 
 def test_product_equals_the_dense_formula():
@@ -77,7 +77,7 @@ def test_product_equals_the_dense_formula():
     expected = torch.stack(
         [(dense(ours, n) - dense(theirs, n)).square().sum((1, 2)) / dense(theirs, n).square().sum((1, 2)) for n in SHAPES]
     ).mean()
-    assert OBJECTIVES["product"].compute(Comparison(ours, theirs)).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert OBJECTIVES["product"].compute(Evidence(ours, theirs)).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_product_ignores_the_gauge_and_weight_does_not():
@@ -85,15 +85,15 @@ def test_product_ignores_the_gauge_and_weight_does_not():
     mix = torch.tensor([[1.0, 2.0], [0.5, -1.0]])
     turned.a = {n: mix @ a for n, a in turned.a.items()}
     turned.b = {n: b @ mix.inverse() for n, b in turned.b.items()}
-    assert OBJECTIVES["product"].compute(Comparison(turned, teacher)).item() == pytest.approx(0, abs=1e-5)
-    assert OBJECTIVES["weight"].compute(Comparison(turned, teacher)).item() > 0.1
+    assert OBJECTIVES["product"].compute(Evidence(turned, teacher)).item() == pytest.approx(0, abs=1e-5)
+    assert OBJECTIVES["weight"].compute(Evidence(turned, teacher)).item() > 0.1
 
 
 def test_structural_terms_accept_a_teacher_of_smaller_rank_and_skip_what_it_lacks():
     small = random_factors(3, rank=1)
     small.b["layers.0.q_proj"].zero_()
     for term in ("weight", "product"):
-        assert math.isfinite(OBJECTIVES[term].compute(Comparison(random_factors(1), small)).item())
+        assert math.isfinite(OBJECTIVES[term].compute(Evidence(random_factors(1), small)).item())
 
 
 def test_kl_equals_torch_and_is_zero_at_the_teacher():
@@ -174,14 +174,14 @@ def test_delta_is_zero_at_the_teacher_and_relative(kind):
 def test_norm_is_one_for_the_teachers_themselves():
     teacher = random_factors(2)
     per_module = sum(dense(teacher, n).square().sum((1, 2)) for n in SHAPES).mean().item() / len(SHAPES)
-    assert OBJECTIVES["norm"].compute(Comparison(teacher, scale={"norm": per_module})).item() == pytest.approx(1, rel=1e-5)
+    assert OBJECTIVES["norm"].compute(Evidence(teacher, scale={"norm": per_module})).item() == pytest.approx(1, rel=1e-5)
 
 
 def test_variance_is_one_when_every_task_gets_the_same():
     same = random_factors(2).select([0, 0, 0])
-    assert OBJECTIVES["variance"].compute(Comparison(same)).item() == pytest.approx(1, abs=1e-4)
+    assert OBJECTIVES["variance"].compute(Evidence(same)).item() == pytest.approx(1, abs=1e-4)
     spread = {f"variance/{n}": random_factors(2).b[n].flatten(1).var(0).mean().sqrt().item() for n in SHAPES}
-    assert OBJECTIVES["variance"].compute(Comparison(random_factors(2), scale=spread)).item() == pytest.approx(0, abs=1e-5)
+    assert OBJECTIVES["variance"].compute(Evidence(random_factors(2), scale=spread)).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_tether_is_zero_at_the_base():
@@ -193,14 +193,14 @@ def test_tether_is_zero_at_the_base():
 @pytest.mark.parametrize("term", [t for t in OBJECTIVES if t not in ("norm", "variance")])
 def test_a_term_with_nothing_to_compare_is_an_error(term):
     with pytest.raises(InputError, match=f"objective {term} has nothing to compare"):
-        OBJECTIVES[term].compute(Comparison(random_factors(1)))
+        OBJECTIVES[term].compute(Evidence(random_factors(1)))
 
 
 def test_zero_teachers_are_nothing_to_compare():
     zero = zero_factors()
     for term in ("weight", "product"):
         with pytest.raises(InputError, match="every teacher tensor is zero"):
-            OBJECTIVES[term].compute(Comparison(random_factors(1), zero))
+            OBJECTIVES[term].compute(Evidence(random_factors(1), zero))
     with pytest.raises(InputError, match="fingerprints are all zero"):
         check_fingerprints(torch.zeros(3, 8))
 
@@ -234,9 +234,9 @@ def test_agreement_equals_its_formula_and_finds_the_task_among_the_others():
 def test_other_faults_are_named():
     other = LoRAFactors.initialize({"x": (2, 2)}, 1, 1.0)
     with pytest.raises(InputError, match="share no module"):
-        OBJECTIVES["product"].compute(Comparison(random_factors(1), other))
+        OBJECTIVES["product"].compute(Evidence(random_factors(1), other))
     with pytest.raises(InputError, match="needs at least 2 tasks in a micro-batch"):
-        OBJECTIVES["variance"].compute(Comparison(random_factors(1, n_adapters=1)))
+        OBJECTIVES["variance"].compute(Evidence(random_factors(1, n_adapters=1)))
     c = behavior()
     c.delta_loss_type = "mae"
     with pytest.raises(InputError, match="delta_loss_type 'mae' is unknown; choose one of mse, cosine, combined"):
@@ -286,7 +286,7 @@ def test_structural_gradients_are_finite_at_the_zero_adapter():
     start = random_factors(1).map(torch.clone)
     start.b = {n: torch.zeros_like(b).requires_grad_() for n, b in start.b.items()}
     for term in ("weight", "product", "norm", "variance"):
-        loss, _ = objective_loss(Comparison(start, random_factors(2)), {term: 1.0})
+        loss, _ = objective_loss(Evidence(start, random_factors(2)), {term: 1.0})
         assert all(g.isfinite().all() for g in torch.autograd.grad(loss, list(start.b.values())))
 
 

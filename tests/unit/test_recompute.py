@@ -6,9 +6,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausa
 
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
+from llgbm.functional_lora.recompute import recompute_layers
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
-from llgbm.training.recompute import recompute_layers
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
 

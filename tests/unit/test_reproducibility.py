@@ -10,22 +10,14 @@ import pytest
 import torch
 from evaluation_world import PerfectGenerator, build_evaluation_world
 
-from llgbm.artifacts import hash_tensors, read_json
 from llgbm.config import ExperimentConfig
 from llgbm.delta import DeltaCache
 from llgbm.errors import InputError
-from llgbm.reproducibility import (
-    ExperimentLogger,
-    compute_delta_cache_hash,
-    compute_model_hash,
-    cut_metrics,
-    get_environment_info,
-    get_git_info,
-    read_metrics,
-    set_seed,
-    verify_reproducibility,
-)
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.files import hash_tensors, read_json
+from llgbm.reproducibility import compute_delta_cache_hash, compute_model_hash, verify_reproducibility
+from llgbm.tracking.environment import get_environment_info, get_git_info, set_seed
+from llgbm.tracking.record import ExperimentLogger, cut_metrics, read_metrics
+from llgbm.zoo.folder import TeacherZoo
 
 
 @pytest.fixture(autouse=True)

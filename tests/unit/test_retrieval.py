@@ -15,12 +15,13 @@ from llgbm.cli import main
 from llgbm.delta import DeltaCache
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.merging import MERGE_METHODS, AdapterMerger
 from llgbm.lora.peft_io import read_adapter, read_adapters, target_shapes, write_adapter
-from llgbm.retrieval import METHODS, AdapterIndex, AdapterMerger
+from llgbm.retrieval import AdapterIndex
 from llgbm.zoo.base import load_base
 
 WEIGHTS = [0.7, -0.4, 0.5]
-DENSITY = {name: 0.5 for name, method in METHODS.items() if "density" in method.takes}
+DENSITY = {name: 0.5 for name, method in MERGE_METHODS.items() if "density" in method.takes}
 
 
 class MemoryCache(DeltaCache):
@@ -168,7 +169,7 @@ def _products(factors: LoRAFactors) -> dict[str, torch.Tensor]:
     return {name: scaling * b @ a for name, (a, b, scaling) in factors.adapter().items()}
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "product"])
+@pytest.mark.parametrize("method", [name for name in MERGE_METHODS if name != "product"])
 def test_equals_peft(merged_by_peft, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     merger, paths, model = merged_by_peft
     inject = model.base_model.inject_adapter  # draws the start of the new adapter, so the seed is set after it

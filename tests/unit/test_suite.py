@@ -6,7 +6,7 @@ import pytest
 
 from llgbm.errors import InputError
 from llgbm.zoo.micro.world import micro_suite
-from llgbm.zoo.suite import load_suite
+from llgbm.zoo.suites import load_suite
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ import pytest
 import torch
 from evaluation_world import PerfectGenerator, build_evaluation_world
 
-from llgbm.artifacts import write_json
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.evaluation import task_eval
 from llgbm.evaluation.methods import METHODS
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate, read_evaluation, run_evaluation
+from llgbm.files import write_json
 from llgbm.functional_lora import greedy_decode
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.zoo.folder import TeacherZoo
 
 UNTRAINED = ("base", "few_shot", "teacher", "generated", "shuffled_condition", "nearest", "merged_topk", "mean_adapter")
 ALONE = EvaluationConfig(methods=("base", "teacher", "nearest"))

@@ -13,16 +13,18 @@ import pytest
 import torch
 from peft import PeftModel
 
-from llgbm.artifacts import hash_file
 from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig
 from llgbm.dataset import pad_id
 from llgbm.errors import InputError
+from llgbm.files import hash_file
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.peft_io import target_shapes
 from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.build import build_zoo
+from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.micro.world import micro_suite
 from llgbm.zoo.suite import TaskSuite
-from llgbm.zoo.teachers import TeacherZoo, build_zoo, make_lesson, train_adapters
+from llgbm.zoo.trainer import make_lesson, train_adapters
 
 LORA = LoRAConfig(rank=2, alpha=4, target_modules=["q_proj", "v_proj"])
 ZOO = ZooConfig(steps=4, batch_size=2, check_interval=4, adapters_per_batch=2)

@@ -6,14 +6,15 @@ from pathlib import Path
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from llgbm.artifacts import write_json
 from llgbm.config import ExperimentConfig, GeneratorConfig, LoRAConfig, ModelConfig, ObjectiveConfig, TrainingConfig
+from llgbm.files import write_json
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import adapter_hash, target_shapes, write_adapter
 from llgbm.zoo.base import load_base
 from llgbm.zoo.micro.tokenizer import build_tokenizer
 from llgbm.zoo.micro.world import micro_suite
-from llgbm.zoo.suite import TaskSuite, load_suite
+from llgbm.zoo.suite import TaskSuite
+from llgbm.zoo.suites import load_suite
 
 TARGETS = ["q_proj", "down_proj"]
 

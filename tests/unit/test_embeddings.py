@@ -11,15 +11,17 @@ from training_world import build_world
 
 from llgbm.cli import main
 from llgbm.config import ExperimentConfig
-from llgbm.delta import AdapterViews, DeltaCache, DeltaEngine, DeltaOptions, compute_views, views
+from llgbm.delta import DeltaCache, DeltaEngine, DeltaOptions
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.probes import ProbeSet
 from llgbm.report import plots
 from llgbm.report.embeddings import Labels, cosine_similarities, silhouette
 from llgbm.report.plots import plot_delta_map, plot_layers, plot_silhouettes
+from llgbm.studies import embeddings as views
+from llgbm.studies.embeddings import AdapterViews, compute_views
 from llgbm.zoo.base import load_base
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.zoo.folder import TeacherZoo
 
 PROBES = ProbeSet("two", ("ab", "12 34"))
 ANSWERED = ProbeSet("answered", ("ab", "cd"), ("x", "yz"))

@@ -13,16 +13,16 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from llgbm.artifacts import hash_json, write_json
 from llgbm.config import ExperimentConfig, build, preset_folder, preset_values
 from llgbm.errors import InputError
 from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.evaluation.statistics import add_holm, compare, replicates
 from llgbm.evaluation.task_eval import evaluate, read_evaluation
+from llgbm.files import hash_json, write_json
 from llgbm.progress import ProgressCallback
 from llgbm.schema import coerced, flatten, merge, read_yaml, type_name
 from llgbm.training.loop import train_generator
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.zoo.folder import TeacherZoo
 
 RESULT_FILE = "study.json"
 GENERATED = "generated"

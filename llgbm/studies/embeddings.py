@@ -16,17 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from llgbm.artifacts import write_bytes
 from llgbm.config import ExperimentConfig
 from llgbm.delta.cache import DeltaCache
 from llgbm.delta.compute import engine_of_cache
 from llgbm.delta.engine import DeltaEngine
 from llgbm.errors import InputError
+from llgbm.files import write_bytes
 from llgbm.lora.factors import LoRAFactors, product_gram
 from llgbm.lora.peft_io import read_adapters
-from llgbm.pipeline import Stages
 from llgbm.probes import ProbeSet, suite_probes
-from llgbm.zoo.teachers import TeacherZoo
+from llgbm.tracking.stages import Stages
+from llgbm.zoo.folder import TeacherZoo
 
 MAX_ADAPTERS = 500
 """Compared in pairs; more would tell no more and take memory with their square."""

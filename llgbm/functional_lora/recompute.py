@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llgbm.errors import InputError
-from llgbm.functional_lora import FunctionalLoRA
-from llgbm.last_layer import COLUMNS
+from llgbm.functional_lora.last_layer import COLUMNS
+from llgbm.functional_lora.wrap import FunctionalLoRA
 
 CALL_BUFFERS = ("lora_a", "lora_b", COLUMNS)
 """What functional LoRA puts into a layer's modules for one call."""

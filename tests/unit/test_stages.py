@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llgbm.pipeline import Stages
+from llgbm.tracking.stages import Stages
 
 
 def test_stage_runs_once_per_input_and_while_its_output_is_there(tmp_path: Path) -> None:

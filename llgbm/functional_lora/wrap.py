@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from llgbm.dataset import encode_texts, eos_id, pad_id
 from llgbm.errors import InputError
-from llgbm.last_layer import COLUMNS, narrow_last_layer, wanted_columns
+from llgbm.functional_lora.fused import SelectedHead, Slot
+from llgbm.functional_lora.last_layer import COLUMNS, narrow_last_layer, wanted_columns
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import linear_shape
 
@@ -59,12 +59,12 @@ class FunctionalLoRA:
             linear = _linear(self.model, name)
             self.shapes[name] = linear_shape(linear)
             self.fan_in_fan_out |= isinstance(linear, Conv1D)
-            self.model.set_submodule(name, _Slot(linear))
+            self.model.set_submodule(name, Slot(linear))
         head = self.model.get_output_embeddings()
         if head is None:
             raise InputError(f"the base, a {type(model).__name__}, has no output embedding; use a causal language model")
         self._head = next(name for name, module in self.model.named_modules() if module is head)
-        self.model.set_submodule(self._head, _SelectedHead(head))
+        self.model.set_submodule(self._head, SelectedHead(head))
         self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
 
     @property
@@ -162,150 +162,6 @@ class FunctionalLoRA:
         if not -self.n_layers - 1 <= layer <= self.n_layers:
             raise InputError(f"layer {layer} does not exist; this base has hidden states 0 to {self.n_layers}, or -1 for the last")
         return layer % (self.n_layers + 1)
-
-
-@torch.no_grad()
-def greedy_decode(
-    functional: FunctionalLoRA,
-    factors: LoRAFactors | None,
-    input_ids: Int[Tensor, "N T"],
-    attention_mask: Int[Tensor, "N T"],
-    max_new_tokens: int,
-    eos_token_id: int,
-    pad_token_id: int,
-) -> Int[Tensor, "N new"]:
-    """The most likely token, again and again, until every row has ended or `max_new_tokens` are out.
-
-    Args:
-        functional: The wrapped base.
-        factors: K adapters or None, as in `FunctionalLoRA.__call__`.
-        input_ids: Prompts, padded on the left.
-        attention_mask: 1 at real tokens.
-        max_new_tokens: Limit for each row.
-        eos_token_id: Ends a row.
-        pad_token_id: Fills a row after its end.
-
-    Returns:
-        New tokens only; the end token is included.
-
-    Raises:
-        InputError: A row is padded on the right, so its last column is no token.
-    """
-    if not bool(attention_mask[:, -1].all()):
-        raise InputError("a prompt is padded on the right; pad prompts on the left for decoding")
-    last = torch.zeros_like(input_ids, dtype=torch.bool)
-    last[:, -1] = True
-    ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-    tokens, columns, cache = input_ids, [], None
-    for _ in range(max_new_tokens):
-        output = functional(factors, tokens, attention_mask, logits_at=last, past_key_values=cache, use_cache=True)
-        assert output.logits is not None
-        chosen = torch.where(ended, pad_token_id, output.logits.argmax(-1))
-        columns.append(chosen)
-        ended |= chosen == eos_token_id
-        if bool(ended.all()):
-            break
-        tokens, cache, last = chosen[:, None], output.past_key_values, last[:, -1:]
-        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(tokens), 1)], dim=1)
-    return torch.stack(columns, 1) if columns else input_ids[:, :0]
-
-
-def complete(
-    functional: FunctionalLoRA,
-    factors: LoRAFactors | None,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    max_new_tokens: int = 64,
-) -> list[str]:
-    """Continue texts greedily; texts are divided evenly among the K adapters, in order.
-
-    Returns:
-        The new text only, without special tokens.
-    """
-    prompts = encode_texts(tokenizer, texts, max_length=int(tokenizer.model_max_length))
-    rows = [ids[mask.bool()] for ids, mask in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id(tokenizer), padding_side="left")
-    mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
-    device = functional.device
-    new = greedy_decode(functional, factors, ids.to(device), mask.to(device), max_new_tokens, eos_id(tokenizer), pad_id(tokenizer))
-    return tokenizer.batch_decode(new, skip_special_tokens=True)
-
-
-class _Slot(nn.Module):
-    """A linear module with room for the factors of K adapters; plain while the placeholders are empty."""
-
-    lora_a: Tensor
-    """[K, r, d_in]"""
-    lora_b: Tensor
-    """[K, r, d_out]: transposed, scaling folded in."""
-
-    def __init__(self, linear: nn.Module) -> None:
-        super().__init__()
-        self.linear = linear
-        # Hooks, or a forward that was replaced on the instance (offloading), must run: then the module itself is called.
-        self.fusable = type(linear) in (nn.Linear, Conv1D) and not linear._forward_hooks and "forward" not in vars(linear)
-        self.register_buffer("lora_a", torch.empty(0), persistent=False)
-        self.register_buffer("lora_b", torch.empty(0), persistent=False)
-
-    def forward(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
-        k = len(self.lora_a)
-        if k == 0:
-            return self.linear(x)
-        x_knd = x.reshape(k, -1, x.shape[-1])
-        if self.fusable and x.dtype == self.lora_a.dtype and not torch.is_autocast_enabled(x.device.type):
-            weight = self.linear.weight.mT if isinstance(self.linear, Conv1D) else self.linear.weight
-            out_kno = _FusedLoRA.apply(x_knd, weight, self.linear.bias, self.lora_a, self.lora_b)[0]
-        else:
-            out_kno = torch.baddbmm(self.linear(x_knd), torch.bmm(x_knd, self.lora_a.mT), self.lora_b)
-        return out_kno.view(*x.shape[:-1], -1)
-
-
-class _FusedLoRA(torch.autograd.Function):
-    """x W^T + bias + (x A^T) B^T with frozen W, adding into the base GEMM's output, and the same in the backward.
-
-    The layout decides the time: with B as [K, r, d_out] no small product reads a large matrix by columns. Per module of
-    320 outputs and 40 adapters of rank 4, one thread, the products with B take 0.4 ms instead of 1.8 ms each.
-    """
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        low = torch.bmm(x, a.mT)
-        out = nn.functional.linear(x.flatten(0, 1), weight, bias).view(*x.shape[:2], -1)
-        return out.baddbmm_(low, b), low
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, weight, _, a, b = inputs
-        ctx.save_for_backward(x, weight, a, b, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_of_low: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, b, low = ctx.saved_tensors
-        needs_x, _, _, needs_a, needs_b = ctx.needs_input_grad
-        grad_low = torch.baddbmm(grad_of_low, grad, b.mT)  # grad_of_low is zero but for second derivatives
-        grad_x = torch.baddbmm((grad.flatten(0, 1) @ weight).view_as(x), grad_low, a) if needs_x else None
-        grad_a = torch.bmm(grad_low.mT, x) if needs_a else None
-        grad_b = torch.bmm(low.mT, grad) if needs_b else None
-        return grad_x, None, None, grad_a, grad_b
-
-
-class _SelectedHead(nn.Module):
-    """The output embedding applied to selected rows of the flattened hidden states; none by default.
-
-    It stands where the model calls its head, so whatever the model does to logits afterwards still happens.
-    """
-
-    rows: Tensor
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-        self.register_buffer("rows", torch.empty(0, dtype=torch.long), persistent=False)
-
-    def forward(self, hidden: Float[Tensor, "N T D"]) -> Float[Tensor, "n V"]:
-        if isinstance(self.head, _Slot) and len(self.rows):  # adapters are told apart by row: select afterwards
-            return self.head(hidden).flatten(0, 1)[self.rows]
-        return (self.head.linear if isinstance(self.head, _Slot) else self.head)(hidden.flatten(0, 1)[self.rows])
 
 
 def _structural_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llgbm.artifacts import hash_file, hash_json, hash_tensors, read_json, write_bytes, write_json, write_text
 from llgbm.errors import InputError
+from llgbm.files import hash_file, hash_json, hash_tensors, read_json, write_bytes, write_json, write_text
 
 
 def test_write_replaces_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:

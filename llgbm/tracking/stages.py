@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llgbm.artifacts import hash_json, read_json, write_json
+from llgbm.files import hash_json, read_json, write_json
 
 
 class Stages:

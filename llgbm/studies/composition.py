@@ -14,11 +14,11 @@ from llgbm.compositionality import POINTS, AdapterComposer, CompositionExperimen
 from llgbm.config import ExperimentConfig
 from llgbm.delta import DeltaCache, engine_of_cache
 from llgbm.errors import InputError
-from llgbm.evaluation.composition_eval import AVERAGE, TARGET_ADAPTERS, WAYS, CompositionEvaluator, Pair
+from llgbm.evaluation.composition_eval import AVERAGE, COMPOSITIONS, TARGET_ADAPTERS, CompositionEvaluator, Pair
 from llgbm.evaluation.setting import EvaluationConfig, load_setting
 from llgbm.evaluation.statistics import add_holm
 from llgbm.progress import ProgressCallback
-from llgbm.zoo.teachers import Teacher, TeacherZoo
+from llgbm.zoo.folder import Teacher, TeacherZoo
 
 FILE = "composition.json"
 BOUNDS = ("base", "first teacher", "second teacher", "mixture teacher", AVERAGE)
@@ -46,7 +46,7 @@ def compose_zoo(
         zoo_folder: With mixtures among its teachers.
         cache_dir: Deltas of the zoo's teachers.
         checkpoint: A generator's run; without it its ways are left out.
-        ways: Of `WAYS`; all that are possible by default.
+        ways: Of `COMPOSITIONS`; all that are possible by default.
         seeds: For everything drawn.
         n_pairs: Random pairs of seen tasks of different domains, beside the mixtures.
         max_examples: Test examples per task; all by default.
@@ -73,7 +73,7 @@ def compose_zoo(
     pairs = [Pair(m.one, m.two, m.whole) for m in mixtures]
     others = _random_pairs(teachers, n_pairs, seeds[0], {frozenset((m.one, m.two)) for m in mixtures})
     scored = evaluator.evaluate(pairs, ways, seeds, progress)
-    possible = [way for way in ways if not WAYS[way].needs or WAYS[way].needs == "generator"] if ways else []
+    possible = [way for way in ways if not COMPOSITIONS[way].needs or COMPOSITIONS[way].needs == "generator"] if ways else []
     elsewhere = evaluator.evaluate(others, possible, seeds, progress) if others and (possible or not ways) else None
     shares = np.linspace(0, 1, POINTS).tolist()
     document: dict[str, Any] = {

@@ -1,0 +1,78 @@
+"""What every network that writes adapters shares: its spec, and how it is asked.
+
+Letters: K tasks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llgbm.lora.factors import LoRAFactors
+from llgbm.models.reader import ConditionReader
+from llgbm.zoo.base import Base
+
+
+@dataclass
+class GeneratorSpec:
+    """Everything `from_pretrained` needs to rebuild a generator and `generate` to use it."""
+
+    shapes: dict[str, tuple[int, int]]
+    """Module name -> (d_in, d_out)."""
+    rank: int
+    alpha: float
+    """Every emitted module has `scaling = alpha / rank`."""
+    embedding_dim: int
+    size: str = "s"
+    encoder: str = "hashing"
+    encoder_id: str = ""
+    """Content of the encoder the generator was trained with."""
+    condition: str = "description"
+    max_prompts: int = 8
+    base_name: str = ""
+    base_hash: str = ""
+    fan_in_fan_out: bool = False
+    trained_on: list[str] = field(default_factory=list)
+    """Tasks whose teachers were training targets."""
+    validated_on: list[str] = field(default_factory=list)
+    """Tasks held back to choose the checkpoint."""
+    members: int = 1
+    """How many generators write together; more than one in an ensemble."""
+
+    def emitted(self) -> int:
+        """Numbers in one emitted adapter."""
+        return sum(self.rank * (d_in + d_out) for d_in, d_out in self.shapes.values())
+
+
+class AdapterWriter(ConditionReader):
+    """Reads the texts of K tasks, writes one LoRA adapter for each; its forward gives `LoRAFactors`."""
+
+    kind, trained_by, spec_type = "generator", "llgbm train", GeneratorSpec
+    spec: GeneratorSpec
+
+    @classmethod
+    def make_spec(cls, values: dict[str, Any]) -> GeneratorSpec:
+        """JSON has lists where shapes are pairs."""
+        shapes = {name: (int(d_in), int(d_out)) for name, (d_in, d_out) in values["shapes"].items()}
+        return GeneratorSpec(**{**values, "shapes": shapes})
+
+    def parameters_per_number(self) -> float:
+        """Trained parameters for each number of one emitted adapter."""
+        return sum(p.numel() for p in self.parameters()) / self.spec.emitted()
+
+    def generate(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        description: str | Sequence[str] | None = None,
+        base: Base | None = None,
+    ) -> LoRAFactors:
+        """Write adapters for one task or many, in one pass.
+
+        Args:
+            prompts: Unlabeled prompts of one task, or one such list for each task.
+            description: The sentence that describes the task, or one for each task.
+            base: The frozen base; only the `base` encoder needs it.
+
+        Raises:
+            InputError: Neither is given, the two disagree on the number of tasks, or a text is empty.
+        """
+        return self.answer(prompts, description, base)

@@ -1,0 +1,1 @@
+"""What drives many runs or many adapters: ablations, composition, embeddings compared."""

@@ -1,0 +1,186 @@
+"""Teachers: many LoRA adapters trained at once, one per (task, seed).
+
+K adapters share every forward and backward of the base; their losses, data order and optimizer moments are their own,
+so each learns as if it were alone. Shapes: K adapters, b examples each, N = K * b sequences of T tokens.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from llgbm.config import LoRAConfig, ZooConfig
+from llgbm.dataset import TokenBatch, concatenate, encode_examples
+from llgbm.errors import InputError
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.factors import LoRAFactors
+from llgbm.scoring import score
+from llgbm.zoo.base import Base
+from llgbm.zoo.suite import Task
+
+MAX_VALIDATION = 32
+"""Train examples per task that are kept from training and decide whether an adapter is solved."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one adapter learns from: its training examples, examples that tell when it is done, and its seed."""
+
+    train: TokenBatch
+    validation: TokenBatch
+    seed: int
+    name: str = ""
+    """Names the lesson's data order; the same name and seed draw the same examples."""
+
+
+@dataclass
+class Trained:
+    """K trained adapters, in the order of their lessons."""
+
+    factors: LoRAFactors
+    steps: list[int]
+    validation_exact_match: list[float]
+
+
+def make_lesson(base: Base, frame: str, task: Task, seed: int, max_length: int = 512) -> Lesson:
+    """Tokenize a task's train examples and set some aside for validation (all of them if there are fewer than five)."""
+    tokens = encode_examples(base.tokenizer, frame, task.train, max_length)
+    held_back = min(MAX_VALIDATION, len(tokens) // 5)
+    split = len(tokens) - held_back
+    validation = tokens.rows(slice(split, None)) if held_back else tokens
+    return Lesson(tokens.rows(slice(0, split)), validation, seed, task.name)
+
+
+def data_order(lesson: Lesson) -> torch.Generator:
+    """Draws the lesson's examples: the same name and seed, the same order."""
+    return _generator("order", lesson.name, lesson.seed)
+
+
+def initial_factors(functional: FunctionalLoRA, seeds: Sequence[int], lora: LoRAConfig) -> LoRAFactors:
+    """Where adapters start: one per seed given, equal seeds with equal A, B zero."""
+    drawn = {s: LoRAFactors.initialize(functional.shapes, lora.rank, lora.alpha, generator=_generator("init", s)) for s in set(seeds)}
+    return LoRAFactors.stack([drawn[s] for s in seeds]).to(device=functional.device)
+
+
+def learning_rate_at(step: int, zoo: ZooConfig) -> float:
+    """Linear warm-up over the first 5% of steps, then constant."""
+    return zoo.learning_rate * min(1.0, step / max(1, round(0.05 * zoo.steps)))
+
+
+def train_adapters(
+    functional: FunctionalLoRA,
+    lessons: Sequence[Lesson],
+    lora: LoRAConfig,
+    zoo: ZooConfig,
+    pad_token_id: int,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Trained:
+    """Train K adapters together; each leaves the batch when its validation examples are solved.
+
+    Args:
+        functional: The base, wrapped with slots at the target modules.
+        lessons: K lessons. Adapters of one seed start from the same A, as PEFT would give them; B starts at zero.
+        lora: Rank and alpha.
+        zoo: Steps, batch size, learning rate, when an adapter counts as solved.
+        pad_token_id: Fills up shorter sequences.
+        on_step: Called with (step, adapters still training, mean loss).
+    """
+    if lora.dropout:
+        raise InputError(f"lora.dropout is {lora.dropout}; teachers train without dropout, set lora.dropout to 0")
+    group = _Group(functional, lessons, lora, zoo, pad_token_id)
+    for step in range(1, zoo.steps + 1):
+        loss = group.step(step)
+        if on_step:
+            on_step(step, len(group.active), loss)
+        if step % zoo.check_interval == 0 or step == zoo.steps:
+            group.retire(step)
+        if not group.active:
+            break
+    return group.result()
+
+
+class _Group:
+    """The adapters still training: their factors, optimizer moments, and data."""
+
+    def __init__(self, functional: FunctionalLoRA, lessons: Sequence[Lesson], lora: LoRAConfig, zoo: ZooConfig, pad_token_id: int) -> None:
+        self.functional, self.lessons, self.zoo = functional, lessons, zoo
+        self.pad_token_id = pad_token_id
+        self.active = list(range(len(lessons)))
+        self.data = concatenate([lesson.train for lesson in lessons], pad_token_id)
+        sizes = torch.tensor([len(lesson.train) for lesson in lessons])
+        self.sizes, self.offsets = sizes, sizes.cumsum(0) - sizes
+        self.orders = [data_order(lesson) for lesson in lessons]
+        self.factors = initial_factors(functional, [lesson.seed for lesson in lessons], lora)
+        self.optimizer = self._optimizer()
+        self.finished: dict[int, tuple[LoRAFactors, int, float]] = {}
+        self.solved_running = dict.fromkeys(self.active, 0)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        parameters = [t.requires_grad_() for t in (*self.factors.a.values(), *self.factors.b.values())]
+        return torch.optim.AdamW(parameters, lr=self.zoo.learning_rate, weight_decay=0.0, fused=True)
+
+    def step(self, step: int) -> float:
+        """One update of every active adapter on its own next examples; the mean loss."""
+        batch = self._draw().to(self.functional.device)
+        logits = self.functional(self.factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
+        assert logits is not None
+        losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
+        per_row = batch.predicts.sum(1)
+        weights = 1 / per_row.view(len(self.active), -1).sum(1).repeat_interleave(self.zoo.batch_size)
+        loss = (losses * weights.repeat_interleave(per_row)).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, self.zoo)
+        self.optimizer.step()
+        return loss.item() / len(self.active)
+
+    def _draw(self) -> TokenBatch:
+        rows = [self.offsets[k] + torch.randint(int(self.sizes[k]), (self.zoo.batch_size,), generator=self.orders[k]) for k in self.active]
+        return self.data.rows(torch.cat(rows))
+
+    def retire(self, step: int) -> None:
+        """Score the active adapters; those that are solved, or out of steps, leave."""
+        exact = self._validate()
+        for k, value in zip(self.active, exact, strict=True):
+            self.solved_running[k] = self.solved_running[k] + 1 if value >= self.zoo.solved_exact_match else 0
+        done = step == self.zoo.steps
+        leaving = {i for i, k in enumerate(self.active) if done or self.solved_running[k] >= self.zoo.solved_checks}
+        for i in leaving:
+            self.finished[self.active[i]] = (self.factors.select([i]).detach(), step, exact[i])
+        staying = [i for i in range(len(self.active)) if i not in leaving]
+        if leaving and staying:
+            self._keep(staying)
+        self.active = [self.active[i] for i in staying]
+
+    def _validate(self) -> list[float]:
+        lessons = [self.lessons[k] for k in self.active]
+        count = min(len(lesson.validation) for lesson in lessons)
+        batch = concatenate([lesson.validation.rows(slice(0, count)) for lesson in lessons], self.pad_token_id)
+        exact = score(self.functional, self.factors, batch).exact
+        return exact.view(len(lessons), count).float().mean(1).tolist()
+
+    def _keep(self, staying: list[int]) -> None:
+        """Narrow factors and moments to the adapters that go on."""
+        old = self.optimizer
+        states = [old.state[p] for p in old.param_groups[0]["params"]]
+        self.factors = self.factors.select(staying).detach()
+        self.optimizer = self._optimizer()
+        for parameter, state in zip(self.optimizer.param_groups[0]["params"], states, strict=True):
+            self.optimizer.state[parameter] = {
+                "step": state["step"],
+                "exp_avg": state["exp_avg"][staying].clone(),
+                "exp_avg_sq": state["exp_avg_sq"][staying].clone(),
+            }
+
+    def result(self) -> Trained:
+        """All adapters in the order of the lessons."""
+        ordered = [self.finished[k] for k in range(len(self.lessons))]
+        return Trained(LoRAFactors.stack([f for f, _, _ in ordered]), [s for _, s, _ in ordered], [e for _, _, e in ordered])
+
+
+def _generator(*parts: object) -> torch.Generator:
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
