@@ -1,13 +1,18 @@
-"""Building a zoo: every missing teacher of a suite, batch by batch, to the same bits however often it is interrupted."""
+"""Building a zoo: every missing teacher of a suite, batch by batch, to the same bits however often it is interrupted.
 
-from collections.abc import Callable, Iterator
+The manifest remembers which teachers train together. Tasks and seeds that are new to a zoo form batches of their own, so what
+is there stays as it is; an adapter that was lost is trained again among its old batch mates, which gives its old bits.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from llgbm.config import ExperimentConfig, ZooConfig, content
+from llgbm.config import UNSCIENTIFIC, ExperimentConfig, ZooConfig, content
 from llgbm.dataset import encode_examples, pad_id
 from llgbm.errors import InputError
-from llgbm.files import write_json
+from llgbm.files import hash_json, write_json
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import adapter_hash, target_shapes, write_adapter
@@ -22,32 +27,35 @@ from llgbm.zoo.trainer import make_lesson, train_adapters
 
 
 def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None) -> TeacherZoo:
-    """Train every missing teacher of the configured suite and seeds, batch by batch.
+    """Train every missing teacher of the configured suite and seeds, batch by batch; teachers that are there are not touched.
 
     A batch is written whole before the manifest names it; an interrupted build starts again at the batch in hand and
     ends with the same adapters.
 
     Raises:
-        InputError: The folder holds a zoo of another base, suite or training setting.
+        InputError: The folder holds a zoo of another base or training setting, or of a suite whose tasks have changed.
     """
     base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
     suite = load_suite(config.zoo.suite)
     folder = Path(config.checkpoint_folder)
     header = _header(config, base, suite)
-    rows = _resumable_rows(folder, header)
-    shapes = target_shapes(base.model, config.lora.target_modules)
-    functional = FunctionalLoRA(base.model, shapes)
-    total = len(suite) * len(config.zoo.seeds)
+    rows, planned = _resumable(folder, header)
+    batches = list(plan_batches(suite, config.zoo, planned))
+    header["batches"] = [[_path(task, seed) for task, seed in batch] for batch in batches]
+    wanted = {_path(task, seed) for task in suite for seed in config.zoo.seeds}
+    functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules))
     with ExperimentLogger(folder.parent, folder.name) as logger:
         logger.log_config(content(config))
         logger.log_inputs(base=base.content_hash, suite=suite.content_hash)
-        for batch in plan_batches(suite, config.zoo):
-            if any(_path(task, seed) not in rows for task, seed in batch):
-                on_step = _Within(progress, len(rows), total, len(batch)) if progress else None
-                rows |= {t.path: t for t in _train_batch(batch, functional, base, suite.frame, folder, config, on_step)}
+        _write_manifest(folder, header, suite, config.zoo, rows)
+        for batch in batches:
+            missing = {path for path in (_path(task, seed) for task, seed in batch) if path in wanted and path not in rows}
+            if missing:
+                on_step = _Within(progress, len(wanted & rows.keys()), len(wanted), len(batch)) if progress else None
+                rows |= {t.path: t for t in _train_batch(batch, missing, functional, base, suite.frame, folder, config, on_step)}
                 _write_manifest(folder, header, suite, config.zoo, rows)
             if progress:
-                progress(len(rows), total)
+                progress(len(wanted & rows.keys()), len(wanted))
     return TeacherZoo.load(folder)
 
 
@@ -63,6 +71,7 @@ class _Within:
 
 def _train_batch(
     batch: list[tuple[Task, int]],
+    missing: set[str],
     functional: FunctionalLoRA,
     base: Base,
     frame: str,
@@ -70,14 +79,17 @@ def _train_batch(
     config: ExperimentConfig,
     on_step: Callable[[int, int, float], None] | None,
 ) -> Iterator[Teacher]:
+    """Train a batch; write and yield its missing teachers only."""
     lessons = [make_lesson(base, frame, task, seed) for task, seed in batch]
     trained = train_adapters(functional, lessons, config.lora, config.zoo, pad_id(base.tokenizer), on_step)
-    exact = _test_exact_match(functional, trained.factors, base, frame, [task for task, _ in batch])
-    for k, (task, seed) in enumerate(batch):
+    chosen = [k for k, (task, seed) in enumerate(batch) if _path(task, seed) in missing]
+    exact = _test_exact_match(functional, trained.factors.select(chosen), base, frame, [batch[k][0] for k in chosen])
+    for k, found in zip(chosen, exact, strict=True):
+        task, seed = batch[k]
         path = folder / _path(task, seed)
         write_adapter(path, trained.factors, k, base_name=base.name, fan_in_fan_out=functional.fan_in_fan_out)
         write_json(path / "prompts.json", list(task.prompts))
-        yield Teacher(_path(task, seed), task.name, task.domain, task.split, seed, trained.steps[k], exact[k], adapter_hash(path))
+        yield Teacher(_path(task, seed), task.name, task.domain, task.split, seed, trained.steps[k], found, adapter_hash(path))
 
 
 def _test_exact_match(functional: FunctionalLoRA, factors: LoRAFactors, base: Base, frame: str, tasks: list[Task]) -> list[float]:
@@ -86,9 +98,18 @@ def _test_exact_match(functional: FunctionalLoRA, factors: LoRAFactors, base: Ba
     return [result.exact_match for result in score_each(functional, factors, batches, pad_id(base.tokenizer))]
 
 
-def plan_batches(suite: TaskSuite, zoo: ZooConfig) -> Iterator[list[tuple[Task, int]]]:
-    """The plan, fixed by suite and settings alone: tasks of one domain train together, so sequences are of a length."""
-    jobs = sorted(((task, seed) for seed in zoo.seeds for task in suite), key=lambda job: (job[1], job[0].domain))
+def plan_batches(suite: TaskSuite, zoo: ZooConfig, planned: Iterable[Sequence[str]] = ()) -> Iterator[list[tuple[Task, int]]]:
+    """Which teachers train together: batches planned before, by their paths, then whatever is in none of them.
+
+    The plan is fixed by suite and settings alone: tasks of one domain train together, so sequences are of a length.
+    """
+    wanted = sorted(((task, seed) for seed in zoo.seeds for task in suite), key=lambda job: (job[1], job[0].domain))
+    by_folder = {_path(task, 0).rpartition("/")[0]: task for task in suite}
+    known: set[str] = set()
+    for paths in planned:
+        known |= set(paths)
+        yield [(by_folder[folder], int(seed.removeprefix("seed"))) for folder, _, seed in (path.rpartition("/") for path in paths)]
+    jobs = [(task, seed) for task, seed in wanted if _path(task, seed) not in known]
     for start in range(0, len(jobs), zoo.adapters_per_batch):
         yield jobs[start : start + zoo.adapters_per_batch]
 
@@ -97,28 +118,49 @@ def _path(task: Task, seed: int) -> str:
     return f"{task.domain}/{task.name}/seed{seed}"
 
 
-def _header(config: ExperimentConfig, base: Base, suite: TaskSuite) -> dict:
+def _header(config: ExperimentConfig, base: Base, suite: TaskSuite) -> dict[str, Any]:
     training = {k: v for k, v in asdict(config.zoo).items() if k not in ("suite", "seeds")}
+    tasks = {task.name: hash_json([suite.frame, asdict(task)]) for task in suite}
     return {
         "base": {"name": base.name, "hash": base.content_hash},
-        "suite": {"source": str(config.zoo.suite), "hash": suite.content_hash},
+        "suite": {"source": str(config.zoo.suite), "hash": suite.content_hash, "tasks": tasks},
         "lora": asdict(config.lora),
         "zoo": training,
     }
 
 
-def _resumable_rows(folder: Path, header: dict) -> dict[str, Teacher]:
-    """What an earlier build finished; refuses a folder that was built otherwise."""
+def _resumable(folder: Path, header: dict[str, Any]) -> tuple[dict[str, Teacher], list[list[str]]]:
+    """What an earlier build finished, and the batches it planned; refuses a folder that was built otherwise."""
     if not (folder / "manifest.json").exists():
-        return {}
+        return {}, []
     zoo = TeacherZoo.load(folder)
+    rows = {t.path: t for t in zoo.teachers if (folder / t.path / "adapter_model.safetensors").is_file()}
+    if not zoo.teachers:
+        return {}, []
     for key, value in header.items():
-        if zoo.manifest.get(key) != value:
+        stored = zoo.manifest.get(key)
+        if not (_grown(zoo, value) if key == "suite" else _decisive(key, stored) == _decisive(key, value)):
             raise InputError(
-                f"{folder}: holds a zoo with another {key} ({zoo.manifest.get(key)}, asked for {value}); "
-                "choose another checkpoint_folder or remove it"
+                f"{folder}: holds a zoo with another {key} ({stored}, asked for {value}); choose another checkpoint_folder or remove it"
             )
-    return {t.path: t for t in zoo.teachers if (folder / t.path / "adapter_model.safetensors").is_file()}
+    return rows, zoo.manifest.get("batches", [])
+
+
+def _grown(zoo: TeacherZoo, suite: dict[str, Any]) -> bool:
+    """Whether a suite still has every task of a zoo as it was; it may have more."""
+    stored = zoo.manifest["suite"]
+    if stored["hash"] == suite["hash"]:
+        return True
+    names = {path.split("/")[-2] for batch in zoo.manifest.get("batches", []) for path in batch} | {t.task for t in zoo.teachers}
+    before, now = stored.get("tasks", {}), suite["tasks"]
+    return all(name in before and before[name] == now.get(name) for name in names)
+
+
+def _decisive(key: str, settings: Any) -> Any:
+    """What of a part of the manifest decides a teacher; settings that a zoo was built before have their defaults."""
+    if key != "zoo" or not isinstance(settings, dict):
+        return settings
+    return {k: v for k, v in {**asdict(ZooConfig()), **settings}.items() if f"zoo.{k}" not in UNSCIENTIFIC}
 
 
 def _write_manifest(folder: Path, header: dict, suite: TaskSuite, zoo: ZooConfig, rows: dict[str, Teacher]) -> None:

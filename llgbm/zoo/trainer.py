@@ -16,7 +16,7 @@ from llgbm.dataset import TokenBatch, concatenate, encode_examples
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
-from llgbm.scoring import score
+from llgbm.scoring import score_each
 from llgbm.zoo.base import Base
 from llgbm.zoo.suite import Task
 
@@ -156,11 +156,9 @@ class _Group:
         self.active = [self.active[i] for i in staying]
 
     def _validate(self) -> list[float]:
-        lessons = [self.lessons[k] for k in self.active]
-        count = min(len(lesson.validation) for lesson in lessons)
-        batch = concatenate([lesson.validation.rows(slice(0, count)) for lesson in lessons], self.pad_token_id)
-        exact = score(self.functional, self.factors, batch).exact
-        return exact.view(len(lessons), count).float().mean(1).tolist()
+        """Exact match of each active adapter on its own validation examples, as many as its lesson has."""
+        batches = [self.lessons[k].validation for k in self.active]
+        return [found.exact_match for found in score_each(self.functional, self.factors, batches, self.pad_token_id)]
 
     def _keep(self, staying: list[int]) -> None:
         """Narrow factors and moments to the adapters that go on."""

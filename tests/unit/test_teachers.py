@@ -67,6 +67,23 @@ def test_together_equals_alone(base: Base, functional: FunctionalLoRA, suite: Ta
             torch.testing.assert_close(together.b[name][k], alone.b[name][0], atol=2e-5, rtol=1e-4)
 
 
+def test_batch_mates_change_neither_steps_nor_weights(suite: TaskSuite) -> None:
+    """On a base in float64 only the factors' own float32 rounds: each of the steps may round one number differently, by an ulp."""
+    whole = load_base("micro")
+    wide = FunctionalLoRA(whole.model.double(), target_shapes(whole.model, LORA.target_modules))
+    lessons = [make_lesson(whole, suite.frame, task, 0) for task in suite]
+    lessons[1] = dataclasses.replace(lessons[1], validation=lessons[1].validation.rows([0]))  # solved when this one answer is
+    zoo = dataclasses.replace(ZOO, steps=12, check_interval=1, solved_exact_match=1e-9, solved_checks=1, learning_rate=1e-2)
+    together = train_adapters(wide, lessons, LORA, zoo, pad_id(whole.tokenizer))
+    assert len(set(together.steps)) > 1  # some leave before others
+    for k, lesson in enumerate(lessons):
+        alone = train_adapters(wide, [lesson], LORA, zoo, pad_id(whole.tokenizer))
+        assert (alone.steps[0], alone.validation_exact_match[0]) == (together.steps[k], together.validation_exact_match[k])
+        for ours, theirs in zip(together.factors.select([k]).tensors(), alone.factors.tensors(), strict=True):
+            ulp = torch.finfo(torch.float32).eps * float(theirs.abs().max())
+            assert float((ours - theirs).abs().max()) <= zoo.steps * ulp
+
+
 def test_seed_decides_start_and_order(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:
     task, pad = next(iter(suite)), pad_id(base.tokenizer)
     lessons = [make_lesson(base, suite.frame, task, seed) for seed in (0, 0, 1)]
@@ -123,6 +140,33 @@ def test_second_build_trains_nothing(suite: TaskSuite, tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "zoo").rglob("*.safetensors")}
     build_zoo(config)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "zoo").rglob("*.safetensors")} == before
+
+
+def test_new_tasks_and_seeds_touch_nothing_that_is_there(suite: TaskSuite, tmp_path: Path) -> None:
+    more = micro_suite(n_train=20, n_test=4).select([*NAMES, "increment-digits-plain", "reverse-lower-stars"])
+    build_zoo(_config(tmp_path, suite))
+    before = _hashes(tmp_path / "zoo")
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "zoo").rglob("*") if p.is_file() and p.parent != tmp_path / "zoo"}
+    zoo = build_zoo(_config(tmp_path, more, seeds=[0, 1], adapters_per_batch=4))
+    assert len(zoo.teachers) == 10
+    assert zoo.suite == more
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+    after = _hashes(tmp_path / "zoo")
+    assert {p: after[p] for p in before if p != "manifest.json"} == {p: before[p] for p in before if p != "manifest.json"}
+    (zoo.folder / zoo.teachers[1].path / "adapter_model.safetensors").unlink()
+    build_zoo(_config(tmp_path, more, seeds=[1], adapters_per_batch=4))  # seed 0 is not asked for
+    assert not (zoo.folder / zoo.teachers[1].path / "adapter_model.safetensors").exists()
+    build_zoo(_config(tmp_path, more, seeds=[0, 1], adapters_per_batch=4))
+    assert _hashes(tmp_path / "zoo") == after
+
+
+def test_suite_whose_tasks_changed_or_went_is_refused(suite: TaskSuite, tmp_path: Path) -> None:
+    build_zoo(_config(tmp_path, suite))
+    task = suite[NAMES[0]]
+    changed = dataclasses.replace(suite, tasks={**suite.tasks, task.name: dataclasses.replace(task, train=task.train[1:])})
+    for other in (changed, suite.select(NAMES[1:]), dataclasses.replace(suite, frame="{input} ")):
+        with pytest.raises(InputError, match="holds a zoo with another suite"):
+            build_zoo(_config(tmp_path, other))
 
 
 def test_a_lost_adapter_is_trained_again_to_the_same_bits(suite: TaskSuite, tmp_path: Path) -> None:
