@@ -39,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Write each picture as PNG and SVG and print its path."""
+    """Write the pictures and print their paths: PNG and SVG, curves of training as SVG."""
     inputs = args.input_dir or [INPUTS[args.type]]
     output = args.output_dir or (inputs[0] if args.type == "composition" else FIGURES)
     if len(inputs) > 1 and args.type != "training":

@@ -45,10 +45,12 @@ def number(value: float) -> str:
 
 def percent(value: float) -> str:
     """A share in per cent, as an axis writes it."""
-    return f"{value:.0%}"
+    return f"{value:.0%}".replace("-0%", "0%")
 
 
-def curves_chart(title: str, curves: Sequence[Curve], form: Format = number, reference: tuple[str, float] | None = None) -> Markup:
+def curves_chart(
+    title: str, curves: Sequence[Curve], form: Format = number, reference: tuple[str, float] | None = None, share: bool = False
+) -> Markup:
     """Figures over steps, one line per run.
 
     Args:
@@ -56,10 +58,11 @@ def curves_chart(title: str, curves: Sequence[Curve], form: Format = number, ref
         curves: At least one.
         form: Writes the values of the vertical axis.
         reference: A level to compare with, drawn as a dashed line with its name.
+        share: Whether values are shares; their axis is from 0 to 1 in every chart.
     """
     values = [value for curve in curves for _, value in curve.points] + ([reference[1]] if reference else [])
     steps = [step for curve in curves for step, _ in curve.points]
-    levels = ticks(min(values), max(values))
+    levels = [0, 0.25, 0.5, 0.75, 1] if share else ticks(min(values), max(values))
     at_x = _scale(min(steps), max(steps), LEFT, WIDTH - RIGHT)
     at_y = _scale(levels[0], levels[-1], HEIGHT - BOTTOM, TOP)
     parts = [_horizontal(at_y(level), form(level)) for level in levels]
@@ -109,6 +112,34 @@ def estimates_chart(
                 parts.append(_estimate(estimate, at_x, middle + 12 * (i - (len(estimates) - 1) / 2), i, form))
     described = "; ".join(f"{name} {', '.join(form(e.value) for e in estimates if e)}" for name, estimates in rows)
     return _svg(title, described, height, parts)
+
+
+def sheet(panels: Sequence[tuple[str, Markup]], lines: Sequence[str], style: str, columns: int = 3) -> str:
+    """Charts side by side as one SVG file of its own, light or dark as the reader's screen.
+
+    Args:
+        panels: (title, chart); charts of `curves_chart`.
+        lines: What their lines are, named on top when there are several.
+        style: The charts' style sheet.
+        columns: Charts in a row.
+    """
+    gap, head = 24, 22
+    top = gap + (20 if len(lines) > 1 else 0)
+    rows = math.ceil(len(panels) / columns)
+    width, height = columns * (WIDTH + gap) + gap, rows * (HEIGHT + head + gap) + top
+    parts = []
+    for i, (title, chart) in enumerate(panels):
+        x, y = gap + i % columns * (WIDTH + gap), top + i // columns * (HEIGHT + head + gap)
+        parts.append(Markup('<text class="title" x="{}" y="{}">{}</text>').format(x, y + 12, title))
+        parts.append(Markup('<svg x="{}" y="{}" width="{}" height="{}">{}</svg>').format(x, y + head, WIDTH, HEIGHT, chart))
+    for i, name in enumerate(lines if len(lines) > 1 else ()):
+        x = gap + i * (width - 2 * gap) // len(lines)
+        parts.append(Markup('<line class="line s{}" x1="{}" x2="{}" y1="22" y2="22"/>').format(i % STYLES, x, x + 30))
+        parts.append(Markup('<text class="name" x="{}" y="26">{}</text>').format(x + 36, name))
+    head_line = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+    own = "svg { font-family: system-ui, sans-serif; } .title { fill: var(--ink); font-weight: 600; font-size: 14px; }"
+    page = '<rect width="100%" height="100%" style="fill: var(--page)"/>'
+    return f"{head_line}<style>{style}{own}</style>{page}{''.join(parts)}</svg>\n"
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:

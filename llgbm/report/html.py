@@ -23,9 +23,20 @@ from llgbm.report.table import moment, words
 MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 CAPTIONS = {
     "delta_map": "Each point is one adapter of the zoo, placed by what it does to the base's hidden states on generic probes",
-    "delta_similarity": "Cosine similarity of every two adapters' delta fingerprints, ordered by domain",
+    "delta_similarity": "Cosine similarity of every two adapters' delta fingerprints, ordered by domain: a square on the diagonal is "
+    "a domain, and the redder it is beside its surroundings, the more its adapters do alike",
+    "delta_silhouettes": "How well each embedding of the adapters sets domains and tasks apart: 1 means groups lie far from each other, "
+    "0 that they overlap",
+    "delta_layers": "Left: how far adapters of each domain move the hidden states, layer by layer, beside the base's own; right: at "
+    "which layer these moves tell domains and tasks apart",
+    "composition_additivity": "Each row is an adapter trained on two tasks: how far its fingerprint is from the sum, the mean and either "
+    "of its parts'; dark is far",
+    "composition_interpolation": "From one adapter to another: what happens to both tasks (left), and to the likeness with the adapter "
+    "trained on both (right)",
+    "composition_ways": "Exact match over both tasks of adapters made of two, method by method; gray are bounds, not methods",
+    "composition_map": "Fingerprints in a plane: teachers by domain, teachers of two tasks as squares, and adapters composed of two",
 }
-"""What pictures of deltas show; others have their names alone."""
+"""What pictures show."""
 
 
 def write_report(
@@ -56,7 +67,8 @@ def source_hash(folder: str | Path, composition_dir: str | Path) -> str:
     run, composition = collect_run(folder), collect_composition(composition_dir)
     artifacts = [*run.artifacts, *(composition.artifacts if composition else [])]
     zoo = run.zoo["manifest_hash"] if run.zoo else None
-    return hash_json([[[a.path, a.sha256] for a in artifacts], zoo, _asset("report.html"), _asset("report.css"), _asset("report.js")])
+    assets = [_asset(name) for name in ("report.html", "chart.css", "report.css", "report.js")]
+    return hash_json([[[a.path, a.sha256] for a in artifacts], zoo, *assets])
 
 
 def render(runs: Sequence[Run], composition: CompositionFindings | None = None) -> str:
@@ -65,8 +77,8 @@ def render(runs: Sequence[Run], composition: CompositionFindings | None = None) 
         loader=PackageLoader("llgbm.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"words": words, "moment": moment}
-    environment.globals["picture"] = picture
-    script, style = _asset("report.js"), _asset("report.css")
+    environment.globals |= {"picture": picture, "captions": CAPTIONS}
+    script, style = _asset("report.js"), _asset("chart.css") + _asset("report.css")
     columns = scores.scores_of(runs)
     return environment.get_template("report.html").render(
         title=", ".join(run.name for run in runs),
@@ -95,7 +107,7 @@ def _about_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "config": sections.config_table(runs),
         "differences": sections.config_table(runs, only_differing=True),
         "zoos": [zoo for zoo in zoos.values() if zoo],
-        "curves": sections.training_curves(runs),
+        "curves": sections.training_curves([(run.name, run.metrics) for run in runs], sections.teacher_level(runs)),
         "delta_pictures": _delta_pictures(runs),
         "artifacts": [sections.artifact_table(run.name, run.artifacts) for run in runs],
     }
@@ -117,8 +129,9 @@ def _about_scores(columns: Sequence[scores.Scores]) -> dict[str, Any]:
 def _delta_pictures(runs: Sequence[Run]) -> list[tuple[str, str, Path]]:
     """(name, what it shows, file), a picture that several runs share once."""
     found: dict[bytes, tuple[str, str, Path]] = {}
+    order = {name: i for i, name in enumerate(CAPTIONS)}
     for run in runs:
-        for name in sorted(run.pictures, key=lambda name: (name not in CAPTIONS, name)):
+        for name in sorted(run.pictures, key=lambda name: (order.get(name, len(order)), name)):
             if name.startswith("delta"):
                 path = run.pictures[name]
                 found.setdefault(path.read_bytes(), (name, CAPTIONS.get(name, words(name)), path))

@@ -3,7 +3,7 @@
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -28,24 +31,26 @@ GRAY = "#777777"
 
 @contextmanager
 def saved_figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure that is written as PNG and SVG, whatever suffix the path has."""
+    """A figure that is written as PNG and SVG, whatever suffix the path has; the same drawing gives the same bytes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     yield figure
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
+    with rc_context({"svg.hashsalt": "llgbm"}):
+        figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
 def bare_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def color_of(groups: Sequence[str]) -> dict[str, str]:
-    """Group -> color, in order of first appearance; further groups share gray."""
-    names = list(dict.fromkeys(groups))
-    return {name: COLORS[i] if i < len(COLORS) else GRAY for i, name in enumerate(names)}
+def color_of(domains: Iterable[str]) -> dict[str, str]:
+    """Domain -> color, the same in every picture of the same zoo: by name; gray for mixtures (`a+b`), and where colors are out."""
+    single = sorted({domain for domain in domains if "+" not in domain})
+    colors = dict(zip(single, COLORS, strict=False))
+    return {domain: colors.get(domain, GRAY) for domain in sorted({*domains}, key=lambda name: ("+" in name, name))}
 
 
 def plot_suite(suite: TaskSuite, path: str | Path) -> None:
@@ -119,7 +124,7 @@ def _umap(unit: Float[np.ndarray, "K F"], seed: int) -> Float[np.ndarray, "K 2"]
 def _map_legend(figure: Figure, colors: Mapping[str, str], splits: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], marker="o", linestyle="", color=color, label=name) for name, color in colors.items()]
+    handles = [Line2D([], [], marker="o", linestyle="", color=color, label=name) for name, color in colors.items() if "+" not in name]
     told_apart = splits if len(splits) > 1 else ()
     handles += [
         Line2D([], [], marker=MARKERS.get(split, "D"), linestyle="", color=GRAY, label=split.replace("_", " ")) for split in told_apart
@@ -128,22 +133,34 @@ def _map_legend(figure: Figure, colors: Mapping[str, str], splits: Sequence[str]
 
 
 def plot_similarity(rows: Float[np.ndarray, "K F"], domains: Sequence[str], path: str | Path) -> None:
-    """Cosine similarity of every pair of adapters, ordered by domain."""
-    order = sorted(range(len(rows)), key=lambda i: domains[i])
-    ordered = [domains[i] for i in order]
-    with saved_figure(path, 6.4, 5.4) as figure:
+    """Cosine similarity of every pair of adapters, by domain (mixtures last, together), and within a domain the alike side by side."""
+    groups = ["mixtures" if "+" in domain else domain for domain in domains]
+    similar = cosine_similarities(rows)
+    names = sorted({*groups}, key=lambda name: (name == "mixtures", name))
+    members = [_alike_together(similar, [i for i, group in enumerate(groups) if group == name]) for name in names]
+    order = [i for own in members for i in own]
+    bounds = np.cumsum([0, *map(len, members)])
+    with saved_figure(path, 6.6, 5.6) as figure:
         axes = figure.subplots()
-        image = axes.imshow(cosine_similarities(rows)[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-        edges = [i for i in range(1, len(ordered)) if ordered[i] != ordered[i - 1]]
-        for edge in edges:
-            axes.axhline(edge - 0.5, color="black", linewidth=0.5)
-            axes.axvline(edge - 0.5, color="black", linewidth=0.5)
-        bounds = [0, *edges, len(ordered)]
+        image = axes.imshow(similar[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+        for edge in bounds[1:-1]:
+            axes.axhline(edge - 0.5, color="black", linewidth=0.8)
+            axes.axvline(edge - 0.5, color="black", linewidth=0.8)
         middles = [(a + b) / 2 - 0.5 for a, b in itertools.pairwise(bounds)]
-        labels = [ordered[a] for a in bounds[:-1]]
-        axes.set_yticks(middles, labels)
-        axes.set_xticks(middles, [])  # the same groups; names of small ones would overlap
-        figure.colorbar(image, ax=axes, label="cosine similarity of delta fingerprints", shrink=0.7)
+        axes.set_yticks(middles, [f"{name} ({len(own)})" for name, own in zip(names, members, strict=True)])
+        axes.set_xticks(middles, names)
+        axes.tick_params(length=0)
+        figure.colorbar(image, ax=axes, label="cosine similarity of delta fingerprints", shrink=0.8)
+
+
+def _alike_together(similar: Float[np.ndarray, "K K"], members: Sequence[int]) -> list[int]:
+    """The members in the order of a tree's leaves: average linkage on cosine distance."""
+    if len(members) < 3:
+        return list(members)
+    distances = 1 - similar[np.ix_(members, members)].astype(np.float64)
+    np.fill_diagonal(distances, 0)
+    tree = linkage(squareform(distances, checks=False).clip(min=0), "average", optimal_ordering=True)
+    return [members[i] for i in leaves_list(tree)]
 
 
 def plot_silhouettes(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from llgbm.errors import InputError
 from llgbm.files import read_json
-from llgbm.report.plots import COLORS, GRAY, bare_axes, saved_figure
+from llgbm.report.plots import COLORS, GRAY, bare_axes, color_of, saved_figure
 
 BOUNDS = ("base", "first teacher", "second teacher", "mixture teacher")
 PREDICTED_BY = ("sum", "mean", "one", "two")
@@ -54,10 +54,10 @@ def plot_interpolation(document: dict[str, Any], path: str | Path) -> None:
         shares = [point["share"] for point in points]
         lines = (("exact_one", "first task"), ("exact_two", "second task"), ("exact_match", "mean"))
         for (key, label), color in zip(lines, COLORS, strict=False):
-            left.plot(shares, [100 * point[key] for point in points], color=color, label=label, marker="o", ms=3)
+            left.plot(shares, [100 * point[key] for point in points], color=color, label=label, marker="o", ms=3, clip_on=False, zorder=3)
             quartiles = np.array([np.quantile(point["pairs"][key], [0.25, 0.75]) for point in points])
             left.fill_between(shares, *(100 * quartiles.T), color=color, alpha=0.15, lw=0)
-        left.set(xlabel="share of the second adapter", ylabel="exact match, % (band: middle half of pairs)", ylim=(-2, 103))
+        left.set(xlabel="share of the second adapter", ylabel="exact match, % (band: middle half of pairs)", ylim=(0, 100))
         overall, null = document["interpolation"]["overall"], document["interpolation"]["null"]
         right.plot(overall["shares"], overall["cosines"], color=COLORS[0], marker="o", ms=3, label="the mixture's own parts")
         right.plot(overall["shares"], null["median"], color=GRAY, label="random parts, 95% band")
@@ -83,12 +83,10 @@ def plot_composed(plane: dict[str, Any], path: str | Path) -> None:
     """Fingerprints in a plane: teachers by domain, mixtures as squares, and adapters composed in several ways."""
     with saved_figure(path, 8, 5.2) as figure:
         axes = figure.subplots()
-        domains = sorted({point["domain"] for point in plane["adapters"]}, key=lambda d: ("+" in d, d))
-        singles = [domain for domain in domains if "+" not in domain]
-        for domain in domains:
+        for domain, own in color_of(point["domain"] for point in plane["adapters"]).items():
             at = np.array([point["at"] for point in plane["adapters"] if point["domain"] == domain])
             mixed = "+" in domain
-            color = "none" if mixed else COLORS[singles.index(domain)]
+            color = "none" if mixed else own
             axes.scatter(*at.T, s=34 if mixed else 16, c=color, marker="s" if mixed else "o", edgecolors="black" if mixed else "none",
                          linewidths=0.8, label=None if mixed else domain)  # fmt: skip
         axes.scatter([], [], s=34, c="none", marker="s", edgecolors="black", linewidths=0.8, label="mixture teacher")

@@ -64,7 +64,9 @@ def _curves(axes: Axes, rows: Sequence[dict[str, Any]], study: Study) -> None:
         lines.setdefault(line, {})[number] = row
     for (line, found), color, marker in zip(lines.items(), COLORS, "o^sD", strict=False):
         counts = [float(number) for number in found]
-        axes.plot(counts, [100 * row["exact_match"] for row in found.values()], marker=marker, color=color, label=line)
+        axes.plot(
+            counts, [100 * row["exact_match"] for row in found.values()], marker=marker, color=color, label=line, clip_on=False, zorder=3
+        )
         if all(row["low"] is not None for row in found.values()):
             low, high = ([100 * min(1, max(0, row[end])) for row in found.values()] for end in ("low", "high"))
             axes.fill_between(counts, low, high, color=color, alpha=0.2, lw=0)
@@ -73,7 +75,7 @@ def _curves(axes: Axes, rows: Sequence[dict[str, Any]], study: Study) -> None:
         if shown:
             axes.axhline(100 * max(shown), color=GRAY, linestyle=style, lw=1, label=method)
     numbers = sorted({number for found in lines.values() for number in found}, key=float)
-    axes.set(xscale="log", xlabel=study.axis, ylim=(0, 103))
+    axes.set(xscale="log", xlabel=study.axis, ylim=(0, 100))
     axes.set_xticks([float(number) for number in numbers], numbers)
     axes.minorticks_off()
     bare_axes(axes)

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from llgbm.report.charts import Curve, curves_chart, number, percent
-from llgbm.report.collect import Artifact, CompositionFindings, Run
+from llgbm.report.collect import Artifact, CompositionFindings, Metrics, Run
 from llgbm.report.table import DASH, Cell, Table, duration, json_tables, moment, number_cell, size, words
 from llgbm.tracking.record import COMPLETED, FAILED
 
@@ -60,21 +60,25 @@ class Curves:
     constant: list[str]
 
 
-def training_curves(runs: Sequence[Run]) -> Curves:
-    """One panel for each figure that changes in any run, the runs overlaid."""
-    names = list(dict.fromkeys(name for run in runs for name in run.metrics.figures))
+def training_curves(runs: Sequence[tuple[str, Metrics]], teacher: tuple[str, float] | None = None) -> Curves:
+    """One panel for each figure that changes in any run, the runs overlaid.
+
+    Args:
+        runs: The name and the figures of each.
+        teacher: Name and level of a line in panels of exact match.
+    """
+    names = list(dict.fromkeys(name for _, metrics in runs for name in metrics.figures))
     names.sort(key=_rank)
     panels, constant = [], []
     for name in names:
-        curves = [Curve(run.name, run.metrics.figures[name]) for run in runs if name in run.metrics.figures]
+        curves = [Curve(run, metrics.figures[name]) for run, metrics in runs if name in metrics.figures]
         levels = {value for curve in curves for _, value in curve.points}
         if len(levels) == 1 and name not in TITLES:
             constant.append(f"{words(name)} = {number(levels.pop())}")
             continue
-        share = "exact_match" in name
-        reference = _teacher_level(runs) if share else None
         title = TITLES.get(name, words(name))
-        panels.append((title, curves_chart(title, curves, percent if share else number, reference)))
+        share = "exact_match" in name
+        panels.append((title, curves_chart(title, curves, percent if share else number, teacher if share else None, share)))
     return Curves(panels, constant)
 
 
@@ -184,7 +188,7 @@ def _rank(figure: str) -> int:
     return -1 if figure.startswith("loss") else len(TITLES)
 
 
-def _teacher_level(runs: Sequence[Run]) -> tuple[str, float] | None:
+def teacher_level(runs: Sequence[Run]) -> tuple[str, float] | None:
     """The teachers' exact match on the held-back tasks, where all runs agree on it."""
     levels = {run.training.get("teacher_exact_match") for run in runs}
     level = levels.pop()

@@ -24,11 +24,11 @@ def write_run(folder: Path, terms: tuple[str, ...]) -> Path:
 def test_several_runs_with_other_terms_share_a_figure(tmp_path: Path, capsys) -> None:
     runs = [write_run(tmp_path / "a" / "one", ("kl", "product")), write_run(tmp_path / "b" / "one", ("kl",))]
     assert main(["visualize", "--type", "training", "--input_dir", *map(str, runs), "--output_dir", str(tmp_path / "figures")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "figures" / "training.png")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "figures" / "training.svg")
     svg = (tmp_path / "figures" / "training.svg").read_text()
     assert "exact match on held-back tasks" in svg
-    for name in ("kl", "product", "a/one", "b/one"):
-        assert f"<!-- {name} -->" in svg
+    for name in ("loss/kl", "loss/product", "a/one", "b/one"):
+        assert f">{name}<" in svg
 
 
 def test_faults_are_named(tmp_path: Path, capsys) -> None:

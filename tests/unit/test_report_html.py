@@ -206,7 +206,7 @@ def test_headings_landmarks_and_names(run):
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_text_has_enough_contrast(scheme):
-    style = files("llgbm.report").joinpath("page", "report.css").read_text()
+    style = files("llgbm.report").joinpath("page", "chart.css").read_text()
     colors = dict(re.findall(r"--([\w-]+): (#\w+)", re.findall(r":root \{(.*?)\}", style, re.S)[scheme]))
     for ground in ("page", "panel"):
         for ink in ("ink", "muted", "accent", "good", "bad"):
