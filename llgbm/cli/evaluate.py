@@ -72,6 +72,8 @@ def run(args: Namespace) -> int:
 
 def print_evaluation(document: dict[str, Any]) -> None:
     """Exact match of each method by split, and how the generated adapters compare with the others."""
+    from llgbm.evaluation.statistics import p_text, paired_by
+
     splits = document["splits"]
     if document.get("fingerprints"):
         print_table(
@@ -88,12 +90,15 @@ def print_evaluation(document: dict[str, Any]) -> None:
             "generated_minus": row["other"],
             "difference": f"{row['difference']:+.3f}",
             "interval_95%": f"[{row['low']:+.3f}, {row['high']:+.3f}]",
-            "p_(Holm)": f"{row['p_holm']:.2g}",
+            "p_(Holm)": p_text(row["p_holm"]),
         }
         for row in document["comparisons"]
     ]
     if compared:
-        print_table(compared, title="generated adapters against the others, paired by task")
+        print_table(compared, title="generated adapters against the others")
+        for split in splits:
+            units = dict.fromkeys(paired_by(row) for row in document["comparisons"] if row["split"] == split)
+            print(f"{split}: paired by {' or '.join(units)}")
 
 
 def _answer(checkpoint: str | None, data_dir: str, choices: Any, n_tasks: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from llgbm.compositionality import AdapterComposer
 from llgbm.dataset import TokenBatch, concatenate, encode_examples
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
+from llgbm.evaluation.clusters import Clusters, task_clusters
 from llgbm.evaluation.setting import Setting
 from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare
 from llgbm.lora.factors import LoRAFactors, combine
@@ -120,7 +121,8 @@ class CompositionEvaluator:
 
         Returns:
             `rows`: per pair and way, exact match and NLL on each task, and what is lost against the task's own teacher; `ways`: means
-            over pairs with bootstrap intervals; `comparisons`: each way minus `average`, paired by pair, p-values by Holm.
+            over pairs with bootstrap intervals; `comparisons`: each way minus `average`, paired by pair, p-values by Holm. Pairs are
+            clustered by the attributes of either task.
 
         Raises:
             InputError: No pairs, or a way that is unknown or lacks what it needs.
@@ -141,7 +143,8 @@ class CompositionEvaluator:
                 if progress:
                     progress(done, total, way=way)
             found[way].append(rows)
-        return _document(pairs, {way: _mean_rows(runs) for way, runs in found.items()}, {w: len(runs) for w, runs in found.items()})
+        n_seeds = {way: len(runs) for way, runs in found.items()}
+        return _document(pairs, {way: _mean_rows(runs) for way, runs in found.items()}, n_seeds, self._clusters(pairs))
 
     def interpolate(self, pairs: Sequence[Pair], shares: Sequence[float], progress: ProgressCallback | None = None) -> list[dict[str, Any]]:
         """Exact match and NLL on both tasks along (1 - t) one + t two, exact in weight changes; a row per pair and t."""
@@ -174,6 +177,12 @@ class CompositionEvaluator:
             self.setting.functional, adapters, [batch] * per_adapter, self.setting.pad_token_id, self.setting.config.memory_bytes
         )
         return np.array([score.nll for score in scores])
+
+    def _clusters(self, pairs: Sequence[Pair]) -> Clusters:
+        """Pairs whose first, or second, tasks share an attribute."""
+        ends = [("first", [self.task(pair.one) for pair in pairs]), ("second", [self.task(pair.two) for pair in pairs])]
+        named = [[{f"{end} {name}": level for name, level in t.attributes.items()} for t in tasks] for end, tasks in ends]
+        return task_clusters([{**one, **two} for one, two in zip(*named, strict=True)])
 
     def _shown(self, name: str, seed: int) -> TokenBatch:
         """Some train examples of a task, drawn by seed."""
@@ -295,7 +304,9 @@ def _mean_rows(runs: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, flo
     return [{key: float(np.mean([row[key] for row in same])) for key in same[0]} for same in zip(*runs, strict=True)]
 
 
-def _document(pairs: Sequence[Pair], by_way: Mapping[str, list[dict[str, float]]], n_seeds: Mapping[str, int]) -> dict[str, Any]:
+def _document(
+    pairs: Sequence[Pair], by_way: Mapping[str, list[dict[str, float]]], n_seeds: Mapping[str, int], clusters: Clusters
+) -> dict[str, Any]:
     rows, summary = [], []
     for way, found in by_way.items():
         for i, (pair, row) in enumerate(zip(pairs, found, strict=True)):
@@ -305,22 +316,22 @@ def _document(pairs: Sequence[Pair], by_way: Mapping[str, list[dict[str, float]]
                 lost["lost_two"] = by_way["second teacher"][i]["exact_two"] - row["exact_two"]
             rows.append({"way": way, **asdict(pair), **row, **lost})
         exact = [row["exact_match"] for row in found]
-        low, high = bootstrap_interval(exact)
+        low, high = bootstrap_interval(exact, clusters=clusters)
         means = {key: float(np.mean([row[key] for row in found])) for key in ("exact_match", "worse", "nll")}
         lost_here = [np.mean([r["lost_one"], r["lost_two"]]) for r in rows if r["way"] == way and "lost_one" in r]
         summary.append({"way": way, **means, "low": low, "high": high, "lost": float(np.mean(lost_here)) if lost_here else None})
         summary[-1] |= {"n_pairs": len(found), "n_seeds": n_seeds[way], "source": COMPOSITIONS[way].source}
-    return {"ways": summary, "comparisons": _against_average(by_way), "rows": rows}
+    return {"ways": summary, "comparisons": _against_average(by_way, clusters), "rows": rows}
 
 
-def _against_average(by_way: Mapping[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """Each way minus the average, paired by pair."""
-    if AVERAGE not in by_way:
+def _against_average(by_way: Mapping[str, list[dict[str, float]]], clusters: Clusters) -> list[dict[str, Any]]:
+    """Each way minus the average, paired by pair; nothing for a single pair, which has nothing to be paired with."""
+    if AVERAGE not in by_way or len(by_way[AVERAGE]) < 2:
         return []
-    reference = [[row["exact_match"]] for row in by_way[AVERAGE]]
+    exact = {way: [[row["exact_match"]] for row in found] for way, found in by_way.items()}
     rows = [
-        {"way": way, "other": AVERAGE, **asdict(compare([[row["exact_match"]] for row in found], reference))}
-        for way, found in by_way.items()
+        {"way": way, "other": AVERAGE, **asdict(compare(found, exact[AVERAGE], clusters=clusters, unit="pair"))}
+        for way, found in exact.items()
         if way != AVERAGE
     ]
     add_holm(rows)

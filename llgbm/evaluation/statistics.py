@@ -1,12 +1,13 @@
 """Standard errors, paired intervals and paired tests, guarded against constant data.
 
-Tasks are the sampling unit: examples of one task share an adapter, so they are not independent. Training seeds are
-replicates: average a task's scores over seeds before comparing tasks, and report the spread over seeds by `replicates`.
-Letters: n tasks (or other paired units).
+Tasks are the sampling unit: examples of one task share an adapter, so they are not independent. Tasks that share a level of an
+attribute are not independent either, so intervals and tests keep them together (`clusters`). Training seeds are replicates: average
+a task's scores over seeds before comparing tasks, and report the spread over seeds by `replicates`. Letters: n tasks (or other
+paired units).
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,13 +15,25 @@ import numpy as np
 from scipy import stats
 
 from llgbm.errors import InputError
+from llgbm.evaluation.clusters import RESAMPLES, Clusters, Grouping, crossed, groupings, intraclass_correlation, resampling_weights
 
-RESAMPLES = 9999
 EXACT_UP_TO = 12
-"""Paired units up to which all 2^n sign flips are enumerated."""
+"""Units or clusters up to which all 2^n sign flips are enumerated."""
+SIGNIFICANT = 0.05
 
 Values = Sequence[int | float] | np.ndarray
 Alternative = Literal["two-sided", "less", "greater"]
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """What one attribute does to a comparison."""
+
+    levels: int
+    icc: float
+    """How much alike the differences of tasks that share a level are (intraclass correlation)."""
+    p_value: float | None
+    """Of flipping the tasks of a level together; None when it has too few levels for a p-value of 0.05, and is held fixed."""
 
 
 @dataclass(frozen=True)
@@ -30,46 +43,126 @@ class Comparison:
     difference: float
     low: float
     high: float
-    p_value: float
+    p_value: float | None
+    """The largest of the attributes' p-values; None when there are too few units or clusters to reach 0.05."""
     n_units: int
+    unit: str
+    """`task`, or `example` of a single task."""
     test: str
-    """`sign-flip` over tasks, or `mcnemar` over the examples of a single task."""
+    """`sign-flip`, or `mcnemar` over the examples of a single task."""
+    clusters: dict[str, Clustered]
+    """By attribute; empty when units share none."""
 
 
-def standard_error(values: Values) -> float | None:
-    """Standard error of the mean; 0 for constant data, None for fewer than two values."""
+def paired_by(row: Mapping[str, Any]) -> str:
+    """In words: what the numbers of a saved `Comparison` speak of."""
+    if row["unit"] == "example":
+        return f"the {row['n_units']} examples of one task"
+    text = f"{row['n_units']} {row['unit']}s"
+    enough = {name: one for name, one in row["clusters"].items() if one["p_value"] is not None}
+    few = {name: one for name, one in row["clusters"].items() if name not in enough}
+    if row["clusters"]:
+        text += ", clustered by " + _levels(enough or few)
+    if enough and few:
+        text += f"; {_levels(few)} held fixed"
+    return text
+
+
+def p_text(p_value: float | None) -> str:
+    """Two digits, or that there are too few units to tell."""
+    return "too few to tell" if p_value is None else f"{p_value:.2g}"
+
+
+def smallest_p(n: int, alternative: Alternative = "two-sided") -> float:
+    """What flipping the signs of n units or clusters can reach at best."""
+    return (2 if alternative == "two-sided" else 1) / 2**n
+
+
+def standard_error(values: Values, clusters: Clusters | None = None) -> float | None:
+    """Standard error of the mean, with clusters that of its resamples; 0 for constant data, None for fewer than two values."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None
-    return 0.0 if _is_constant(values) else float(stats.sem(values))
+    if _is_constant(values):
+        return 0.0
+    groups = _resampled(values, groupings(clusters, len(values)))
+    return float(_resampled_means(values, groups, 0).std(ddof=1)) if groups else float(stats.sem(values))
 
 
-def bootstrap_interval(values: Values, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Interval of the mean by the BCa bootstrap; for paired data give the differences. Constant data give their value twice.
+def bootstrap_interval(values: Values, confidence: float = 0.95, seed: int = 0, clusters: Clusters | None = None) -> tuple[float, float]:
+    """Interval of the mean by the bootstrap; for paired data give the differences. Constant data give their value twice.
+
+    Without clusters, and with one attribute, units or its levels are resampled and the interval is BCa; with several attributes
+    their levels are resampled independently (percentiles). Attributes with too few levels for a test are held fixed, unless all are.
 
     Raises:
-        InputError: No values.
+        InputError: No values, or clusters that do not fit.
 
     Source:
-        Efron 1987, doi:10.1080/01621459.1987.10478410. BCa is undefined for constant data and for some nearly
-        constant ones; the percentile interval stands in there.
+        Efron 1987, doi:10.1080/01621459.1987.10478410; `resampling_weights` for several attributes; `_expanded` for few. BCa is
+        undefined for constant data and for some nearly constant ones; the percentile interval stands in there.
     """
     values = np.asarray(values, dtype=float)
     if not len(values):
         raise InputError("no values to bootstrap; give at least one")
     if _is_constant(values):
         return float(values[0]), float(values[0])
+    groups = _resampled(values, groupings(clusters, len(values)))
+    if len(groups) > 1:
+        return _percentiles(_resampled_means(values, groups, seed), _expanded(confidence, groups, len(values)))
+    group = groups[0] if groups else Grouping("unit", tuple(range(len(values))))
+    return _bca(group.sums(values), group.sums(np.ones(len(values))), _expanded(confidence, groups, len(values)), seed)
+
+
+def _bca(sums: np.ndarray, sizes: np.ndarray, confidence: float, seed: int) -> tuple[float, float]:
+    """Of the mean over all units, resampling whole clusters."""
+    if _is_constant(sums / sizes):
+        return float(sums[0] / sizes[0]), float(sums[0] / sizes[0])
     low = high = float("nan")
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             result = stats.bootstrap(
-                (values,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, method=method, rng=np.random.default_rng(seed)
-            )
+                (sums, sizes), lambda x, n, axis: x.sum(axis) / n.sum(axis), paired=True, confidence_level=confidence,
+                n_resamples=RESAMPLES, method=method, rng=np.random.default_rng(seed), vectorized=True,
+            )  # fmt: skip
         low, high = (float(x) for x in result.confidence_interval)
         if np.isfinite((low, high)).all():
             break
     return low, high
+
+
+def _resampled(values: np.ndarray, groups: Sequence[Grouping]) -> list[Grouping]:
+    """The groupings an interval resamples."""
+    enough = [group for group in groups if smallest_p(group.n_levels) <= SIGNIFICANT]
+    return crossed(values, enough or groups)
+
+
+def _resampled_means(values: np.ndarray, groups: Sequence[Grouping], seed: int) -> np.ndarray:
+    weights = resampling_weights(groups, len(values), seed)
+    return weights @ values / weights.sum(1)
+
+
+def _percentiles(means: np.ndarray, confidence: float) -> tuple[float, float]:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _expanded(confidence: float, groups: Sequence[Grouping], n_units: int) -> float:
+    """The nominal confidence at which a bootstrap of so few units or clusters covers the mean as often as Student's interval does.
+
+    Source: Hesterberg 2015, arXiv:1411.5279, section 5.3: a bootstrap's spread is too small by sqrt((n - 1) / n), and normal.
+    """
+    n = min((group.n_levels for group in groups), default=n_units)
+    if n < 2:
+        return confidence
+    reach = stats.t.ppf(0.5 + confidence / 2, n - 1) * np.sqrt(n / (n - 1))
+    return min(float(1 - 2 * stats.norm.sf(reach)), 1 - 2 / RESAMPLES)
+
+
+def _levels(clusters: Mapping[str, Mapping[str, Any]]) -> str:
+    return ", ".join(f"{name} ({one['levels']})" for name, one in clusters.items())
 
 
 def gain_recovered(method: Values, base: Values, teacher: Values) -> float | None:
@@ -79,21 +172,20 @@ def gain_recovered(method: Values, base: Values, teacher: Values) -> float | Non
 
 
 def gain_recovered_interval(
-    method: Values, base: Values, teacher: Values, confidence: float = 0.95, seed: int = 0
+    method: Values, base: Values, teacher: Values, confidence: float = 0.95, seed: int = 0, clusters: Clusters | None = None
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of `gain_recovered`, resampling tasks; None when that is None or in over 1% of resamples."""
+    """Percentile bootstrap interval of `gain_recovered`, resampling as `bootstrap_interval` does; None when that is None or in over 1% of
+    resamples."""
     columns = [np.asarray(x, dtype=float) for x in (method, base, teacher)]
     if gain_recovered(*columns) is None:
         return None
-    picks = np.random.default_rng(seed).integers(len(columns[0]), size=(RESAMPLES, len(columns[0])))
-    means = [column[picks].mean(1) for column in columns]
+    groups = _resampled(columns[0], groupings(clusters, len(columns[0])))
+    means = [_resampled_means(column, groups, seed) for column in columns]
     gains = means[2] - means[1]
     defined = gains > 0
     if defined.mean() < 0.99:
         return None
-    tail = (1 - confidence) / 2
-    low, high = np.quantile((means[0] - means[1])[defined] / gains[defined], [tail, 1 - tail])
-    return float(low), float(high)
+    return _percentiles((means[0] - means[1])[defined] / gains[defined], _expanded(confidence, groups, len(columns[0])))
 
 
 def sign_flip_test(differences: Values, alternative: Alternative = "two-sided", seed: int = 0) -> float:
@@ -151,12 +243,22 @@ def holm(p_values: Values) -> list[float]:
 
 
 def add_holm(rows: Sequence[dict[str, Any]]) -> None:
-    """Give each test its `p_holm`: its `p_value` adjusted for all of these."""
-    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+    """Give each test its `p_holm`: its `p_value` adjusted for all of these; tests without a p-value do not count."""
+    tested = [row for row in rows if row["p_value"] is not None]
+    for row in rows:
+        row["p_holm"] = None
+    for row, adjusted in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
         row["p_holm"] = adjusted
 
 
-def compare(one: Sequence[Values], other: Sequence[Values], alternative: Alternative = "two-sided", seed: int = 0) -> Comparison:
+def compare(
+    one: Sequence[Values],
+    other: Sequence[Values],
+    alternative: Alternative = "two-sided",
+    seed: int = 0,
+    clusters: Clusters | None = None,
+    unit: str = "task",
+) -> Comparison:
     """Compare two methods on the same examples of the same tasks.
 
     Args:
@@ -164,27 +266,45 @@ def compare(one: Sequence[Values], other: Sequence[Values], alternative: Alterna
         other: The other method's, in the same order.
         alternative: `greater` asks whether `one` is better.
         seed: Of the resampling.
+        clusters: For each attribute, each task's level of it.
+        unit: What the tasks are called, if they are something else.
 
     Returns:
         The difference of the means over tasks (each task weighs the same). With several tasks, tasks are resampled and
-        their differences flipped; with one task, its examples, and the test is McNemar's where scores are 0 and 1.
+        their differences flipped, those that share a level together; of several attributes the largest p-value counts. With one task,
+        its examples are, and the test is McNemar's where scores are 0 and 1.
 
     Raises:
-        InputError: The two do not pair up.
+        InputError: The two do not pair up, or the clusters do not fit.
     """
     if not len(one) or [len(x) for x in one] != [len(x) for x in other]:
         raise InputError("the two methods were not scored on the same examples; evaluate both on the same tasks and splits")
-    if len(one) > 1:
-        differences = np.array([np.mean(x) - np.mean(y) for x, y in zip(one, other, strict=True)])
-        p_value, test = sign_flip_test(differences, alternative, seed), "sign-flip"
-    else:
-        x, y = (np.asarray(v[0], dtype=float) for v in (one, other))
-        differences = x - y
-        binary = np.isin(np.concatenate([x, y]), (0, 1)).all()
-        p_value = mcnemar_test(x > 0, y > 0, alternative) if binary else sign_flip_test(differences, alternative, seed)
-        test = "mcnemar" if binary else "sign-flip"
-    low, high = bootstrap_interval(differences, seed=seed)
-    return Comparison(float(differences.mean()), low, high, p_value, len(differences), test)
+    if len(one) == 1:
+        return _compare_examples(np.asarray(one[0], dtype=float), np.asarray(other[0], dtype=float), alternative, seed)
+    differences = np.array([np.mean(x) - np.mean(y) for x, y in zip(one, other, strict=True)])
+    found = {group.name: _clustered(differences, group, alternative, seed) for group in groupings(clusters, len(one))}
+    tested = [of_group.p_value for of_group in found.values() if of_group.p_value is not None]
+    p_value = max(tested, default=None) if found else _flipped(differences, alternative, seed)
+    low, high = bootstrap_interval(differences, seed=seed, clusters=clusters)
+    return Comparison(float(differences.mean()), low, high, p_value, len(differences), unit, "sign-flip", found)
+
+
+def _compare_examples(x: np.ndarray, y: np.ndarray, alternative: Alternative, seed: int) -> Comparison:
+    """Within one task."""
+    binary = bool(np.isin(np.concatenate([x, y]), (0, 1)).all())
+    p_value = mcnemar_test(x > 0, y > 0, alternative) if binary else _flipped(x - y, alternative, seed)
+    low, high = bootstrap_interval(x - y, seed=seed)
+    return Comparison(float((x - y).mean()), low, high, p_value, len(x), "example", "mcnemar" if binary else "sign-flip", {})
+
+
+def _clustered(differences: np.ndarray, group: Grouping, alternative: Alternative, seed: int) -> Clustered:
+    icc = intraclass_correlation(differences, group)
+    return Clustered(group.n_levels, icc, _flipped(group.sums(differences), alternative, seed))
+
+
+def _flipped(sums: np.ndarray, alternative: Alternative, seed: int) -> float | None:
+    """p-value of flipping these signs; None when the best could not reach 0.05."""
+    return sign_flip_test(sums, alternative, seed) if smallest_p(len(sums), alternative) <= SIGNIFICANT else None
 
 
 @dataclass(frozen=True)

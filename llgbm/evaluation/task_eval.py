@@ -10,9 +10,10 @@ import torch
 
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
+from llgbm.evaluation.clusters import Clusters, task_clusters
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
-from llgbm.evaluation.statistics import add_holm, compare, gain_recovered, gain_recovered_interval, standard_error
+from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare, gain_recovered, gain_recovered_interval, standard_error
 from llgbm.files import hash_json, read_json, write_json
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import Score, score_each
@@ -39,6 +40,10 @@ class Evaluation:
         """Exact match of each task."""
         return [score.exact_match for score in self.scores[split][method]]
 
+    def clusters(self, split: str) -> Clusters:
+        """Which of a split's tasks hang together."""
+        return task_clusters([question.task.attributes for question in self.questions[split]])
+
     def to_json(self) -> dict[str, Any]:
         """The document of `eval_<name>.json`."""
         return {
@@ -51,15 +56,18 @@ class Evaluation:
         }
 
     def _summary(self, split: str, method: str) -> dict[str, Any]:
-        """Means over tasks, each of which weighs the same."""
+        """Means over tasks, each of which weighs the same; interval and error over tasks, clustered, or over a single task's examples."""
         scores, exact = self.scores[split][method], self.per_task(split, method)
-        stderr = standard_error(exact) if len(exact) > 1 else standard_error(scores[0].exact.double().numpy())
+        units, clusters = (exact, self.clusters(split)) if len(exact) > 1 else (scores[0].exact.double().numpy(), None)
+        low, high = bootstrap_interval(units, clusters=clusters)
         gain = None
         if {"base", "teacher"} <= self.scores[split].keys():
             gain = gain_recovered(exact, self.per_task(split, "base"), self.per_task(split, "teacher"))
         return {
             "exact_match": sum(exact) / len(exact),
-            "exact_match_stderr": stderr,
+            "exact_match_stderr": standard_error(units, clusters),
+            "low": low,
+            "high": high,
             "nll": sum(score.nll for score in scores) / len(scores),
             "gain_recovered": gain,
             "n_tasks": len(scores),
@@ -67,12 +75,13 @@ class Evaluation:
         }
 
     def _comparisons(self, split: str) -> list[dict[str, Any]]:
-        """The generated adapters against each other method: paired interval and test, p-values by Holm over the split's methods."""
+        """The generated adapters against each other method: clustered interval and test, p by Holm over the split's methods."""
         if REFERENCE not in self.scores[split]:
             return []
         exact = {method: [score.exact.double().numpy() for score in scores] for method, scores in self.scores[split].items()}
+        clusters = self.clusters(split)
         rows = [
-            {"split": split, "method": REFERENCE, "other": other, **asdict(compare(exact[REFERENCE], exact[other]))}
+            {"split": split, "method": REFERENCE, "other": other, **asdict(compare(exact[REFERENCE], exact[other], clusters=clusters))}
             for other in exact
             if other != REFERENCE
         ]
@@ -81,7 +90,7 @@ class Evaluation:
             generated, base, teacher = (self.per_task(split, method) for method in (REFERENCE, "base", "teacher"))
             for row in rows:
                 if row["other"] == "teacher":
-                    row["gain_recovered_interval"] = gain_recovered_interval(generated, base, teacher)
+                    row["gain_recovered_interval"] = gain_recovered_interval(generated, base, teacher, clusters=clusters)
         return rows
 
     def _task_rows(self, split: str) -> list[dict[str, Any]]:
@@ -93,6 +102,7 @@ class Evaluation:
                     "split": split,
                     "task": question.task.name,
                     "domain": question.task.domain,
+                    "attributes": question.task.attributes,
                     "n_examples": len(next(iter(scores.values()))),
                     "exact_match": {method: score.exact_match for method, score in scores.items()},
                     "nll": {method: score.nll for method, score in scores.items()},

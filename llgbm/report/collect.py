@@ -17,7 +17,7 @@ REPORT_FILE = "report.html"
 TORN = object()
 UNHASHED = ("checkpoints", "tracking")
 """Folders of a run whose files are not listed: many and large, and not results."""
-COMPARED = {"split", "other", "difference", "low", "high", "p_value"}
+COMPARED = {"split", "other", "difference", "low", "high", "p_value", "p_holm", "n_units", "unit", "clusters"}
 """What each comparison of an evaluation has."""
 PICTURES = (".svg", ".png")
 
@@ -167,8 +167,8 @@ def _read_scores(path: Path) -> dict[str, Any]:
     try:
         for methods in document["splits"].values():
             for name, summary in methods.items():
-                if not _is_figure(summary["exact_match"]):
-                    raise InputError(f"{path}: exact match of {name} is {summary['exact_match']!r}, not a number; write it anew")
+                if not all(map(_is_figure, (summary["exact_match"], summary["low"], summary["high"]))):
+                    raise InputError(f"{path}: exact match of {name} or its interval is not a number; write it anew")
         whole = all({"split", "task"} <= row.keys() and all(map(_is_figure, row["exact_match"].values())) for row in document["tasks"])
         whole = whole and all(row.keys() >= COMPARED for row in document.get("comparisons", []))
     except (AttributeError, KeyError, TypeError):

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from markupsafe import Markup
 
 from llgbm.evaluation.methods import METHODS
-from llgbm.evaluation.statistics import bootstrap_interval
+from llgbm.evaluation.statistics import p_text, paired_by
 from llgbm.evaluation.task_eval import REFERENCE
 from llgbm.report.charts import Estimate, estimates_chart
 from llgbm.report.collect import Run
@@ -33,21 +32,6 @@ class Scores:
         own = self.run.metadata.get("config_hash")
         return own is None or own == self.document["config_hash"]
 
-    @cached_property
-    def intervals(self) -> dict[tuple[str, str], tuple[float, float]]:
-        """95% interval of each split's and method's mean over tasks; none for fewer than two tasks."""
-        known: dict[tuple[float, ...], tuple[float, float]] = {}
-        found = {}
-        for split, methods in self.splits.items():
-            rows = [row["exact_match"] for row in self.document["tasks"] if row["split"] == split]
-            for method in methods:
-                values = tuple(row[method] for row in rows if method in row)
-                if len(values) > 1:
-                    if values not in known:
-                        known[values] = bootstrap_interval(values)
-                    found[split, method] = known[values]
-        return found
-
     def cell(self, split: str, method: str) -> Cell:
         """Exact match, its interval and the gain recovered."""
         summary = self.splits.get(split, {}).get(method)
@@ -55,14 +39,14 @@ class Scores:
             return percent_cell(None)
         gain = summary.get("gain_recovered")
         shown = "" if gain is None or method in ("base", "teacher") else f"gain {gain:.0%}".replace("-0%", "0%").replace("-", MINUS)
-        return percent_cell(summary["exact_match"], *self.intervals.get((split, method), (None, None)), note=shown)
+        return percent_cell(summary["exact_match"], summary["low"], summary["high"], note=shown)
 
     def estimate(self, split: str, method: str) -> Estimate | None:
         """The same for a chart."""
         summary = self.splits.get(split, {}).get(method)
         if summary is None:
             return None
-        return Estimate(self.label, summary["exact_match"], *self.intervals.get((split, method), (None, None)))
+        return Estimate(self.label, summary["exact_match"], summary["low"], summary["high"])
 
 
 def scores_of(runs: Sequence[Run]) -> list[Scores]:
@@ -116,16 +100,16 @@ def comparison_table(scores: Scores) -> Table | None:
 
 def paired_table(scores: Scores) -> Table | None:
     """Every figure of the same comparisons, one per row."""
-    names = ("split", "generated minus", "difference, points", "95% interval", "p", "p (Holm)", "tasks")
+    names = ("split", "generated minus", "difference, points", "95% interval", "p", "p (Holm)", "paired by")
     rows = [
         [
             Cell(words(str(row["split"]))),
             Cell(words(str(row["other"]))),
             Cell(points(row["difference"]), sort=row["difference"], kind="number"),
             Cell(f"[{points(row['low'])}, {points(row['high'])}]", kind="number"),
-            _p_cell(row.get("p_value")),
-            _p_cell(row.get("p_holm")),
-            number_cell(row.get("n_units")),
+            _p_cell(row["p_value"]),
+            _p_cell(row["p_holm"]),
+            Cell(paired_by(row)),
         ]
         for row in scores.document.get("comparisons", [])
     ]
@@ -199,9 +183,9 @@ def _counted(scores: Scores, split: str) -> str:
 def _difference(row: Mapping[str, Any] | None) -> Cell:
     if row is None:
         return number_cell(None)
-    note = f"[{points(row['low'])}, {points(row['high'])}], p {row.get('p_holm', row['p_value']):.2g}"
+    note = f"[{points(row['low'])}, {points(row['high'])}], p {p_text(row['p_holm'])}"
     return Cell(points(row["difference"]), note, sort=row["difference"], kind="number")
 
 
 def _p_cell(value: float | None) -> Cell:
-    return number_cell(None) if value is None else Cell(f"{value:.2g}", sort=value, kind="number")
+    return Cell(p_text(value), sort=value, kind="number")

@@ -15,6 +15,7 @@ import numpy as np
 
 from llgbm.config import ExperimentConfig, build, preset_folder, preset_values
 from llgbm.errors import InputError
+from llgbm.evaluation.clusters import task_clusters
 from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.evaluation.statistics import add_holm, compare, replicates
 from llgbm.evaluation.task_eval import evaluate, read_evaluation
@@ -218,8 +219,8 @@ def _over_seeds(found: Mapping[int, dict[str, Any]], split: str, method: str) ->
 def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str, Any]]], split: str) -> list[dict[str, Any]]:
     """The reference minus each other variant on a split: per task over the seeds in which both answered it.
 
-    The interval and the p-value (by Holm within the split) speak of other tasks, for these generators; `by_seed` shows how
-    the difference varies from one generator to the next.
+    Tasks are clustered by their attributes. The interval and the p-value (by Holm within the split) speak of other tasks, for these
+    generators; `by_seed` shows how the difference varies from one generator to the next.
     """
     references = {number: name for name in present for line, number in [study.place(name)] if line == study.reference}
     rows = []
@@ -236,7 +237,10 @@ def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str
         one, other = ([np.mean([pair[side] for pair in runs], axis=0) for runs in pairs.values()] for side in (0, 1))
         means = [[runs[seed]["splits"][split][GENERATED]["exact_match"] for seed in seeds] for runs in (present[reference], found)]
         by_seed = {str(seed): ours - theirs for seed, ours, theirs in zip(seeds, *means, strict=True)}
-        rows.append({"split": split, "variant": reference, "other": name, "by_seed": by_seed, **asdict(compare(one, other))})
+        attributes = _attributes([*found.values(), *present[reference].values()], split)
+        clusters = task_clusters([attributes[task] for task in pairs])
+        rows.append({"split": split, "variant": reference, "other": name, "by_seed": by_seed})
+        rows[-1] |= asdict(compare(one, other, clusters=clusters))
     add_holm(rows)
     return rows
 
@@ -244,6 +248,11 @@ def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str
 def _answers(document: dict[str, Any], split: str) -> dict[str, list[int]]:
     """For each task of a split, which examples the generated adapter got right."""
     return {row["task"]: [int(x) for x in row["exact"][GENERATED]] for row in document["tasks"] if row["split"] == split}
+
+
+def _attributes(documents: Sequence[Mapping[str, Any]], split: str) -> dict[str, dict[str, str]]:
+    """The attributes of each task of a split."""
+    return {row["task"]: row["attributes"] for document in documents for row in document["tasks"] if row["split"] == split}
 
 
 def _part(progress: ProgressCallback | None, done: int, total: int, cell: str) -> ProgressCallback | None:

@@ -83,7 +83,15 @@ def write_cells(folder: Path, right: dict[tuple[str, int], float], own_tasks: bo
     for (variant, seed), share in right.items():
         exact = (rng.random((12, 20)) < share).astype(int)
         means[variant, seed], prefix = exact.mean(), f"seed{seed}-" if own_tasks else ""
-        tasks = [{"split": "seen", "task": f"{prefix}{i}", "exact": {"generated": "".join(map(str, row))}} for i, row in enumerate(exact)]
+        tasks = [
+            {
+                "split": "seen",
+                "task": f"{prefix}{i}",
+                "attributes": {"operation": str(i // 2)},
+                "exact": {"generated": "".join(map(str, row))},
+            }
+            for i, row in enumerate(exact)
+        ]
         summary = {"exact_match": exact.mean(), "nll": 0.0, "gain_recovered": None, "n_tasks": 12}
         document = {"splits": {"seen": {"generated": summary}}, "tasks": tasks, "base": {}, "config_hash": "x"}
         (folder / cell_name(variant, seed)).mkdir()
@@ -113,7 +121,8 @@ def test_the_reference_is_paired_by_task_with_seeds_averaged(tmp_path: Path, own
     expected = np.mean([means["a", 0], means["a", 1]]) - np.mean([means["b", 0], means["b", 1]])
     assert compared[0]["difference"] == pytest.approx(expected)
     assert compared[0]["low"] <= expected <= compared[0]["high"]
-    assert compared[0]["p_holm"] < 0.01
+    assert compared[0]["clusters"]["operation"]["levels"] == 6
+    assert compared[0]["p_holm"] == 2 / 2**6  # the least that six clusters allow
     assert compared[0]["by_seed"] == {s: pytest.approx(means["a", int(s)] - means["b", int(s)]) for s in ("0", "1")}
 
 

@@ -1,6 +1,7 @@
 """Composed adapters on both tasks: batches equal one by one, and the command from a zoo to findings."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from llgbm.files import write_json
 from llgbm.lora.factors import LoRAFactors, combine
 from llgbm.report.plots_composition import draw_composition
 from llgbm.scoring import score
-from llgbm.studies.composition import as_csv, named_deltas
+from llgbm.studies.composition import _against_averaging, as_csv, named_deltas
 from llgbm.zoo.folder import TeacherZoo
-from llgbm.zoo.suite import TaskSuite
+from llgbm.zoo.suite import Task, TaskSuite
 from llgbm.zoo.suites import load_suite
 
 
@@ -105,7 +106,7 @@ def test_the_command_writes_findings_and_pictures(world: Path, capsys) -> None:
     assert main(["compose", *flags, "--n_pairs", "2", "--seeds", "0", *base_flags(world)]) == 0
     printed = capsys.readouterr().out
     assert "Fingerprints: a mixture's is about as near to the" in printed  # of one mixture nothing is certain
-    assert "Tasks: the best composition" in printed
+    assert "Tasks: plain averaging does both at" in printed
     document = json.loads((out / "composition.json").read_text())
     assert {row["way"] for row in document["mixtures"]["ways"]} == {name for name, way in COMPOSITIONS.items() if way.needs != "generator"}
     assert len(document["interpolated"]) == 11
@@ -146,3 +147,34 @@ def test_faults_are_named(world: Path, evaluator: CompositionEvaluator, tmp_path
     ]
     assert main(flags) == 2
     assert "run 'llgbm compute-deltas' first" in capsys.readouterr().err
+
+
+def test_pairs_are_clustered_by_either_tasks_attributes(evaluator: CompositionEvaluator, monkeypatch) -> None:
+    made = {name: f"op {name[-1]}" for name in ("say a", "say b", "say c")}
+    monkeypatch.setattr(evaluator, "task", lambda name: Task(name, "letters", "seen", "", attributes={"operation": made[name]}))
+    clusters = evaluator._clusters([Pair("say a", "say b"), Pair("say a", "say c")])
+    assert clusters == {"first operation": ["op a", "op a"], "second operation": ["op b", "op c"]}
+
+
+def row(way: str, exact: float, p: float | None = None) -> dict:
+    return {"way": way, "exact_match": exact, "p_holm": p, "difference": exact - 0.9, "n_units": 24, "unit": "pair", "clusters": {}}
+
+
+@pytest.mark.parametrize(
+    ("best", "p", "said"),
+    [
+        (
+            0.95,
+            0.01,
+            r"the best composition, sum, does both at 95.0% and beats plain averaging at 90.0% \(difference \+5.0%, p 0.01, 24 pairs",
+        ),
+        (0.95, 0.2, "does not reliably beat plain averaging"),
+        (0.95, None, r"does not reliably beat plain averaging at 90.0% \(difference \+5.0%, p too few to tell"),
+        (0.865, 0.01, "plain averaging does both at 90.0% and no composition does better; the next, sum, at 86.5%, is worse"),
+        (0.865, 0.2, "is not reliably worse"),
+        (0.9, 0.2, "no composition does better; the next, sum, at 90.0%, is not reliably worse"),
+    ],
+)
+def test_the_best_way_is_the_best(best: float, p: float | None, said: str) -> None:
+    rows = [row("sum", best, p)]
+    assert re.search(said, _against_averaging(rows[0], row("average", 0.9), rows))

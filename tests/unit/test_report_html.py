@@ -54,13 +54,25 @@ class Page(HTMLParser):
         return [attributes for tag, attributes, _ in self.tags if tag == name]
 
 
+INTERVAL = {"low": 0.7, "high": 0.9}
+
+
 def evaluation(config_hash: str = "abcd1234") -> dict:
     def summary(method):
         mean = sum(EXACT[method]) / 4
         gain = (mean - 0.0625) / 0.875
-        return {"exact_match": mean, "exact_match_stderr": 0.1, "nll": 0.5, "gain_recovered": gain, "n_tasks": 4, "n_examples": 16}
+        return {
+            "exact_match": mean,
+            "exact_match_stderr": 0.1,
+            "nll": 0.5,
+            "gain_recovered": gain,
+            "n_tasks": 4,
+            "n_examples": 16,
+            **INTERVAL,
+        }
 
     compared = {"difference": 0.75, "low": 0.5, "high": 0.9, "p_value": 0.0123, "p_holm": 0.0246, "n_units": 4, "test": "sign-flip"}
+    compared |= {"unit": "task", "clusters": {"letter": {"levels": 7, "icc": 0.1, "p_value": 0.0123}}}
     return {
         "splits": {"unseen_combination": {method: summary(method) for method in EXACT}},
         "comparisons": [{"split": "unseen_combination", "method": "generated", "other": "base", **compared}],
@@ -130,9 +142,10 @@ def test_every_part_of_a_run_is_on_the_page(run):
     assert page.count("not there; run") == 1
 
 
-def test_intervals_enclose_the_mean_and_stay_among_the_tasks(run):
-    low, high = map(float, re.search(r"81\.2%<small>\[([\d.]+), ([\d.]+)\]", page_of(run)).groups())
-    assert 50 <= low < 81.25 < high <= 100
+def test_intervals_and_clusters_are_those_of_the_evaluation(run):
+    page = page_of(run)
+    assert "81.2%<small>[70.0, 90.0]" in page
+    assert "4 tasks, clustered by letter (7)" in page
 
 
 def test_files_are_listed_with_their_hashes_and_the_page_is_not_among_them(run):
@@ -321,8 +334,8 @@ def test_a_broken_line_of_metrics_is_named(tmp_path, line):
         ("eval_main.json", {**evaluation(), "splits": {"seen": 3}}, "not a whole evaluation"),
         (
             "eval_main.json",
-            {**evaluation(), "splits": {"seen": {"base": {"exact_match": None}}}},
-            "exact match of base is None, not a number",
+            {**evaluation(), "splits": {"seen": {"base": {"exact_match": None, **INTERVAL}}}},
+            "exact match of base or its interval is not a number",
         ),
         ("eval_main.json", {**evaluation(), "tasks": [{"split": "seen"}]}, "not a whole evaluation"),
         ("eval_main.json", {**evaluation(), "comparisons": [{"split": "seen"}]}, "not a whole evaluation"),

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from evaluation_world import PerfectGenerator, build_evaluation_world
@@ -13,9 +14,11 @@ from llgbm.errors import InputError
 from llgbm.evaluation import task_eval
 from llgbm.evaluation.methods import METHODS
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
-from llgbm.evaluation.task_eval import evaluate, read_evaluation, run_evaluation
+from llgbm.evaluation.statistics import bootstrap_interval, standard_error
+from llgbm.evaluation.task_eval import Evaluation, evaluate, read_evaluation, run_evaluation
 from llgbm.files import write_json
 from llgbm.functional_lora import greedy_decode
+from llgbm.scoring import Score
 from llgbm.zoo.folder import TeacherZoo
 
 UNTRAINED = ("base", "few_shot", "teacher", "generated", "shuffled_condition", "nearest", "merged_topk", "mean_adapter")
@@ -46,7 +49,7 @@ def test_document_has_the_stated_form(document):
     for methods in document["splits"].values():
         assert set(methods) == {name for name, method in METHODS.items() if not method.needs_predictor}
         for summary in methods.values():
-            assert set(summary) == {"exact_match", "exact_match_stderr", "nll", "gain_recovered", "n_tasks", "n_examples"}
+            assert set(summary) == {"exact_match", "exact_match_stderr", "nll", "gain_recovered", "n_tasks", "n_examples", "low", "high"}
     json.dumps(document, allow_nan=False)
 
 
@@ -107,11 +110,35 @@ def test_comparisons_are_paired_and_corrected_within_a_split(document):
     assert {row["other"] for row in rows} == WITHOUT_PREDICTOR - {"generated"}
     to = {row["other"]: row for row in rows}
     assert to["base"]["difference"] == to["base"]["low"] == to["base"]["high"] == 1.0
-    assert (to["base"]["p_value"], to["teacher"]["p_value"]) == (0.25, 1.0)
-    assert to["base"]["p_holm"] == 1.0
+    assert to["base"]["p_value"] is to["base"]["p_holm"] is None  # of three tasks nothing can be certain
     assert to["teacher"]["gain_recovered_interval"] == (1.0, 1.0)
     single = next(row for row in document["comparisons"] if row["split"] == "mixture" and row["other"] == "base")
-    assert (single["test"], single["n_units"]) == ("mcnemar", 3)
+    assert (single["test"], single["n_units"], single["unit"]) == ("mcnemar", 3, "example")
+
+
+def test_intervals_and_tests_are_clustered_by_the_tasks_attributes(zoo_folder):
+    """Of forty made tasks, ten operations with four tasks each."""
+    setting = asked(zoo_folder, methods=("base", "generated"))
+    own = setting.zoo.suite["say a"]
+    tasks = [replace(own, name=f"task {i}", attributes={"operation": f"op {i // 4}"}) for i in range(40)]
+    rng = np.random.default_rng(0)
+    right = torch.from_numpy((rng.random((40, 8)) < rng.random(10).repeat(4)[:, None]).astype(np.int64))
+    found = Evaluation({}, "", {"seen": [Question(task, "seen") for task in tasks]})
+    ones = torch.ones(8)
+    found.scores["seen"] = {
+        "base": [Score(torch.zeros(8, dtype=torch.bool), ones, ones.long())] * 40,
+        "generated": [Score(row.bool(), ones, ones.long()) for row in right],
+    }
+    document = found.to_json()
+    exact = right.double().mean(1).numpy()
+    clusters = {"operation": [f"op {i // 4}" for i in range(40)]}
+    summary, (row,) = document["splits"]["seen"]["generated"], document["comparisons"]
+    assert (summary["low"], summary["high"]) == (row["low"], row["high"]) == bootstrap_interval(exact, clusters=clusters)
+    plain = bootstrap_interval(exact)
+    assert summary["high"] - summary["low"] > 1.2 * (plain[1] - plain[0])
+    assert summary["exact_match_stderr"] > 1.2 * standard_error(exact)
+    assert row["p_value"] == row["clusters"]["operation"]["p_value"] == 2 / 2**10
+    assert document["tasks"][5]["attributes"] == {"operation": "op 1"}
 
 
 def test_chunks_and_memory_change_nothing(zoo_folder, document):
