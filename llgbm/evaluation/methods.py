@@ -1,6 +1,6 @@
 """The ways to answer an unseen task, one function each: which adapter answers, and what the base reads before.
 
-Every method but `teacher` and `multitask` sees no labeled example of the task in its weights; only `few_shot` sees any
+Every method but `teacher` and `multitask_blind` sees no labeled example of the task in its weights; only `few_shot` sees any
 at all. Letters: Q questions, P teachers in the pool of seen tasks, E embedding width, r rank.
 """
 
@@ -110,11 +110,11 @@ def nearest_fingerprint(setting: Setting, questions: Sequence[Question]) -> Atte
     return _nearest(setting, questions, _fingerprint_similarities(setting, own))
 
 
-def multitask(setting: Setting, questions: Sequence[Question]) -> Attempt:
-    """One LoRA of the teachers' rank trained on all seen tasks together; it reads what the base reads, so not the task."""
-    if "multitask" not in setting.kept:
-        setting.kept["multitask"] = _multitask_adapter(setting)
-    return Attempt(setting.kept["multitask"].select([0] * len(questions)), _plain(setting, questions))
+def multitask_blind(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """One LoRA of the teachers' rank trained on all seen tasks together. Blind: it reads the input alone, so it cannot know the task."""
+    if "multitask_blind" not in setting.kept:
+        setting.kept["multitask_blind"] = _multitask_adapter(setting)
+    return Attempt(setting.kept["multitask_blind"].select([0] * len(questions)), _plain(setting, questions))
 
 
 METHODS: dict[str, Method] = {
@@ -129,7 +129,7 @@ METHODS: dict[str, Method] = {
     "merged_predicted": Method(merged_predicted, False, True, True, "LoraHub, arXiv:2307.13269, by predicted fingerprint", True),
     "nearest_fingerprint": Method(nearest_fingerprint, False, False, True, "Delta Activations, arXiv:2509.04442; an upper bound", True),
     "mean_adapter": Method(mean_adapter, False, False, True, "model soups, arXiv:2203.05482, on weight changes"),
-    "multitask": Method(multitask, False, False, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105"),
+    "multitask_blind": Method(multitask_blind, False, False, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105"),
 }
 """Every method `evaluate` can score, in the order tables show them."""
 
@@ -196,7 +196,7 @@ def _multitask_adapter(setting: Setting) -> LoRAFactors:
     """Train it, or read what an earlier evaluation with the same pool and settings kept."""
     manifest, config = setting.zoo.manifest, setting.config
     content = [[t.hash for t in setting.pool], manifest["suite"]["hash"], manifest["lora"], manifest["zoo"], config.multitask_batch_size]
-    folder = setting.cache_dir and setting.cache_dir / f"multitask-{hash_json(content)[:16]}"
+    folder = setting.cache_dir and setting.cache_dir / f"multitask_blind-{hash_json(content)[:16]}"
     if folder and (folder / "adapter_config.json").is_file():
         return read_adapter(folder, setting.functional.shapes)
     lora = LoRAConfig(**manifest["lora"])
@@ -214,4 +214,4 @@ def _multitask_lesson(setting: Setting) -> Lesson:
     batches = [encode_examples(tokenizer, frame, setting.zoo.suite[t.task].train, setting.max_length) for t in setting.pool]
     validation = [batch.rows(slice(0, MULTITASK_VALIDATION)) for batch in batches]
     pad = setting.pad_token_id
-    return Lesson(concatenate(batches, pad), concatenate(validation, pad), setting.pool[0].seed, "multitask")
+    return Lesson(concatenate(batches, pad), concatenate(validation, pad), setting.pool[0].seed, "multitask_blind")
