@@ -8,18 +8,27 @@ import dataclasses
 import difflib
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
 
+from llgbm.checking import SECTION, Flag, Integer, List, Number, describe, read_as
+from llgbm.dotted import flatten
 from llgbm.errors import InputError
-from llgbm.files import hash_json, write_text
-from llgbm.schema import coerced, describe, flatten, from_values, number, read_yaml
+from llgbm.files import hash_json, read_yaml, write_text
+
+Seed = Annotated[Integer, Field(ge=0, le=2**32 - 1)]
+"""What every generator of random numbers takes."""
 
 
-@dataclass
+def _no(value: Any) -> Any:
+    return "no" if value is False else value  # YAML reads a bare `no` as False
+
+
+@dataclass(config=SECTION)
 class ModelConfig:
     """The frozen base."""
 
@@ -33,69 +42,69 @@ class ModelConfig:
     """Branch, tag or commit of a hub id."""
 
 
-@dataclass
+@dataclass(config=SECTION)
 class LoRAConfig:
     """Shape of the adapters."""
 
-    rank: int = number(16, low=1)
+    rank: Integer = Field(default=16, ge=1)
     """Rank r of A and B."""
-    alpha: float = number(32, above=0)
+    alpha: Number = Field(default=32.0, gt=0)
     """Scaling is alpha / rank."""
-    dropout: float = number(0.0, low=0, high=1)
+    dropout: Number = Field(default=0.0, ge=0, le=1)
     """Dropout before A; batched teacher training needs 0."""
-    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    target_modules: List[str] = Field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     """Names of the adapted modules, as PEFT reads them."""
 
 
-@dataclass
+@dataclass(config=SECTION)
 class ProbeConfig:
     """Texts on which base and adapted model are compared."""
 
     probe_type: str = "generic"
     """generic, math, code, commonsense, diverse, suite:<suite>, answered:<suite>, or a text or JSONL file."""
-    num_probes: int = number(5, low=1)
+    num_probes: Integer = Field(default=5, ge=1)
     """How many probes of the set are used."""
-    max_length: int = number(256, low=1)
+    max_length: Integer = Field(default=256, ge=1)
     """Longest probe in tokens; longer ones are cut."""
 
 
-@dataclass
+@dataclass(config=SECTION)
 class DeltaConfig:
     """What of the hidden states a delta keeps."""
 
-    layer_idx: int = -1
+    layer_idx: Integer = -1
     """Layer as in transformers' hidden_states: 0 the embeddings, -1 the last, after the norm."""
-    token_idx: int = -1
+    token_idx: Integer = -1
     """Token of each probe; -1 is the last real one."""
     aggregation: Literal["mean", "max", "concat", "none"] = "mean"
     """How probes are put together; none keeps one delta per probe."""
 
 
-@dataclass
+@dataclass(config=SECTION)
 class ZooConfig:
     """How teachers are trained."""
 
     suite: str = "micro"
     """Task suite: micro, or a folder of JSONL files."""
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: List[Seed] = Field(default_factory=lambda: [0])
     """One teacher per task and seed."""
-    steps: int = number(400, low=1)
+    steps: Integer = Field(default=400, ge=1)
     """Most optimizer steps of a teacher."""
-    batch_size: int = number(8, low=1)
+    batch_size: Integer = Field(default=8, ge=1)
     """Examples per adapter and step."""
-    learning_rate: float = number(2e-3, above=0)
+    learning_rate: Number = Field(default=2e-3, gt=0)
     """Peak learning rate of AdamW."""
-    adapters_per_batch: int = number(40, low=1)
+    adapters_per_batch: Integer = Field(default=40, ge=1)
     """Adapters trained in one forward and backward."""
-    solved_exact_match: float = number(1.0, above=0)
+    solved_exact_match: Number = Field(default=1.0, gt=0)
     """A teacher stops once it answers this share of its validation examples; above 1 it never stops early."""
-    solved_checks: int = number(2, low=1)
+    solved_checks: Integer = Field(default=2, ge=1)
     """In how many checks running it has to."""
-    check_interval: int = number(20, low=1)
+    check_interval: Integer = Field(default=20, ge=1)
     """Steps between two checks for solved teachers."""
 
 
-@dataclass
+@dataclass(config=SECTION)
 class GeneratorConfig:
     """The hypernetwork and what it reads."""
 
@@ -105,107 +114,107 @@ class GeneratorConfig:
     """Text encoder: hashing, minilm, base, or sentence-transformers:<directory or hub id>."""
     condition: Literal["description", "prompts", "both"] = "description"
     """What the generator reads in training: descriptions, unlabeled prompts, or either and both in turn."""
-    max_prompts: int = number(8, low=1)
+    max_prompts: Integer = Field(default=8, ge=1)
     """Most prompts read at once in training."""
 
 
-@dataclass
+@dataclass(config=SECTION)
 class ObjectiveConfig:
     """Weights of the objective's terms; a term of weight 0 is not computed."""
 
-    weight: float = number(0.0, low=0)
+    weight: Number = Field(default=0.0, ge=0)
     """Squared error of A and B."""
-    product: float = number(0.0, low=0)
+    product: Number = Field(default=0.0, ge=0)
     """Relative squared error of BA."""
-    delta: float = number(0.0, low=0)
+    delta: Number = Field(default=0.0, ge=0)
     """Delta fingerprint."""
-    trajectory: float = number(0.0, low=0)
+    trajectory: Number = Field(default=0.0, ge=0)
     """Hidden states at response tokens, all layers."""
-    kl: float = number(0.0, low=0)
+    kl: Number = Field(default=0.0, ge=0)
     """KL to the teacher's predictions at response tokens."""
-    sft: float = number(0.0, low=0)
+    sft: Number = Field(default=0.0, ge=0)
     """Cross-entropy of the task's examples."""
-    agreement: float = number(0.0, low=0)
+    agreement: Number = Field(default=0.0, ge=0)
     """Tells tasks apart by what their wordings have in common; looks at conditions alone."""
-    norm: float = number(0.0, low=0)
+    norm: Number = Field(default=0.0, ge=0)
     """Size of the generated update."""
-    variance: float = number(0.0, low=0)
+    variance: Number = Field(default=0.0, ge=0)
     """Keeps adapters of different tasks apart."""
-    tether: float = number(0.0, low=0)
+    tether: Number = Field(default=0.0, ge=0)
     """KL to the base on generic probes."""
 
 
-@dataclass
+@dataclass(config=SECTION)
 class TrainingConfig:
     """Training of the generator."""
 
-    batch_size: int = number(4, low=1)
+    batch_size: Integer = Field(default=4, ge=1)
     """Adapters per micro-batch."""
-    learning_rate: float = number(3e-5, above=0)
+    learning_rate: Number = Field(default=3e-5, gt=0)
     """Peak learning rate of AdamW."""
-    total_steps: int = number(5000, low=1)
+    total_steps: Integer = Field(default=5000, ge=1)
     """Optimizer steps."""
-    warmup_steps: int = number(100, low=0)
+    warmup_steps: Integer = Field(default=100, ge=0)
     """Steps of linear warm-up; cosine decay follows."""
-    max_grad_norm: float = number(1.0, above=0)
+    max_grad_norm: Number = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
-    weight_decay: float = number(0.01, low=0)
+    weight_decay: Number = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
-    lambda_delta: float = number(1.0, low=0)
+    lambda_delta: Number = Field(default=1.0, ge=0)
     """Weight of all behavioral terms together."""
     lambda_schedule: Literal["constant", "linear", "cosine", "step"] = "linear"
     """How that weight rises over the first lambda_warmup_steps."""
-    lambda_warmup_steps: int = number(500, low=0)
+    lambda_warmup_steps: Integer = Field(default=500, ge=0)
     """Steps until the behavioral terms have their full weight."""
-    schedules: list[str] = field(default_factory=list)
+    schedules: List[str] = Field(default_factory=list)
     """Schedules of single terms, each as `term:schedule` (for example `product:step`); they replace lambda_schedule there."""
     delta_loss_type: Literal["mse", "cosine", "combined"] = "mse"
     """Distance between delta fingerprints."""
-    delta_batch_size: int = number(2, low=1)
+    delta_batch_size: Integer = Field(default=2, ge=1)
     """Adapters per step that read the probes, for the terms delta and tether."""
-    tasks_per_step: int = number(16, low=1)
+    tasks_per_step: Integer = Field(default=16, ge=1)
     """Adapters generated per step."""
-    examples_per_task: int = number(4, low=1)
+    examples_per_task: Integer = Field(default=4, ge=1)
     """Examples of each task per step, for terms that need responses."""
-    train_examples: int = number(64, low=1)
+    train_examples: Integer = Field(default=64, ge=1)
     """Examples of each task the objective draws from; teachers' predictions on them are computed once."""
-    kl_top_k: int = number(0, low=0)
+    kl_top_k: Integer = Field(default=0, ge=0)
     """Compare the teachers' k most likely tokens; 0 compares the whole vocabulary."""
-    target_cache_gb: float = number(4.0, low=0)
+    target_cache_gb: Number = Field(default=4.0, ge=0)
     """Memory for the teachers' outputs in GiB; if they need more, they are computed in every step."""
-    validation_fraction: float = number(0.1, low=0, high=0.9)
+    validation_fraction: Number = Field(default=0.1, ge=0, le=0.9)
     """Share of the seen tasks held back to choose the checkpoint."""
-    max_train_tasks: int | None = number(None, low=1)
+    max_train_tasks: Integer | None = Field(default=None, ge=1)
     """Train on at most this many seen tasks."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Flag = False
     """Recompute the base's activations in the backward pass."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_no)] = "no"
     """Precision of the forward pass."""
-    log_interval: int = number(10, low=1)
+    log_interval: Integer = Field(default=10, ge=1)
     """Steps between two lines of metrics."""
-    save_interval: int = number(500, low=1)
+    save_interval: Integer = Field(default=500, ge=1)
     """Steps between two checkpoints."""
-    eval_interval: int = number(100, low=1)
+    eval_interval: Integer = Field(default=100, ge=1)
     """Steps between two validations."""
     report_to: Literal["none", "trackio", "tensorboard", "wandb", "mlflow"] = "none"
     """Also send metrics to this tracker."""
 
 
-@dataclass
+@dataclass(config=SECTION)
 class ExperimentConfig:
     """A whole experiment."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    delta: DeltaConfig = field(default_factory=DeltaConfig)
-    zoo: ZooConfig = field(default_factory=ZooConfig)
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    lora: LoRAConfig = Field(default_factory=LoRAConfig)
+    probe: ProbeConfig = Field(default_factory=ProbeConfig)
+    delta: DeltaConfig = Field(default_factory=DeltaConfig)
+    zoo: ZooConfig = Field(default_factory=ZooConfig)
+    generator: GeneratorConfig = Field(default_factory=GeneratorConfig)
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
     experiment_name: str = "experiment"
     """Name of the run's folder."""
-    seed: int = number(42, low=0)
+    seed: Seed = 42
     """Seed of everything random."""
     output_dir: str = "outputs"
     """Where runs are written."""
@@ -248,9 +257,7 @@ UNSCIENTIFIC = {
 
 def content(config: ExperimentConfig) -> dict[str, Any]:
     """Dotted name -> typed value of everything scientific; equal for equal experiments (alpha=32 and 32.0 are)."""
-    kinds = describe_fields()
-    values = flatten(dataclasses.asdict(config))
-    return {name: coerced(value, kinds[name][0]) for name, value in values.items() if name not in UNSCIENTIFIC}
+    return {name: value for name, value in flatten(dataclasses.asdict(config)).items() if name not in UNSCIENTIFIC}
 
 
 def build(values: Mapping[str, Any], source: str = "config") -> ExperimentConfig:
@@ -259,11 +266,7 @@ def build(values: Mapping[str, Any], source: str = "config") -> ExperimentConfig
     Raises:
         InputError: All faults together: unknown keys (with near matches), wrong types, values out of range.
     """
-    faults: list[str] = []
-    config = from_values(ExperimentConfig, values, faults)
-    if faults:
-        raise InputError(f"{source}: " + "; ".join(faults))
-    return config
+    return read_as(ExperimentConfig, values, source)
 
 
 def describe_fields() -> dict[str, tuple[Any, Any, str]]:

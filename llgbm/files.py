@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, hashes, and reading tensors with a check."""
+"""Files that are either whole or absent: atomic writes, hashes, and reading with a sentence for what is wrong."""
 
 import hashlib
 import json
@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from llgbm.errors import InputError
 
@@ -62,6 +64,20 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: not valid JSON ({error.msg} at line {error.lineno})") from error
 
 
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping from a file; InputError for a missing file, bad syntax or a key that stands twice."""
+    text = read_text(path)
+    try:
+        values = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+    except RecursionError as error:
+        raise InputError(f"{path}: not valid YAML (nested too deeply)") from error
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:  # its constructors raise the others
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if values is not None and not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of config fields, found {type(values).__name__}")
+    return values or {}
+
+
 def hash_json(value: Any) -> str:
     """SHA-256 of canonical JSON: keys sorted, no spaces; 1 and 1.0 differ."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -104,3 +120,14 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key may stand only once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)

@@ -8,9 +8,11 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from llgbm.checking import type_name
 from llgbm.config import ExperimentConfig, build, describe_fields, preset_values
+from llgbm.dotted import flatten, merge
 from llgbm.errors import InputError
-from llgbm.schema import flatten, merge, read_yaml, type_name
+from llgbm.files import read_yaml
 
 SHORT = {"probe.probe_type": ("--probe_type",), "training.report_to": ("--report_to",)}
 """Fields with a second, shorter flag."""

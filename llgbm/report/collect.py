@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llgbm.dotted import flatten
 from llgbm.errors import InputError
 from llgbm.evaluation.answers import ANSWERS_FILE, read_answers
 from llgbm.evaluation.task_eval import read_evaluation
-from llgbm.files import hash_file, read_json
-from llgbm.schema import flatten, read_yaml
+from llgbm.files import hash_file, read_json, read_yaml
 from llgbm.tracking.record import RUNNING
 
 REPORT_FILE = "report.html"

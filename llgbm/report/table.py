@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from llgbm.dotted import flatten
 from llgbm.report.charts import number
-from llgbm.schema import flatten
 
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

@@ -7,21 +7,24 @@ on where it stopped, inside a run too, and each cell can be looked at alone.
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
 
+from llgbm.checking import SECTION, Integer, List, read_as
 from llgbm.config import ExperimentConfig, build, preset_folder, preset_values
+from llgbm.dotted import flatten, merge
 from llgbm.errors import InputError
 from llgbm.evaluation.clusters import task_clusters
 from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.evaluation.statistics import add_holm, compare, replicates
 from llgbm.evaluation.task_eval import evaluate, read_evaluation
-from llgbm.files import hash_json, write_json
+from llgbm.files import hash_json, read_yaml, write_json
 from llgbm.progress import ProgressCallback
-from llgbm.schema import coerced, flatten, merge, read_yaml, type_name
 from llgbm.training.loop import train_generator
 from llgbm.zoo.folder import TeacherZoo
 
@@ -29,20 +32,28 @@ RESULT_FILE = "study.json"
 GENERATED = "generated"
 
 
-@dataclass(frozen=True)
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Values = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
+"""Nested config values; may be left empty."""
+
+
+@dataclass(frozen=True, config=SECTION)
 class Study:
     """What is varied, and how each variant is judged."""
 
     name: str
     config: str
     """The preset every variant starts from."""
-    variants: dict[str, dict[str, Any]]
+    variants: dict[str, Values] = Field(min_length=1)
     """Name -> nested config values on top of the preset and `set`."""
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    set: dict[str, Any] = field(default_factory=dict)
+    seeds: List[Integer] = Field(default_factory=lambda: [0, 1, 2])
+    set: Values = Field(default_factory=dict)
     """Nested config values for all variants."""
-    splits: list[str] = field(default_factory=list)
-    methods: list[str] = field(default_factory=lambda: ["base", "teacher", GENERATED])
+    splits: List[str] = Field(default_factory=list)
+    methods: List[str] = Field(default_factory=lambda: ["base", "teacher", GENERATED])
     reference: str | None = None
     """The variant the others are compared with, paired by task; with an axis the line, compared at every number."""
     axis: str | None = None
@@ -78,22 +89,11 @@ def load_study(source: str) -> Study:
         hint = f"did you mean {near[0]}? " if near else ""
         raise InputError(f"unknown study {source!r}; {hint}give a YAML file or one of {', '.join(study_names())}")
     values = read_yaml(path)
-    known = Study.__dataclass_fields__.keys() - {"name"}
-    unknown = sorted(values.keys() - known)
-    if unknown or not values.get("variants") or "config" not in values:
-        fault = f"unknown key {unknown[0]!r}" if unknown else "config and at least one of variants are needed"
-        raise InputError(f"study {path}: {fault}; its keys are {', '.join(sorted(known))}")
-    if isinstance(values["variants"], dict):  # a variant may be left empty
-        values["variants"] = {str(name): value or {} for name, value in values["variants"].items()}
-    kinds = get_type_hints(Study)
-    for key, value in values.items():
-        try:
-            coerced(value, kinds[key])
-        except (TypeError, ValueError) as error:
-            raise InputError(f"study {path}: {key} must be {type_name(kinds[key])}, found {value!r}") from error
-    if GENERATED not in values.get("methods", [GENERATED]):
+    if isinstance(values.get("variants"), dict):
+        values["variants"] = {str(name): value for name, value in values["variants"].items()}
+    study = read_as(Study, {**values, "name": path.stem}, f"study {path}")
+    if GENERATED not in study.methods:
         raise InputError(f"study {path}: methods lack {GENERATED!r}, which the study compares")
-    study = Study(path.stem, **values)
     astray = next((v for v in study.variants if study.axis and not re.fullmatch(r".+, \d+(\.\d+)?", v)), None)
     if astray is not None:
         raise InputError(f"study {path}: with an axis, variants are named '<line>, <number>'; {astray!r} is not")
