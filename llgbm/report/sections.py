@@ -158,10 +158,12 @@ def _facts(run: Run) -> dict[str, str]:
         "text encoder": " ".join(filter(None, (str(run.config.get("generator.encoder", "")), str(inputs.get("encoder", ""))[:32]))),
         "machine": ", ".join(
             str(part)
-            for part in (machine.get("platform"), machine.get("cpu_capability"), machine.get("device"), _threads(machine.get("threads")))
+            for part in (machine.get("platform"), machine.get("cpu_capability"), machine.get("gpu_name"), _threads(machine.get("threads")))
             if part
         ),
-        "software": ", ".join(f"{name} {version}" for name, version in {"Python": machine.get("python"), **packages}.items() if version),
+        "software": ", ".join(
+            f"{name} {version}" for name, version in {"Python": machine.get("python_version"), **packages}.items() if version
+        ),
     }
 
 

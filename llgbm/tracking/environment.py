@@ -39,15 +39,19 @@ def get_git_info() -> dict[str, Any]:
 
 def get_environment_info() -> dict[str, Any]:
     """Versions, processor, threads and accelerator: what changes float bits from one machine to another."""
+    cuda = torch.cuda.is_available()
     return {
-        "python": platform.python_version(),
+        "python_version": platform.python_version(),
+        "torch_version": torch.__version__,
+        "cuda_available": cuda,
+        "cuda_version": torch.version.cuda,
+        "gpu_name": torch.cuda.get_device_name(0) if cuda else None,
+        "num_gpus": torch.cuda.device_count() if cuda else 0,
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
-        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
-        "cuda": torch.version.cuda,
         "pythonhashseed": os.environ.get("PYTHONHASHSEED"),
     }
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "llgbm"
 
 LAYERS = (
-    ("errors", "files", "progress", "checking", "dotted", "names"),
+    ("errors", "files", "progress", "checking", "dotted"),
     ("tracking",),
     ("config",),
     ("lora",),

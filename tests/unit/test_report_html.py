@@ -98,7 +98,7 @@ def make_run(folder: Path, **metadata) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     known = {"experiment_name": folder.name, "state": "COMPLETED", "started": "2026-01-02T03:04:05+00:00", "seconds": 65.2}
     git = {"commit": "0123456789abcdef", "branch": "main", "dirty": True}
-    machine = {"python": "3.11.7", "platform": "Linux", "packages": {"torch": "2.13.0"}, "threads": 2}
+    machine = {"python_version": "3.11.7", "platform": "Linux", "packages": {"torch": "2.13.0"}, "threads": 2}
     save(folder / "metadata.json", {**known, "git": git, "environment": machine, "config_hash": "abcd1234", **metadata})
     lines = [{"step": s, "loss": 1 / s, "weight/kl": 1.0, "validation/exact_match": s / 40} for s in (10, 20, 30)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,6 +1,7 @@
 """Seeds reach every generator, hashes notice one changed weight, records survive crashes."""
 
 import json
+import platform
 import random
 import re
 from pathlib import Path
@@ -91,6 +92,10 @@ def test_git_and_environment() -> None:
     assert info["packages"]["torch"] == torch.__version__ or info["packages"]["torch"] in torch.__version__
     assert info["threads"] == torch.get_num_threads()
     assert info["cpu_capability"]
+    assert (info["python_version"], info["torch_version"]) == (platform.python_version(), torch.__version__)
+    assert (info["cuda_available"], info["cuda_version"]) == (torch.cuda.is_available(), torch.version.cuda)
+    assert info["num_gpus"] == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    assert (info["gpu_name"] is None) == (info["num_gpus"] == 0)
     json.dumps(info)
 
 
