@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llgbm.dataset import encode_texts, eos_id, pad_id
 from llgbm.errors import InputError
+from llgbm.functional_lora.families import COUNT_PADDING
 from llgbm.functional_lora.wrap import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 
@@ -41,10 +42,14 @@ def greedy_decode(
         New tokens only; the end token is included.
 
     Raises:
-        InputError: A row is padded on the right, so its last column is no token.
+        InputError: A row is padded on the right, so its last column is no token; or prompts differ in length and the
+            base would count the padding.
     """
     if not bool(attention_mask[:, -1].all()):
         raise InputError("a prompt is padded on the right; pad prompts on the left for decoding")
+    kind = functional.model.config.model_type
+    if kind in COUNT_PADDING and not bool(attention_mask.all()):
+        raise InputError(f"a base of family {kind} counts padding as tokens; decode prompts of one length at a time")
     last = torch.zeros_like(input_ids, dtype=torch.bool)
     last[:, -1] = True
     ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
@@ -57,7 +62,9 @@ def greedy_decode(
         ended |= chosen == eos_token_id
         if bool(ended.all()):
             break
-        tokens, cache, last = chosen[:, None], output.past_key_values, last[:, -1:]
+        cache = output.past_key_values
+        tokens = chosen[:, None] if cache is not None else torch.cat([tokens, chosen[:, None]], dim=1)
+        last = nn.functional.pad(last.new_ones(len(tokens), 1), (tokens.shape[1] - 1, 0))
         attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(tokens), 1)], dim=1)
     return torch.stack(columns, 1) if columns else input_ids[:, :0]
 

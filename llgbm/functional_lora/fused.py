@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from llgbm.errors import InputError
+
 
 class Slot(nn.Module):
     """A linear module with room for the factors of K adapters; plain while the placeholders are empty."""
@@ -27,10 +29,25 @@ class Slot(nn.Module):
         self.register_buffer("lora_a", torch.empty(0), persistent=False)
         self.register_buffer("lora_b", torch.empty(0), persistent=False)
 
+    @property
+    def weight(self) -> Tensor:
+        """The linear module's; some models ask a projection for its dtype or multiply by its weight themselves."""
+        return self.linear.weight  # pyright: ignore[reportReturnType]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The linear module's."""
+        return self.linear.bias  # pyright: ignore[reportReturnType]
+
     def forward(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
         k = len(self.lora_a)
         if k == 0:
             return self.linear(x)
+        if x.shape[:-1].numel() % k:
+            raise InputError(
+                f"a module of {x.shape[-1]} inputs was given {x.shape[:-1].numel()} tokens for {k} adapters, so it sees only some tokens, "
+                "as a routed expert does; leave it out of the target modules"
+            )
         x_knd = x.reshape(k, -1, x.shape[-1])
         if self.fusable and x.dtype == self.lora_a.dtype and not torch.is_autocast_enabled(x.device.type):
             weight = self.linear.weight.mT if isinstance(self.linear, Conv1D) else self.linear.weight
@@ -81,6 +98,16 @@ class SelectedHead(nn.Module):
         super().__init__()
         self.head = head
         self.register_buffer("rows", torch.empty(0, dtype=torch.long), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The head's."""
+        return self.head.weight  # pyright: ignore[reportReturnType]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The head's; None where it has none."""
+        return getattr(self.head, "bias", None)
 
     def forward(self, hidden: Float[Tensor, "N T D"]) -> Float[Tensor, "n V"]:
         if isinstance(self.head, Slot) and len(self.rows):  # adapters are told apart by row: select afterwards

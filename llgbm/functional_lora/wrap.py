@@ -20,10 +20,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llgbm.errors import InputError
+from llgbm.functional_lora.families import check_family, counts_positions_itself
 from llgbm.functional_lora.fused import SelectedHead, Slot
 from llgbm.functional_lora.last_layer import COLUMNS, narrow_last_layer, wanted_columns
 from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.peft_io import linear_shape
+from llgbm.lora.targets import linear_shape, maps_each_token
 
 
 @dataclass
@@ -35,7 +36,7 @@ class FunctionalOutput:
     logits: Float[Tensor, "n V"] | None = None
     """One row per True of `logits_at`, row-major; None when not asked for."""
     past_key_values: Any = None
-    """The model's key-value cache when `use_cache`."""
+    """The model's key-value cache when `use_cache`; None also where the family keeps none by that name (RWKV, GPT)."""
 
 
 class FunctionalLoRA:
@@ -47,10 +48,12 @@ class FunctionalLoRA:
         module_names: Full names of the `nn.Linear` or `Conv1D` modules that adapters may touch.
 
     Raises:
-        InputError: A name is not a module of the model, or not a linear one.
+        InputError: A name is not a module of the model, or not one that takes LoRA factors; or the model's family works
+            in a way that functional LoRA cannot follow.
     """
 
     def __init__(self, model: PreTrainedModel, module_names: Iterable[str]) -> None:
+        check_family(model)
         self.model: PreTrainedModel = _structural_copy(model).eval()
         self.shapes: dict[str, tuple[int, int]] = {}
         self.fan_in_fan_out = False
@@ -65,7 +68,8 @@ class FunctionalLoRA:
             raise InputError(f"the base, a {type(model).__name__}, has no output embedding; use a causal language model")
         self._head = next(name for name, module in self.model.named_modules() if module is head)
         self.model.set_submodule(self._head, SelectedHead(head))
-        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        self._takes_positions = takes_positions and not counts_positions_itself(self.model)
 
     @property
     def module_names(self) -> tuple[str, ...]:
@@ -128,7 +132,7 @@ class FunctionalLoRA:
         return FunctionalOutput(
             {layer: output.hidden_states[index] for layer, index in layers.items()},
             None if logits_at is None else output.logits,
-            output.past_key_values if use_cache else None,
+            getattr(output, "past_key_values", None) if use_cache else None,
         )
 
     def _substituted(self, factors: LoRAFactors | None, n_rows: int) -> dict[str, Tensor]:
@@ -177,6 +181,6 @@ def _linear(model: nn.Module, name: str) -> nn.Module:
         module = model.get_submodule(name)
     except AttributeError as error:
         raise InputError(f"the base has no module {name}; name modules as in its named_modules()") from error
-    if not isinstance(module, nn.Linear | Conv1D):
+    if not maps_each_token(module):
         raise InputError(f"module {name} is a {type(module).__name__}, not nn.Linear or Conv1D; LoRA factors need a linear module")
     return module

@@ -13,13 +13,13 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from llgbm.errors import InputError
 from llgbm.files import read_json, write_bytes, write_json
 from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.targets import linear_shape, maps_each_token, refused_by_peft, suffixes
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -139,34 +139,29 @@ def target_shapes(model: PreTrainedModel, target_modules: str | Iterable[str]) -
 
     Args:
         model: The base.
-        target_modules: As in PEFT: module names or suffixes, a regular expression, or "all-linear" (all but the output embedding).
+        target_modules: As in PEFT: module names or suffixes, a regular expression, or "all-linear": all linear modules but
+            the output embedding and those whose adapter plain PEFT would not load.
 
     Raises:
-        InputError: Nothing matches, or something that is not linear does.
+        InputError: Nothing matches, or something that is not linear does, or that PEFT does not adapt there.
     """
     targets = target_modules if isinstance(target_modules, str) else sorted(set(target_modules))
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    linear = {name: module for name, module in model.named_modules() if maps_each_token(module)}
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
-        head = model.get_output_embeddings()
-        return {name: linear_shape(module) for name, module in linear.items() if module is not head}
+        head, refused = model.get_output_embeddings(), refused_by_peft(model, linear)
+        return {name: linear_shape(module) for name, module in linear.items() if module is not head and name not in refused}
     config = LoraConfig(target_modules=targets)
     matched = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
     if not matched:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-        raise InputError(f"target_modules {targets!r} match nothing in this base; its linear modules are {known}")
+        raise InputError(f"target_modules {targets!r} match nothing in this base; its linear modules are {suffixes(linear)}")
     for name in matched:
         if name not in linear:
             kind = type(model.get_submodule(name)).__name__
             raise InputError(f"target_modules {targets!r} match {name}, a {kind}; only linear modules take LoRA factors")
+    for name, reason in (refused := refused_by_peft(model, matched)).items():
+        usable = suffixes(linear.keys() - refused_by_peft(model, linear))
+        raise InputError(f"target_modules {targets!r} match {name}, which {reason}; leave out {suffixes(refused)} (others are {usable})")
     return {name: linear_shape(linear[name]) for name in matched}
-
-
-def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """(d_in, d_out) of an `nn.Linear` or a Conv1D, which stores its weight transposed."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    rows, columns = weight.shape
-    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
 
 
 def find_adapters(folder: str | Path) -> list[Path]:
