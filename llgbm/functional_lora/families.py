@@ -9,7 +9,10 @@ from llgbm.errors import InputError
 
 REFUSED: dict[str, str] = {
     "cpmant": "its tokens see later ones, as a prompt's do",
+    "gemma3n": "it keeps several hidden states of each token",
+    "gemma3n_text": "it keeps several hidden states of each token",
     "prophetnet": "its output embedding predicts several next tokens at once",
+    "reformer": "its reversible layers keep no hidden states of their own",
     "xlm": "its tokens see later ones",
     "xlnet": "its tokens see later ones",
 }

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-READ_BY_KERNELS = ("out_proj", "conv1d")
-"""Modules that PEFT 0.21 refuses in families `MAMBA`."""
+REFUSED_BY_PEFT = {
+    **dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), ("out_proj", "conv1d")),
+    "laguna": ("shared_experts",),
+}
+"""`model_type` -> parts of names of modules that PEFT 0.21 refuses (Mamba) or whose tensors it renames and loses (Laguna)."""
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
@@ -44,7 +46,7 @@ def refused_by_peft(model: PreTrainedModel, names: Iterable[str]) -> dict[str, s
     """Module name -> why PEFT would not put a plain adapter there; modules it takes are left out.
 
     A mixture of experts keeps them in one tensor per layer; PEFT reads the names of their former modules (`gate_proj`) as
-    that tensor, also where another module has such a name. Mamba's kernels read the weight of `out_proj` themselves.
+    that tensor, also where another module has such a name.
     """
     kind = model.config.model_type
     reasons = {}
@@ -57,8 +59,8 @@ def refused_by_peft(model: PreTrainedModel, names: Iterable[str]) -> dict[str, s
             kept = False
         if not kept:
             reasons[name] = f"PEFT takes for the fused experts of a {kind}"
-        elif kind in MAMBA and name.rpartition(".")[2] in READ_BY_KERNELS:
-            reasons[name] = f"PEFT does not adapt in a {kind}, whose kernels read its weight"
+        elif set(name.split(".")) & set(REFUSED_BY_PEFT.get(kind, ())):
+            reasons[name] = f"PEFT does not load in a {kind}"
     return reasons
 
 
