@@ -14,7 +14,7 @@ from llgbm.functional_lora.fused import Slot
 from llgbm.lora.peft_io import target_shapes
 from llgbm.lora.targets import REFUSED_BY_PEFT
 
-QUICK = ("bloom", "jamba", "llama4_text", "openai-gpt", "qwen2_moe", "roberta", "rwkv", "xlnet")
+QUICK = ("bloom", "jamba", "llama4_text", "openai-gpt", "deepseek_v3", "roberta", "rwkv", "xlnet")
 """One of each kind: a residual into the feed-forward block, weights read by the model, a router that returns a tuple, no
 cache, fused experts, positions of its own, padding that counts, refused."""
 
@@ -65,9 +65,9 @@ def test_a_module_that_sees_some_tokens_only_is_refused() -> None:
 
 
 def test_targets_that_plain_peft_would_not_load_are_left_out_or_refused() -> None:
-    experts, mamba, router = tiny_model("qwen2_moe"), tiny_model("mamba"), tiny_model("llama4_text")
+    experts, mamba, router = tiny_model("deepseek_v3"), tiny_model("mamba"), tiny_model("llama4_text")
     assert not {"gate_proj", "up_proj"} & {name.rpartition(".")[2] for name in target_shapes(experts, "all-linear")}
-    with pytest.raises(InputError, match=r"gate_proj, which PEFT takes for the fused experts of a qwen2_moe; leave out gate_proj"):
+    with pytest.raises(InputError, match=r"gate_proj, which PEFT takes for the fused experts of a deepseek_v3; leave out gate_proj"):
         target_shapes(experts, ["q_proj", "gate_proj"])
     with pytest.raises(InputError, match=r"out_proj, which PEFT does not load in a mamba; leave out out_proj .others are"):
         target_shapes(mamba, ["in_proj", "out_proj"])
@@ -78,6 +78,5 @@ def test_targets_that_plain_peft_would_not_load_are_left_out_or_refused() -> Non
 
 
 def test_a_base_without_numbers_can_be_wrapped() -> None:
-    with torch.device("meta"):
-        functional = FunctionalLoRA(tiny_model("qwen2"), [])
+    functional = FunctionalLoRA(tiny_model("qwen2").to("meta"), [])
     assert functional.device.type == "meta"
