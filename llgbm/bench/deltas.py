@@ -8,7 +8,6 @@ chunks the engine uses.
 import copy
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from peft import PeftModel
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
 from llgbm.delta import DeltaEngine, DeltaOptions
 from llgbm.errors import InputError
@@ -66,9 +66,9 @@ def compare_deltas(base: Base, paths: Sequence[Path], probes: ProbeSet, repeats:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, run in ways.items():
-            start = time.perf_counter()
+            start = now()
             results[name] = run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(now() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "n_adapters": len(paths),

@@ -7,7 +7,6 @@ the bare base on the same tokens.
 
 import copy
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import NO_LABEL, TokenBatch, encode_examples
 from llgbm.errors import InputError
@@ -60,9 +60,9 @@ def _measure(zoo: TeacherZoo, teachers: Sequence[Teacher], base: Base, examples:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, run in ways.items():
-            start = time.perf_counter()
+            start = now()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(now() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "n_examples": sum(map(len, batches)),

@@ -3,13 +3,13 @@
 import copy
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 
+from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch, concatenate, encode_examples, pad_id
 from llgbm.functional_lora import FunctionalLoRA
@@ -51,9 +51,9 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
         seconds = {name: [] for name in ways}
         for _ in range(repeats):
             for name, run in ways.items():
-                start = time.perf_counter()
+                start = now()
                 run()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(now() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "n_adapters": n_adapters,

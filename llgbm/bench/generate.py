@@ -2,7 +2,6 @@
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
 from llgbm.lora.peft_io import target_shapes, write_adapter
 from llgbm.models.encoder import build_encoder
@@ -59,16 +59,16 @@ def _teacher_seconds(config: ExperimentConfig, suite: TaskSuite, count: int) -> 
     with tempfile.TemporaryDirectory() as folder:
         suite.select(names).save(Path(folder) / "suite")
         zoo = replace(config.zoo, suite=str(Path(folder) / "suite"), seeds=[0])
-        start = time.perf_counter()
+        start = now()
         build_zoo(replace(config, zoo=zoo, checkpoint_folder=str(Path(folder) / "zoo")))
-        return time.perf_counter() - start
+        return now() - start
 
 
 def _median(work: Callable[[], Any], repeats: int) -> float:
     work()
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = now()
         work()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now() - start)
     return statistics.median(seconds)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
 from llgbm.delta import DeltaCache, DeltaEngine, compute_deltas
 from llgbm.errors import InputError
@@ -49,9 +50,9 @@ def write_copies(zoo: TeacherZoo, base: Base, folder: Path, count: int) -> list[
 
 def _measure(base: Base, paths: Sequence[Path], folder: Path) -> dict:
     cache = DeltaCache(folder)
-    start, cpu = time.perf_counter(), time.process_time()
+    start, cpu = now(), time.process_time()
     report = compute_deltas(DeltaEngine(base, load_probes("generic")), paths, cache)
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    seconds, cpu = now() - start, time.process_time() - cpu
     if report.failed:
         raise InputError(next(iter(report.failed.values())))
     exact, graph = AdapterIndex(cache), AdapterIndex(cache, approximate=True)
@@ -79,8 +80,8 @@ def _search(index: AdapterIndex, queries: Sequence[np.ndarray]) -> tuple[float, 
     """Median milliseconds of one search, and what each found."""
     times, found = [], []
     for query in queries:
-        start = time.perf_counter()
+        start = now()
         hits = index.search(query, HITS)
-        times.append(1000 * (time.perf_counter() - start))
+        times.append(1000 * (now() - start))
         found.append({path for path, _ in hits})
     return statistics.median(times), found

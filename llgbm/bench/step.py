@@ -6,13 +6,13 @@ with factors repeated for every token (Text-to-LoRA's hooks) and as a Python loo
 """
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from llgbm.bench.clock import now
 from llgbm.bench.deltas import random_qwen2
 from llgbm.bench.memory import peak_bytes
 from llgbm.config import ExperimentConfig
@@ -180,9 +180,9 @@ def compare_steps(step: Step, repeats: int) -> dict:
     seconds: dict[str, list[float]] = {name: [] for name in IMPLEMENTATIONS}
     for _ in range(repeats):
         for name, run in IMPLEMENTATIONS.items():
-            start = time.perf_counter()
+            start = now()
             run(step)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(now() - start)
             _take_gradients(step)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {

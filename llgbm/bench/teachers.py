@@ -6,13 +6,13 @@ same optimizer and learning rates. They differ only in how the work is laid out.
 
 import copy
 import dataclasses
-import time
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional as F
 
+from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch, encode_examples, pad_id
 from llgbm.functional_lora import FunctionalLoRA
@@ -41,17 +41,17 @@ def bench_teachers(config: ExperimentConfig, n_teachers: int = 40, steps: int = 
     lessons = [dataclasses.replace(lesson, validation=lesson.train.rows([0])) for lesson in lessons]
     functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules))
 
-    start = time.perf_counter()
+    start = now()
     together = train_adapters(functional, lessons, config.lora, zoo, pad_id(base.tokenizer)).factors
-    together_s = time.perf_counter() - start
+    together_s = now() - start
 
-    start = time.perf_counter()
+    start = now()
     singles = []
     for k, lesson in enumerate(lessons):
         singles.append(_train_with_peft(base, functional, lesson, config))
         if progress:
             progress(k + 1, len(lessons))
-    one_by_one_s = time.perf_counter() - start
+    one_by_one_s = now() - start
     return {
         "n_teachers": len(tasks),
         "steps": steps,

@@ -44,10 +44,39 @@ def narrow_last_layer(model: nn.Module, n_layers: int) -> str | None:
     return next(name for name, module in model.named_modules() if module is block)
 
 
-def wanted_columns(at: Bool[Tensor, "N T"]) -> Int[Tensor, "N m"] | None:
-    """The columns of each row's wanted tokens, filled up with others to one number; None if skipping the rest is not worth it."""
-    count = int(at.sum(1).max())
-    return at.long().topk(count, dim=1).indices if 0 < count <= WORTHWHILE * at.shape[1] else None
+def chosen_tokens(
+    logits_at: Bool[Tensor, "N T"] | None, looked_at: Bool[Tensor, "N T"] | None
+) -> tuple[Int[Tensor, " n"] | None, Int[Tensor, "N m"] | None]:
+    """Two masks as indices, with one read of the device, which makes the host wait, for both.
+
+    Args:
+        logits_at: Tokens whose logits are wanted.
+        looked_at: Tokens whose last state is looked at; None means all.
+
+    Returns:
+        The places of the first mask in the flattened tokens; the columns of each row's tokens of the second, filled up with
+        others to one number, None if skipping the rest is not worth it.
+    """
+    masks = [mask for mask in (logits_at, looked_at) if mask is not None]
+    if not masks:
+        return None, None
+    total, most = torch.stack([masks[0].sum(), masks[-1].sum(1).max()]).tolist()
+    places = None if logits_at is None else true_places(logits_at.reshape(-1), total)
+    if looked_at is None or not 0 < most <= WORTHWHILE * looked_at.shape[1]:
+        return places, None
+    return places, looked_at.long().topk(most, dim=1).indices
+
+
+def true_places(mask: Bool[Tensor, " M"], count: int) -> Int[Tensor, " n"]:
+    """Indices of the `count` values that are True; `nonzero`, which would make the host wait for any other device, on the CPU only."""
+    if mask.device.type == "cpu":
+        return mask.nonzero()[:, 0]
+    return sorted_places(mask, count)
+
+
+def sorted_places(mask: Bool[Tensor, " M"], count: int) -> Int[Tensor, " n"]:
+    """The same by a stable sort, whose size the host knows."""
+    return mask.to(torch.uint8).argsort(descending=True, stable=True)[:count]
 
 
 def _feed_forward(model: nn.Module, n_layers: int) -> nn.Module | None:

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from llgbm.errors import InputError
 from llgbm.functional_lora.families import check_family, counts_positions_itself
 from llgbm.functional_lora.fused import SelectedHead, Slot
-from llgbm.functional_lora.last_layer import COLUMNS, narrow_last_layer, wanted_columns
+from llgbm.functional_lora.last_layer import COLUMNS, chosen_tokens, narrow_last_layer
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.targets import linear_shape, maps_each_token
 
@@ -57,12 +57,14 @@ class FunctionalLoRA:
         self.model: PreTrainedModel = _structural_copy(model).eval()
         self.shapes: dict[str, tuple[int, int]] = {}
         self.fan_in_fan_out = False
+        self._slots: dict[str, Slot] = {}
         self._last_block = narrow_last_layer(self.model, self.n_layers)
         for name in module_names:
             linear = _linear(self.model, name)
             self.shapes[name] = linear_shape(linear)
             self.fan_in_fan_out |= isinstance(linear, Conv1D)
-            self.model.set_submodule(name, Slot(linear))
+            self._slots[name] = Slot(linear)
+            self.model.set_submodule(name, self._slots[name])
         head = self.model.get_output_embeddings()
         if head is None:
             raise InputError(f"the base, a {type(model).__name__}, has no output embedding; use a causal language model")
@@ -118,13 +120,15 @@ class FunctionalLoRA:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
         substituted = self._substituted(factors, len(input_ids))
-        if logits_at is not None:
-            substituted[f"{self._head}.rows"] = logits_at.reshape(-1).nonzero()[:, 0]
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "past_key_values": past_key_values, "use_cache": use_cache}
         if self._takes_positions:
             arguments["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
         layers = {layer: self._layer(layer) for layer in hidden_layers}
-        substituted |= self._narrowed(self.n_layers in layers.values(), hidden_at, logits_at)
+        rows, columns = chosen_tokens(logits_at, self._looked_at(self.n_layers in layers.values(), hidden_at, logits_at))
+        if rows is not None:
+            substituted[f"{self._head}.rows"] = rows
+        if columns is not None:
+            substituted[f"{self._last_block}.{COLUMNS}"] = columns
         if layers:
             # A list asks recent transformers to keep these layers only; older ones read it as True and keep all.
             arguments["output_hidden_states"] = sorted(set(layers.values()))
@@ -136,7 +140,7 @@ class FunctionalLoRA:
         )
 
     def _substituted(self, factors: LoRAFactors | None, n_rows: int) -> dict[str, Tensor]:
-        """Buffer name -> tensor for one call: A, and B with the scaling folded in, in the base's dtype."""
+        """Buffer name -> tensor for one call: A, and B with the scaling folded in, where the module is, in the base's dtype."""
         if factors is None:
             return {}
         if factors.n_adapters == 0 or n_rows % factors.n_adapters:
@@ -150,17 +154,18 @@ class FunctionalLoRA:
                     "use adapters of this base and name all their modules when wrapping it"
                 )
             slot = f"{name}.head" if name == self._head else name
-            buffers[f"{slot}.lora_a"] = factors.a[name].to(dtype)
-            buffers[f"{slot}.lora_b"] = (factors.b[name].mT * factors.scaling[name][:, None, None]).to(dtype).contiguous()
+            device = self._slots[name].weight.device
+            buffers[f"{slot}.lora_a"] = factors.a[name].to(device, dtype)
+            b, scaling = factors.b[name].to(device), factors.scaling[name].to(device)
+            buffers[f"{slot}.lora_b"] = (b.mT * scaling[:, None, None]).to(dtype).contiguous()
         return buffers
 
-    def _narrowed(self, last_layer: bool, hidden_at: Tensor | None, logits_at: Tensor | None) -> dict[str, Tensor]:
-        """What makes the last layer skip tokens that neither the caller nor the logits look at."""
+    def _looked_at(self, last_layer: bool, hidden_at: Tensor | None, logits_at: Tensor | None) -> Tensor | None:
+        """Tokens whose last state the caller or the logits look at; None where the last layer cannot or must not skip any."""
         wanted = [at for at in (hidden_at if last_layer else None, logits_at) if at is not None]
         if self._last_block is None or not wanted or (last_layer and hidden_at is None):
-            return {}
-        columns = wanted_columns(wanted[0] if len(wanted) == 1 else wanted[0] | wanted[1])
-        return {} if columns is None else {f"{self._last_block}.{COLUMNS}": columns}
+            return None
+        return wanted[0] if len(wanted) == 1 else wanted[0] | wanted[1]
 
     def _layer(self, layer: int) -> int:
         if not -self.n_layers - 1 <= layer <= self.n_layers:

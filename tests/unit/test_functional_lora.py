@@ -32,12 +32,12 @@ def functional() -> FunctionalLoRA:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_logits_and_hidden_states_equal_peft(kind: str, side: str, tmp_path: Path) -> None:
-    model = tiny_model(kind)
+def test_logits_and_hidden_states_equal_peft(kind: str, side: str, device: torch.device, tmp_path: Path) -> None:
+    model = tiny_model(kind).to(device)
     peft_models = [peft_adapter(model, tmp_path / str(k), seed=k, r=rank) for k, rank in enumerate(RANKS)]
     factors = read_adapters([tmp_path / str(k) for k in range(3)])
     functional = FunctionalLoRA(model, target_shapes(model, "all-linear"))
-    ids, mask, positions = padded_tokens(6, 9, side)
+    ids, mask, positions = (tokens.to(device) for tokens in padded_tokens(6, 9, side))
     before = model(ids, attention_mask=mask, position_ids=positions, output_hidden_states=True)
 
     output = functional(factors, ids, mask, hidden_layers=(0, 1, -1), logits_at=mask.bool())
@@ -71,14 +71,14 @@ def test_without_factors_it_is_the_model_to_the_bit(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gpt2"])
-def test_gradients_equal_peft(kind: str, tmp_path: Path) -> None:
-    model = tiny_model(kind)
+def test_gradients_equal_peft(kind: str, device: torch.device, tmp_path: Path) -> None:
+    model = tiny_model(kind).to(device)
     peft_models = [peft_adapter(model, tmp_path / str(k), seed=k, r=rank) for k, rank in enumerate(RANKS)]
     factors = read_adapters([tmp_path / str(k) for k in range(3)])
     for tensor in factors.tensors():
         tensor.requires_grad_()
     functional = FunctionalLoRA(model, target_shapes(model, "all-linear"))
-    ids, mask, positions = padded_tokens(6, 9, "right")
+    ids, mask, positions = (tokens.to(device) for tokens in padded_tokens(6, 9, "right"))
     functional(factors, ids, mask, logits_at=mask.bool()).logits.logsumexp(-1).sum().backward()
     for k, peft_model in enumerate(peft_models):
         rows = slice(2 * k, 2 * k + 2)
@@ -90,7 +90,7 @@ def test_gradients_equal_peft(kind: str, tmp_path: Path) -> None:
                 theirs = parameters[f"base_model.model.{name}.lora_{half}.default.weight"].grad
                 ours = tensors[name].grad[k]
                 ours = ours[: RANKS[k]] if half == "A" else ours[:, : RANKS[k]]
-                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()) + 1e-6)
+                torch.testing.assert_close(ours, theirs.cpu(), rtol=1e-4, atol=1e-5 * float(theirs.abs().max()) + 1e-6)
 
 
 def test_model_is_not_touched_and_weights_are_shared() -> None:
@@ -231,11 +231,11 @@ def test_fused_product_has_right_first_and_second_derivatives() -> None:
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gpt2", "mistral"])
-def test_greedy_decoding_equals_decoding_without_a_cache(kind: str) -> None:
-    model = tiny_model(kind)
+def test_greedy_decoding_equals_decoding_without_a_cache(kind: str, device: torch.device) -> None:
+    model = tiny_model(kind).to(device)
     functional = FunctionalLoRA(model, target_shapes(model, "all-linear"))
     factors = random_factors(functional, 2)
-    ids, mask, _ = padded_tokens(4, 6, "left")
+    ids, mask, _ = (tokens.to(device) for tokens in padded_tokens(4, 6, "left"))
     new = greedy_decode(functional, factors, ids, mask, 8, eos_token_id=VOCABULARY + 1, pad_token_id=0)
     for _ in range(8):
         last = torch.zeros_like(mask).bool()
@@ -277,6 +277,16 @@ def test_faults_are_named(functional: FunctionalLoRA) -> None:
         FunctionalLoRA(headless, [])
     with pytest.raises(InputError, match=r"padded on the right"):
         greedy_decode(functional, None, ids, mask, 2, 2, 0)
+
+
+def test_factors_go_where_the_module_is_in_the_dtype_of_the_base(device: torch.device) -> None:
+    functional = FunctionalLoRA(tiny_model().bfloat16().to(device), ["model.layers.0.mlp.up_proj"])
+    factors = random_factors(functional, 2)
+    assert {tensor.device.type for tensor in factors.tensors()} == {"cpu"}
+    for tensor in functional._substituted(factors, 2).values():
+        assert (tensor.device.type, tensor.dtype) == (device.type, torch.bfloat16)
+    meta = FunctionalLoRA(tiny_model().to("meta"), ["model.layers.0.mlp.up_proj"])
+    assert all(tensor.is_meta for tensor in meta._substituted(factors, 2).values())
 
 
 def test_buffers_of_the_copy_are_shared() -> None:

@@ -8,7 +8,7 @@ from tiny import ARCHITECTURES, padded_tokens, peft_adapter, tiny_model
 from torch import nn
 
 from llgbm.functional_lora import FunctionalLoRA
-from llgbm.functional_lora.last_layer import narrow_last_layer, wanted_columns
+from llgbm.functional_lora.last_layer import chosen_tokens, narrow_last_layer, sorted_places, true_places
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapter, target_shapes
 
@@ -31,11 +31,11 @@ def some_tokens(mask: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_what_is_looked_at_is_unchanged_and_so_are_gradients(kind: str, tmp_path: Path) -> None:
-    model = tiny_model(kind)
+def test_what_is_looked_at_is_unchanged_and_so_are_gradients(kind: str, device: torch.device, tmp_path: Path) -> None:
+    model = tiny_model(kind).to(device)
     factors = two_adapters(model, tmp_path)
     functional = FunctionalLoRA(model, factors.shapes)
-    ids, mask = (t.repeat(2, 1) for t in padded_tokens(3, 9, "right")[:2])
+    ids, mask = (t.repeat(2, 1).to(device) for t in padded_tokens(3, 9, "right")[:2])
     at = some_tokens(mask)
     outputs, gradients = [], []
     for hidden_at in (None, at):
@@ -71,13 +71,32 @@ def test_logits_alone_skip_and_a_wanted_last_layer_does_not() -> None:
 
 def test_columns_hold_every_wanted_token_once() -> None:
     at = torch.tensor([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1]]).bool()
-    columns = wanted_columns(at)
+    places, columns = chosen_tokens(None, at)
+    assert places is None
     assert columns is not None
     assert columns.shape == (2, 2)
     assert at.gather(1, columns).sum(1).tolist() == [1, 2]
     assert all(len(set(row)) == 2 for row in columns.tolist())
-    assert wanted_columns(torch.ones(2, 5, dtype=torch.bool)) is None
-    assert wanted_columns(torch.zeros(2, 5, dtype=torch.bool)) is None
+    assert chosen_tokens(None, torch.ones(2, 5, dtype=torch.bool))[1] is None
+    assert chosen_tokens(None, torch.zeros(2, 5, dtype=torch.bool))[1] is None
+    assert chosen_tokens(None, None) == (None, None)
+
+
+def test_places_are_those_of_the_first_mask_whatever_the_second() -> None:
+    at = torch.tensor([[0, 0, 1, 0, 0], [1, 0, 0, 0, 1]]).bool()
+    other = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]]).bool()
+    for looked_at, width in ((None, None), (at, 2), (other, 3)):
+        places, columns = chosen_tokens(at, looked_at)
+        assert places is not None
+        assert places.tolist() == [2, 5, 9]
+        assert (columns if columns is None else columns.shape[1]) == width
+
+
+def test_sorting_finds_the_same_places(device: torch.device) -> None:
+    mask = torch.rand(1000, generator=torch.Generator().manual_seed(0)) < 0.3
+    expected, count = mask.nonzero()[:, 0], int(mask.sum())
+    assert torch.equal(sorted_places(mask.to(device), count).cpu(), expected)
+    assert torch.equal(true_places(mask.to(device), count).cpu(), expected)
 
 
 class Mixing(nn.Module):
