@@ -20,8 +20,9 @@ from llgbm.dotted import flatten
 from llgbm.errors import InputError
 from llgbm.files import hash_json, read_yaml, write_text
 
-Seed = Annotated[Integer, Field(ge=0, le=2**32 - 1)]
-"""What every generator of random numbers takes."""
+LARGEST_SEED = 2**32 - 1
+"""What Python's, NumPy's and torch's generators all take."""
+Seed = Annotated[Integer, Field(ge=0, le=LARGEST_SEED)]
 
 
 def _no(value: Any) -> Any:

@@ -2,13 +2,17 @@
 
 import difflib
 import importlib
+import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType, ModuleType
 
-from llgbm.errors import InputError
+from llgbm.errors import InputError, first_line
 
 COMMANDS: dict[str, str] = {
     "quickstart": "llgbm.cli.quickstart",
@@ -29,29 +33,68 @@ COMMANDS: dict[str, str] = {
 }
 """Command -> module with `HELP`, `add_arguments(parser)` and `run(args) -> int`."""
 
-BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILURE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 1, 130, 141, 143
+"""Exit statuses; the last three are 128 and the number of the signal."""
+
+GOES_ON = "what was finished is kept, the same command goes on from there (train, train-delta-only: with --resume)"
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; raised where the program was, so that a run on its way records that it FAILED."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for failure, 2 for bad input, 130 on Ctrl-C."""
+    """Run one command; returns the exit status: 0, 1 for failure, 2 for bad input, 130 on Ctrl-C, 141 on a closed pipe, 143 on SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks transformers for it
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        return _dispatch(arguments)
-    except SystemExit as stop:  # --help and the parser's own faults
-        return stop.code if isinstance(stop.code, int) else FAILURE
+        with _sigterm_raises():
+            status = _dispatch(arguments)
+            sys.stdout.flush()  # here, so that a closed pipe is noticed while it can be answered
+            return status
+    except BrokenPipeError:
+        return _leave_closed_pipes()
     except KeyboardInterrupt:
-        print(
-            "llgbm: interrupted; what was finished is kept, the same command goes on from there (train, train-delta-only: with --resume)",
-            file=sys.stderr,
-        )
+        print(f"llgbm: interrupted; {GOES_ON}", file=sys.stderr)
         return INTERRUPTED
+    except Terminated:
+        print(f"llgbm: terminated; {GOES_ON}", file=sys.stderr)
+        return TERMINATED
     except InputError as error:
         return _fail(error, BAD_INPUT, debug)
     except Exception as error:  # the last resort of a program: one sentence for the user, the traceback with --debug
         return _fail(error, FAILURE, debug)
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` in here; elsewhere than in the main thread Python takes no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave_closed_pipes() -> int:
+    """The reader has gone (`llgbm ... | head`): let the interpreter's last flush go nowhere, and say nothing."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    return BROKEN_PIPE
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -80,6 +123,8 @@ def _dispatch(arguments: list[str]) -> int:
         args = parser.parse_args(rest)
     except ArgumentError as error:
         raise InputError(f"{error.message}{suggest_field(error.message)}; 'llgbm {name} --help' shows the flags") from error
+    except SystemExit as stop:  # --help
+        return stop.code if isinstance(stop.code, int) else FAILURE
     return module.run(args)
 
 
@@ -96,6 +141,14 @@ def _overview() -> str:
 def _fail(error: Exception, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    kind = "" if isinstance(error, InputError) or not str(error) else f"{type(error).__name__}: "
-    print(f"llgbm: {kind}{str(error) or type(error).__name__}", file=sys.stderr)
+    print(f"llgbm: {_sentence(error)}", file=sys.stderr)
     return status
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, InputError) and str(error):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    said = first_line(error)
+    return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"

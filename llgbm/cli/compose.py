@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import add_config_arguments, read_config, require_at_least
+from llgbm.cli.options import add_config_arguments, read_config, require_at_least, require_seeds
 from llgbm.cli.output import print_json, print_table
 
 HELP = "Test whether behaviors add, and compose adapters of two tasks in every way there is."
@@ -33,8 +33,7 @@ def run(args: Namespace) -> int:
     from llgbm.studies.composition import FILE, as_csv, compose_zoo
 
     require_at_least("max_examples", args.max_examples)
-    for seed in args.seeds:
-        require_at_least("seeds", seed, low=0)
+    require_seeds("seeds", *args.seeds)
     require_at_least("n_pairs", args.n_pairs, low=0)
     checkpoint = None if args.checkpoint == "none" else args.checkpoint
     with ProgressBar("compose", "pairs") as progress:

@@ -5,8 +5,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import require_at_least
+from llgbm.cli.options import require_at_least, require_seeds
 from llgbm.cli.output import print_json, print_table
+from llgbm.percent import percent
 
 HELP = "Score a generator against teachers and controls: exact match, NLL, gain recovered, per split and task."
 
@@ -112,7 +113,7 @@ def _cell(summary: dict[str, Any] | None) -> str:
     if summary is None:
         return "-"
     error = "" if summary["exact_match_stderr"] is None else f" ± {summary['exact_match_stderr']:.3f}"
-    gain = "" if summary["gain_recovered"] is None else f" ({summary['gain_recovered']:.0%})"
+    gain = "" if summary["gain_recovered"] is None else f" ({percent(summary['gain_recovered'])})"
     return f"{summary['exact_match']:.3f}{error}{gain}"
 
 
@@ -121,6 +122,7 @@ def _choices(args: Namespace) -> Any:
 
     for name in ("max_examples", "demonstrations", "top_k", "memory_mib"):
         require_at_least(name, getattr(args, name))
+    require_seeds("seed", args.seed)
     return EvaluationConfig(
         splits=tuple(args.splits),
         methods=tuple(args.methods),

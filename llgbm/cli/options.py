@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from llgbm.checking import type_name
-from llgbm.config import ExperimentConfig, build, describe_fields, preset_values
+from llgbm.config import LARGEST_SEED, ExperimentConfig, build, describe_fields, preset_values
 from llgbm.dotted import flatten, merge
 from llgbm.errors import InputError
 from llgbm.files import read_yaml
@@ -69,6 +69,13 @@ def require_at_least(flag: str, value: int | None, low: int = 1) -> None:
         raise InputError(f"--{flag} is {value}; give {low} or more")
 
 
+def require_seeds(flag: str, *values: int | None) -> None:
+    """InputError when a flag's seed is given and is none that every random generator takes."""
+    for value in values:
+        if value is not None and not 0 <= value <= LARGEST_SEED:
+            raise InputError(f"--{flag} is {value}; give a seed from 0 to {LARGEST_SEED}")
+
+
 def suggest_field(message: str) -> str:
     """For a fault about an unknown flag, the config field that was probably meant."""
     _, unrecognized, flags = message.partition("unrecognized arguments: --")
@@ -86,5 +93,5 @@ def _parsed(name: str, text: str, kind: Any) -> Any:
         return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"--{name} {text!r} is not valid YAML; expected {type_name(kind)}") from error

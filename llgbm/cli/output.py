@@ -9,6 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 
+class _Console(Console):
+    """Rich's console; a closed pipe is the caller's to answer, as with `print`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None, title: str | None = None) -> None:
     """Print rows as a table; numbers are right-aligned, None is a dash."""
     columns = list(columns or (rows[0] if rows else ()))
@@ -18,7 +25,7 @@ def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = 
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    console = Console()
+    console = _Console()
     if not console.is_terminal:  # a pipe or file: never cut
         console.width = 160
     console.print(table)

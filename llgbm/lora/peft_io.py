@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llgbm.errors import InputError
+from llgbm.errors import InputError, first_line
 from llgbm.files import read_json, write_bytes, write_json
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.targets import linear_shape, maps_each_token, refused_by_peft, suffixes
@@ -223,12 +223,8 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         if file.is_file():
             return dict(torch.load(file, map_location="cpu", weights_only=True))
     except (SafetensorError, RuntimeError, EOFError, ValueError, TypeError, OSError, UnpicklingError) as error:
-        raise InputError(f"adapter {folder}: {file.name} is truncated or broken ({_first_line(error)}); copy or train it again") from error
+        raise InputError(f"adapter {folder}: {file.name} is truncated or broken ({first_line(error)}); copy or train it again") from error
     raise InputError(f"adapter {folder}: {TENSOR_FILE} is missing; copy or train the adapter again")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _paired(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from llgbm.percent import percent
+
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 24
 MAX_POINTS = 300
@@ -41,11 +43,6 @@ class Estimate:
 def number(value: float) -> str:
     """A figure for people, three digits that count."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def percent(value: float) -> str:
-    """A share in per cent, as an axis writes it."""
-    return f"{value:.0%}".replace("-0%", "0%")
 
 
 def curves_chart(

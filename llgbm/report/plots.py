@@ -20,6 +20,7 @@ from scipy.spatial.distance import squareform
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from llgbm.percent import percent
 from llgbm.report.embeddings import cosine_similarities
 from llgbm.zoo.suite import TASK_SPLITS, TaskSuite
 
@@ -107,8 +108,8 @@ def plot_delta_map(
             axes.set_xticks([])
             axes.set_yticks([])
         shares = pca.explained_variance_ratio_
-        grid[-1].set_xlabel(f"PC 1 ({shares[0]:.0%} of variance)")
-        grid[-1].set_ylabel(f"PC 2 ({shares[1]:.0%})")
+        grid[-1].set_xlabel(f"PC 1 ({percent(shares[0])} of variance)")
+        grid[-1].set_ylabel(f"PC 2 ({percent(shares[1])})")
         _map_legend(figure, colors, list(dict.fromkeys(splits)))
 
 

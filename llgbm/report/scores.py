@@ -9,6 +9,7 @@ from markupsafe import Markup
 from llgbm.evaluation.methods import METHODS
 from llgbm.evaluation.statistics import p_text, paired_by
 from llgbm.evaluation.task_eval import REFERENCE
+from llgbm.percent import percent
 from llgbm.report.charts import Estimate, estimates_chart
 from llgbm.report.collect import Run
 from llgbm.report.table import MINUS, Cell, Table, number_cell, percent_cell, points, words
@@ -38,7 +39,7 @@ class Scores:
         if summary is None:
             return percent_cell(None)
         gain = summary.get("gain_recovered")
-        shown = "" if gain is None or method in ("base", "teacher") else f"gain {gain:.0%}".replace("-0%", "0%").replace("-", MINUS)
+        shown = "" if gain is None or method in ("base", "teacher") else f"gain {percent(gain)}".replace("-", MINUS)
         return percent_cell(summary["exact_match"], summary["low"], summary["high"], note=shown)
 
     def estimate(self, split: str, method: str) -> Estimate | None:
@@ -61,7 +62,7 @@ def headlines(scores: Scores) -> list[tuple[str, Cell, str]]:
     found = []
     for split, methods in scores.splits.items():
         if REFERENCE in methods:
-            others = [f"{words(name)} {methods[name]['exact_match']:.1%}" for name in ("base", "teacher") if name in methods]
+            others = [f"{words(name)} {percent(methods[name]['exact_match'], 1)}" for name in ("base", "teacher") if name in methods]
             found.append((words(split), scores.cell(split, REFERENCE), ", ".join(others)))
     return found
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llgbm.report.charts import Curve, curves_chart, number, percent
+from llgbm.percent import percent
+from llgbm.report.charts import Curve, curves_chart, number
 from llgbm.report.collect import Artifact, CompositionFindings, Metrics, Run
 from llgbm.report.table import DASH, Cell, Table, duration, json_tables, moment, number_cell, size, words
 from llgbm.tracking.record import COMPLETED, FAILED
@@ -130,7 +131,7 @@ def zoo_table(run: Run) -> Table | None:
     for teacher in run.zoo["teachers"]:
         groups.setdefault((str(teacher.get("domain")), str(teacher.get("split"))), []).append(float(teacher.get("exact_match") or 0))
     rows = [
-        [Cell(words(domain)), Cell(words(split)), number_cell(len(scores)), Cell(f"{sum(scores) / len(scores):.1%}", kind="number")]
+        [Cell(words(domain)), Cell(words(split)), number_cell(len(scores)), Cell(percent(sum(scores) / len(scores), 1), kind="number")]
         for (domain, split), scores in sorted(groups.items())
     ]
     heads = [Cell("domain"), Cell("split"), Cell("teachers"), Cell("exact match in validation")]
@@ -194,7 +195,7 @@ def teacher_level(runs: Sequence[Run]) -> tuple[str, float] | None:
     """The teachers' exact match on the held-back tasks, where all runs agree on it."""
     levels = {run.training.get("teacher_exact_match") for run in runs}
     level = levels.pop()
-    return None if levels or level is None else (f"teacher {level:.1%}", float(level))
+    return None if levels or level is None else (f"teacher {percent(level, 1)}", float(level))
 
 
 def _shown(value: Any) -> str:

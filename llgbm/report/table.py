@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from llgbm.dotted import flatten
+from llgbm.percent import percent
 from llgbm.report.charts import number
 
 DASH = "\N{EN DASH}"
@@ -47,13 +48,13 @@ def percent_cell(value: float | None, low: float | None = None, high: float | No
     if value is None:
         return Cell(DASH, kind="number", sort=-1)
     interval = "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
-    text = f"{value:.1%}".replace(".0%", "%") if short else f"{value:.1%}"
+    text = percent(value, 1).replace(".0%", "%") if short else percent(value, 1)
     return Cell(text, ", ".join(filter(None, (interval, note))), min(max(value, 0.0), 1.0), value, "number")
 
 
 def points(value: float) -> str:
     """A difference of two shares, signed, in percentage points."""
-    return f"{100 * value:+.1f}".replace("-", MINUS)
+    return percent(value, 1, sign=True).removesuffix("%").replace("-", MINUS)
 
 
 def number_cell(value: float | None) -> Cell:

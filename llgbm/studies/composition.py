@@ -17,6 +17,7 @@ from llgbm.errors import InputError
 from llgbm.evaluation.composition_eval import AVERAGE, COMPOSITIONS, TARGET_ADAPTERS, CompositionEvaluator, Pair
 from llgbm.evaluation.setting import EvaluationConfig, load_setting
 from llgbm.evaluation.statistics import add_holm, p_text, paired_by
+from llgbm.percent import percent
 from llgbm.progress import ProgressCallback
 from llgbm.zoo.folder import Teacher, TeacherZoo
 
@@ -123,7 +124,9 @@ def findings(document: Mapping[str, Any]) -> list[str]:
     ]
     rivals = [row for name, row in ways.items() if name not in BOUNDS]
     if rivals and AVERAGE in ways:
-        both = f"; a teacher trained on both reaches {ways['mixture teacher']['exact_match']:.1%}" if "mixture teacher" in ways else ""
+        both = (
+            f"; a teacher trained on both reaches {percent(ways['mixture teacher']['exact_match'], 1)}" if "mixture teacher" in ways else ""
+        )
         best = max(rivals, key=lambda row: row["exact_match"])
         lines.append(_against_averaging(best, ways[AVERAGE], document["mixtures"]["comparisons"]) + both + ".")
     return lines
@@ -133,7 +136,7 @@ def _against_averaging(best: Mapping[str, Any], average: Mapping[str, Any], comp
     """What the best rival of plain averaging reaches, and whether the difference is more than chance."""
     test = next((row for row in comparisons if row["way"] == best["way"]), None)
     certain = test is not None and test["p_holm"] is not None and test["p_holm"] < 0.05
-    name, value, plain = best["way"], f"{best['exact_match']:.1%}", f"{average['exact_match']:.1%}"
+    name, value, plain = best["way"], percent(best["exact_match"], 1), percent(average["exact_match"], 1)
     if best["exact_match"] > average["exact_match"]:
         verb = "beats" if certain else "does not reliably beat"
         line = f"Tasks: the best composition, {name}, does both at {value} and {verb} plain averaging at {plain}"
@@ -142,7 +145,7 @@ def _against_averaging(best: Mapping[str, Any], average: Mapping[str, Any], comp
         line = f"Tasks: plain averaging does both at {plain} and no composition does better; the next, {name}, at {value}, {verb}"
     if test is None:
         return line
-    return f"{line} (difference {test['difference']:+.1%}, p {p_text(test['p_holm'])}, {paired_by(test)})"
+    return f"{line} (difference {percent(test['difference'], 1, sign=True)}, p {p_text(test['p_holm'])}, {paired_by(test)})"
 
 
 def _nearest(distance: Mapping[str, float], tests: Sequence[Mapping[str, Any]]) -> str:

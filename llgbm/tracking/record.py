@@ -4,12 +4,13 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from llgbm.files import hash_json, write_json, write_text
+from llgbm.files import hash_json, names_its_faults, write_json, write_text
 from llgbm.tracking.environment import get_environment_info, get_git_info
 
 RUNNING, COMPLETED, FAILED = "RUNNING", "COMPLETED", "FAILED"
@@ -56,8 +57,9 @@ class ExperimentLogger:
     def log_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append one line; it reaches the disk whole or, after a crash, is recognized as torn."""
         line = json.dumps({"step": step, **metrics}) + "\n"
-        with (self.folder / "metrics.jsonl").open("ab") as file:
-            if file.tell() and not _ends_with_newline(self.folder / "metrics.jsonl"):
+        path = self.folder / "metrics.jsonl"
+        with names_its_faults(path), path.open("ab") as file:
+            if file.tell() and not _ends_with_newline(path):
                 file.write(b"\n")  # a line that a crash tore ends here
             file.write(line.encode())
 
@@ -72,8 +74,9 @@ class ExperimentLogger:
         self._end(COMPLETED, final_metrics=dict(final_metrics or {}))
 
     def fail(self, error: BaseException) -> None:
-        """Mark the run FAILED and say why."""
-        self._end(FAILED, error=f"{type(error).__name__}: {error}")
+        """Mark the run FAILED and say why; where the disk does not take that either, the fault that came first is the one to be seen."""
+        with suppress(OSError):
+            self._end(FAILED, error=f"{type(error).__name__}: {error}")
 
     def _end(self, state: str, **details: Any) -> None:
         self.metadata |= {"state": state, "ended": _now(), "seconds": round(time.monotonic() - self._start, 3), **details}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from llgbm.errors import InputError
+from llgbm.errors import InputError, first_line
 from llgbm.files import hash_json, hash_tensors
 
 MICRO = "micro"
@@ -65,7 +66,7 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {device!r} cannot be used here ({_first_line(error)}); use cpu or a device that torch sees") from error
+        raise InputError(f"device {device!r} cannot be used here ({first_line(error)}); use cpu or a device that torch sees") from error
 
 
 def _check_source(name: str, source: str) -> None:
@@ -85,7 +86,7 @@ def _config(name: str, source: str, revision: str | None) -> PretrainedConfig:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"base {name}: cannot be read ({_first_line(error)}); check the name, the network and config.json (its own code never runs)"
+            f"base {name}: cannot be read ({first_line(error)}); check the name, the network and config.json (its own code never runs)"
         ) from error
 
 
@@ -105,8 +106,8 @@ def _model(name: str, source: str, dtype: torch.dtype, revision: str | None) -> 
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, revision=revision, trust_remote_code=False, output_loading_info=True
         )
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"base {name}: weights cannot be loaded ({_first_line(error)}); download or copy the model again") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        raise InputError(f"base {name}: weights cannot be loaded ({first_line(error)}); download or copy the model again") from error
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -121,7 +122,7 @@ def _tokenizer(name: str, source: str, revision: str | None) -> PreTrainedTokeni
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
-        raise InputError(f"base {name}: its tokenizer cannot be loaded ({_first_line(error)}); put its files beside the model") from error
+        raise InputError(f"base {name}: its tokenizer cannot be loaded ({first_line(error)}); put its files beside the model") from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes up where there are no files
         raise InputError(f"base {name}: its tokenizer has no vocabulary; put the tokenizer's files beside the model")
     return tokenizer
@@ -149,7 +150,3 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from llgbm.errors import InputError
-from llgbm.files import read_text, write_text
+from llgbm.files import parse_json, read_text, write_text
 
 ALPACA_FRAME = "### Instruction:\n{input}\n\n### Response:\n"
 SPLITS = ("seen", "unseen_combination", "unseen_wording", "mixture")
@@ -116,10 +116,7 @@ def read_jsonl(path: Path, required: tuple[str, ...] = ()) -> Iterator[tuple[str
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
+        row = parse_json(line, where)
         missing = [key for key in required if key not in row] if isinstance(row, dict) else list(required)
         if missing or not isinstance(row, dict):
             raise InputError(f"{where}: expected an object with {', '.join(required)}; missing {', '.join(missing)}")

@@ -42,7 +42,7 @@ def test_every_command_has_help_and_needs_no_torch_for_it(name: str) -> None:
         (["zoo", "build", "--zoo.seeds", "[1"], "--zoo.seeds '[1' is not valid YAML"),
         (["zoo", "list", "--checkpoint_folder", "nowhere"], "nowhere: not a zoo"),
         (["compose", "--max_examples", "0"], "--max_examples is 0; give 1 or more"),
-        (["compose", "--seeds", "-1"], "--seeds is -1; give 0 or more"),
+        (["compose", "--seeds", "-1"], "--seeds is -1; give a seed from 0 to 4294967295"),
         (["retrieve", "--description", "x", "--k", "0"], "--k is 0; give 1 or more"),
         (["train", "--report_to", "nowhere"], "training.report_to must be one of"),
         (["zoo", "tasks", "--suite", "nowhere"], "nowhere: no such folder"),

@@ -1,13 +1,22 @@
 """Files are whole or absent, hashes are canonical."""
 
+import errno
 import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
-from llgbm.files import hash_file, hash_json, hash_tensors, read_json, write_bytes, write_json, write_text
+from llgbm.files import hash_file, hash_json, hash_tensors, names_its_faults, read_json, read_text, write_bytes, write_json, write_text
+from llgbm.probes import load_probes
 
 
 def test_write_replaces_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -35,6 +44,56 @@ def test_read_json_names_file_and_fault(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(InputError, match=r"bad.json: not valid JSON"):
         read_json(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "maximum recursion depth"),
+        ("9" * 5000, "integer string conversion"),
+        ("", "not valid JSON (Expecting value at column 1)"),
+        ('{"a": 1,\n "b"}', "not valid JSON (Expecting ':' delimiter at line 2)"),
+    ],
+)
+def test_json_that_cannot_be_read_is_bad_input(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match=rf"a\.json: .*{re.escape(said)}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    """In every kind of text file that people write: JSON, JSON lines, YAML, plain text."""
+    mark = "\N{ZERO WIDTH NO-BREAK SPACE}"
+    (tmp_path / "a.json").write_text(mark + '{"a": 1}')
+    (tmp_path / "a.jsonl").write_text(mark + '{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "a.yaml").write_text(mark + "seed: 3\n")
+    (tmp_path / "a.txt").write_text(mark + "one\ntwo\n")
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    assert load_probes(str(tmp_path / "a.jsonl")).texts == ("one", "two")
+    assert ExperimentConfig.load(tmp_path / "a.yaml").seed == 3
+    assert load_probes(str(tmp_path / "a.txt")).texts == ("one", "two")
+    (tmp_path / "inside.txt").write_text("a" + mark)
+    assert read_text(tmp_path / "inside.txt") == "a" + mark
+
+
+def test_a_file_too_large_is_named(tmp_path: Path) -> None:
+    code = f"import llgbm.files; llgbm.files.write_bytes({str(tmp_path / 'large')!r}, bytes(5000))"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, preexec_fn=limit)
+    assert done.stderr.splitlines()[-1] == f"OSError: [Errno {errno.EFBIG}] {os.strerror(errno.EFBIG)}: {str(tmp_path / 'large')!r}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_names_the_file() -> None:
+    device = Path("/dev/full")
+    full = pytest.raises(OSError, match=r"No space left on device: '/dev/full'")
+    with device.open("wb", buffering=0) as file, full as caught, names_its_faults(device):
+        file.write(b"x")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
 
 
 def test_hash_json_ignores_key_order_but_not_type() -> None:

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "llgbm"
 
 LAYERS = (
-    ("errors", "files", "progress", "checking", "dotted"),
+    ("errors", "files", "percent", "progress", "checking", "dotted"),
     ("tracking",),
     ("config",),
     ("lora",),

@@ -1,0 +1,58 @@
+"""Rate and time left are those of the last while, on a terminal and in plain lines."""
+
+import io
+
+from llgbm.progress import ProgressBar
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def _lines(updates: list[tuple[float, int]], total: int = 1000, stream: io.StringIO | None = None) -> list[str]:
+    """What is printed when `done` units are finished at these seconds."""
+    stream, now = stream or io.StringIO(), [0.0]
+    with ProgressBar("work", "steps", stream, clock=lambda: now[0]) as progress:
+        for now[0], done in updates:
+            progress(done, total, loss=0.5)
+    return stream.getvalue().splitlines()
+
+
+def test_the_time_left_follows_the_rate_of_the_last_while() -> None:
+    slow_then_fast = [(60.0 * k, k) for k in range(1, 11)] + [(600.0 + k, 10 + 10 * k) for k in range(1, 61)]
+    assert _lines(slow_then_fast)[-1] == "work: 610/1000 steps (10/s, 0:00:39 left)  loss 0.5"
+
+
+def test_a_rate_stands_however_rare_updates_are() -> None:
+    assert _lines([(100.0, 1), (200.0, 2), (300.0, 3)]) == [
+        "work: 1/1000 steps  loss 0.5",
+        "work: 2/1000 steps (0.01/s, 1 day, 3:43:20 left)  loss 0.5",
+        "work: 3/1000 steps (0.01/s, 1 day, 3:41:40 left)  loss 0.5",
+    ]
+
+
+def test_what_was_done_before_is_no_speed() -> None:
+    assert _lines([(10.0, 500), (20.0, 510)])[-1] == "work: 510/1000 steps (1/s, 0:08:10 left)  loss 0.5"
+
+
+def test_no_rate_is_negative_where_counting_begins_anew() -> None:
+    lines = _lines([(10.0, 0), (20.0, 40), (30.0, 20), (40.0, 60)])
+    assert lines == [
+        "work: 0/1000 steps  loss 0.5",
+        "work: 40/1000 steps (4/s, 0:04:00 left)  loss 0.5",
+        "work: 20/1000 steps  loss 0.5",
+        "work: 60/1000 steps (4/s, 0:03:55 left)  loss 0.5",
+    ]
+
+
+def test_plain_lines_are_at_most_one_in_five_seconds_and_the_last() -> None:
+    lines = _lines([(float(k), k) for k in range(1, 13)], total=12)
+    assert [line.split()[1] for line in lines] == ["1/12", "6/12", "11/12", "12/12"]
+    assert lines[-1] == "work: 12/12 steps (1/s)  loss 0.5"
+
+
+def test_a_terminal_shows_the_same_rate() -> None:
+    terminal = Terminal()
+    _lines([(10.0, 500), (20.0, 510)], stream=terminal)
+    assert "1/s, 0:08:10 left  loss 0.5" in terminal.getvalue()
