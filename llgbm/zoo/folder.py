@@ -1,9 +1,10 @@
 """A zoo: the folder of trained teachers with its manifest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from llgbm.errors import InputError
 from llgbm.files import hash_json, read_json
@@ -45,6 +46,7 @@ class TeacherZoo:
         manifest = read_json(manifest_path)
         if not isinstance(manifest, dict) or "teachers" not in manifest:
             raise InputError(f"{manifest_path}: not a zoo manifest (no list of teachers)")
+        _check(manifest, manifest_path)
         return cls(Path(folder), manifest)
 
     @cached_property
@@ -67,3 +69,27 @@ class TeacherZoo:
     def factors(self, teachers: Sequence[Teacher]) -> LoRAFactors:
         """The teachers' factors, stacked in the given order."""
         return read_adapters([self.folder / teacher.path for teacher in teachers])
+
+
+MANIFEST: dict[str, dict[str, type]] = {"base": {"name": str, "hash": str}, "suite": {"source": str, "hash": str}}
+"""What a manifest says beside its teachers."""
+TEACHER: dict[str, Any] = {"seed": int, "steps": int, "exact_match": int | float}
+"""Fields of a teacher that are not text."""
+
+
+def _check(manifest: dict[str, Any], path: Path) -> None:
+    """InputError that names the first key of a manifest that is missing or of another type."""
+    again = "; 'llgbm zoo build' writes it anew"
+    for section, keys in MANIFEST.items():
+        for key, kind in keys.items():
+            if not isinstance(manifest.get(section), dict) or not isinstance(manifest[section].get(key), kind):
+                raise InputError(f"{path}: {section}.{key} is missing or no text, so this is no zoo manifest{again}")
+    teachers = manifest["teachers"]
+    if not isinstance(teachers, list) or not teachers:
+        raise InputError(f"{path}: expected a list of teachers, found {'none' if teachers == [] else type(teachers).__name__}{again}")
+    names = [entry.name for entry in fields(Teacher)]
+    for number, row in enumerate(teachers):
+        fault = next((name for name in names if not isinstance(row, dict) or not isinstance(row.get(name), TEACHER.get(name, str))), None)
+        if fault or row.keys() - set(names):
+            wrong = f"{fault} missing or of the wrong type" if fault else f"{min(row.keys() - set(names))} unknown"
+            raise InputError(f"{path}: teacher {number} has {wrong}{again}")

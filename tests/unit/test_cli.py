@@ -1,6 +1,8 @@
 """The command line's frame: overview, faults in one sentence, exit statuses, precedence of values."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ import pytest
 from llgbm.cli import COMMANDS, main
 from llgbm.cli.options import add_config_arguments, make_parser, read_config
 from llgbm.errors import InputError
+from llgbm.files import write_text
+from llgbm.progress import ProgressBar
 from llgbm.zoo.micro.world import micro_suite
 
 
@@ -43,6 +47,11 @@ def test_every_command_has_help_and_needs_no_torch_for_it(name: str) -> None:
         (["zoo", "list", "--checkpoint_folder", "nowhere"], "nowhere: not a zoo"),
         (["compose", "--max_examples", "0"], "--max_examples is 0; give 1 or more"),
         (["compose", "--seeds", "-1"], "--seeds is -1; give a seed from 0 to 4294967295"),
+        (["compose", "--seeds", "99999999999999999999"], "--seeds is 99999999999999999999; give a seed from 0 to 4294967295"),
+        (["evaluate", "--seed", "4294967296"], "--seed is 4294967296; give a seed from 0 to 4294967295"),
+        (["train", "--seed", "99999999999999999999"], "seed must be at most 4294967295, found 99999999999999999999"),
+        (["zoo", "build", "--zoo.seeds", "[0, -1, 4294967296]"], "zoo.seeds must be at least 0, found -1; zoo.seeds must be at most"),
+        (["zoo", "build", "--zoo.seeds", "[" * 1500], "is not valid YAML; expected a list of an integer"),
         (["retrieve", "--description", "x", "--k", "0"], "--k is 0; give 1 or more"),
         (["train", "--report_to", "nowhere"], "training.report_to must be one of"),
         (["zoo", "tasks", "--suite", "nowhere"], "nowhere: no such folder"),
@@ -109,3 +118,67 @@ def test_tasks_as_json_as_folder_and_as_figure(tmp_path: Path, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out)["hash"] == shown["hash"]
     assert (tmp_path / "tasks.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "tasks.svg").exists()
+
+
+def test_yaml_nested_too_deep_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "deep.yaml").write_text("lora: " + "[" * 1500 + "]" * 1500)
+    assert main(["train", "--config_file", str(tmp_path / "deep.yaml")]) == 2
+    assert "deep.yaml: YAML that cannot be read (maximum recursion depth exceeded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("", "not valid JSON"),
+        ("null", "not a zoo manifest (no list of teachers)"),
+        ('{"teachers": []}', "base.name is missing or no text"),
+        ('{"teachers": [], HEAD}', "expected a list of teachers, found none"),
+        ('{"teachers": null, HEAD}', "expected a list of teachers, found NoneType"),
+        ('{"teachers": [{}], HEAD}', "teacher 0 has path missing or of the wrong type"),
+        ('{"teachers": [{TEACHER, "seed": "1"}], HEAD}', "teacher 0 has seed missing or of the wrong type"),
+        ('{"teachers": [{TEACHER, "seed": 1, "mood": 1}], HEAD}', "teacher 0 has mood unknown"),
+    ],
+)
+def test_manifest_of_another_shape_is_bad_input(manifest: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = '"base": {"name": "micro", "hash": "x"}, "suite": {"source": "micro", "hash": "y"}'
+    teacher = '"path": "a", "task": "a", "domain": "a", "split": "seen", "steps": 1, "exact_match": 1, "hash": "a"'
+    (tmp_path / "manifest.json").write_text(manifest.replace("HEAD", head).replace("TEACHER", teacher))
+    for command in (["zoo", "list"], ["train"]):
+        assert main([*command, "--checkpoint_folder", str(tmp_path)]) == 2
+        err = capsys.readouterr().err
+        assert f"manifest.json: {message}" in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [([], 141), (["train", "--help"], 0), (["zoo", "tasks"], 141), (["zoo", "tasks", "--json"], 141)],  # argparse itself drops its help
+)
+def test_a_closed_pipe_ends_quietly(command: list[str], status: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "llgbm", *command], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+def test_sigterm_marks_the_run_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = micro_suite(n_train=4, n_test=2)
+    suite.select(list(suite.tasks)[:2]).save(tmp_path / "suite")
+    monkeypatch.setattr(ProgressBar, "__call__", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    flags = {"checkpoint_folder": tmp_path / "zoo", "zoo.suite": tmp_path / "suite", "zoo.steps": 2, "zoo.adapters_per_batch": 1}
+    assert main(["zoo", "build", *(part for name, value in flags.items() for part in (f"--{name}", str(value)))]) == 143
+    record = json.loads((tmp_path / "zoo" / "metadata.json").read_text())
+    assert (record["state"], record["error"]) == ("FAILED", "Terminated: SIGTERM")
+    assert "llgbm: terminated; what was finished is kept" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_fault_of_the_system_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import llgbm.cli.zoo as command
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(command, "run", lambda args: write_text(tmp_path / "file" / "below", ""))
+    assert main(["zoo", "list"]) == 1
+    assert capsys.readouterr().err == f"llgbm: {tmp_path / 'file' / 'below'}: Not a directory\n"

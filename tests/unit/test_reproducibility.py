@@ -4,6 +4,7 @@ import json
 import platform
 import random
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,13 @@ def test_failed_run_says_so_and_why(tmp_path: Path) -> None:
     with ExperimentLogger(tmp_path, "run"):
         pass
     assert read_json(tmp_path / "run" / "metadata.json")["state"] == "COMPLETED"
+
+
+def test_a_run_that_cannot_even_say_that_it_failed_shows_the_first_fault(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no luck"), ExperimentLogger(tmp_path, "run"):  # noqa: PT012
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run").write_text("in the way")
+        raise ValueError("no luck")
 
 
 def test_torn_last_line_is_passed_over_and_not_glued_to_the_next(tmp_path: Path) -> None:
