@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with names_its_faults(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:

@@ -181,4 +181,4 @@ def test_a_fault_of_the_system_names_the_file(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(command, "run", lambda args: write_text(tmp_path / "file" / "below", ""))
     assert main(["zoo", "list"]) == 1
-    assert capsys.readouterr().err == f"llgbm: {tmp_path / 'file' / 'below'}: Not a directory\n"
+    assert capsys.readouterr().err == f"llgbm: {tmp_path / 'file'}: File exists\n"
