@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError
 
 from llgbm.errors import InputError
 
@@ -32,6 +32,16 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _encodable(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"holds half of a surrogate pair at character {error.start + 1}, which is no text; remove it") from error
+    return value
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+"""A string that can be written to a file."""
 Integer = Annotated[int, Strict()]
 """A whole number; 3.7, 3.0, "3" and true are none."""
 Number = Annotated[float, Strict(), BeforeValidator(_number)]
@@ -53,6 +63,8 @@ EXPECTED = {
 
 SECTION = ConfigDict(use_attribute_docstrings=True, extra="forbid", validate_assignment=True, allow_inf_nan=False)
 """For dataclasses a person fills in: unknown keys are faults, and assignment is checked as construction is."""
+RECORD = ConfigDict(extra="ignore", allow_inf_nan=False)
+"""For what files hold, this package's or other tools': what is read is checked, the rest is left alone."""
 
 
 def read_as(kind: type[T], values: Any, source: str) -> T:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from llgbm.checking import SECTION, Flag, Integer, List, Number, describe, read_as
 from llgbm.dotted import flatten
 from llgbm.errors import InputError
 from llgbm.files import hash_json, read_yaml, write_text
+from llgbm.names import path_part
 
 LARGEST_SEED = 2**32 - 1
 """What Python's, NumPy's and torch's generators all take."""
@@ -213,7 +214,7 @@ class ExperimentConfig:
     generator: GeneratorConfig = Field(default_factory=GeneratorConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
-    experiment_name: str = "experiment"
+    experiment_name: Annotated[str, AfterValidator(path_part)] = "experiment"
     """Name of the run's folder."""
     seed: Seed = 42
     """Seed of everything random."""
@@ -224,13 +225,18 @@ class ExperimentConfig:
     delta_cache_dir: str = "deltas"
     """The cache of deltas."""
 
+    @property
+    def run_folder(self) -> Path:
+        """Where the run is written: `output_dir/experiment_name`."""
+        return Path(self.output_dir) / path_part(self.experiment_name, "experiment_name")
+
     def get_hash(self) -> str:
         """First 8 hex digits of the SHA-256 of `content(self)`."""
         return hash_json(content(self))[:8]
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write the config as YAML, by default to the run's `config.yaml`."""
-        path = Path(path) if path else Path(self.output_dir) / self.experiment_name / "config.yaml"
+        path = Path(path) if path else self.run_folder / "config.yaml"
         write_text(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
         return path
 

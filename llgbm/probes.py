@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from llgbm.checking import RECORD, Text
 from llgbm.errors import InputError
 from llgbm.files import read_text
 from llgbm.zoo.suite import ALPACA_FRAME, TaskSuite, read_jsonl
@@ -70,6 +73,14 @@ _DIVERSE = (
     "Reverse the word 'planet'.",
     "If all cats are animals, are all animals cats?",
 )
+
+
+@checked_dataclass(frozen=True, config=RECORD)
+class ProbeRow:
+    """A line of a JSONL file of probes."""
+
+    text: Text
+    response: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -147,15 +158,11 @@ def load_probes(probe_type: str) -> ProbeSet:
         )
     if path.suffix != ".jsonl":
         return ProbeSet(path.stem, tuple(line for line in read_text(path).splitlines() if line.strip()))
-    rows = []
-    for where, row in read_jsonl(path, required=("text",)):
-        if not all(isinstance(row.get(key, ""), str) for key in ("text", "response")):
-            raise InputError(f"{where}: text and response must be strings")
-        rows.append(row)
-    answered = [row for row in rows if "response" in row]
+    rows = [row for _, row in read_jsonl(path, ProbeRow)]
+    answered = [row.response for row in rows if row.response is not None]
     if answered and len(answered) != len(rows):
         raise InputError(f"{path}: {len(answered)} of {len(rows)} probes have a response; give all of them one, or none")
-    return ProbeSet(path.stem, tuple(row["text"] for row in rows), tuple(row["response"] for row in rows) if answered else None)
+    return ProbeSet(path.stem, tuple(row.text for row in rows), tuple(answered) if answered else None)
 
 
 def suite_probes(suite: TaskSuite, per_task: int = 1, with_responses: bool = False, seed: int = 0) -> ProbeSet:

@@ -1,6 +1,5 @@
 """`llgbm ablate`: variants of an experiment, each with several seeds, in one table and one figure."""
 
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -27,15 +26,16 @@ def run(args: Namespace) -> int:
     from llgbm.report.plots_study import plot_study
     from llgbm.studies.ablation import RESULT_FILE, load_study, run_study
 
-    study, folder = load_study(args.study), Path(args.study_dir)
+    study = load_study(args.study)
+    folder = study.folder(args.study_dir)
     with ProgressBar(f"study {study.name}", "steps") as progress:
-        result = run_study(study, folder, read_overrides(args), args.variants, args.seeds, progress)
-    plot_study(result, folder / study.name / "study.png")
+        result = run_study(study, args.study_dir, read_overrides(args), args.variants, args.seeds, progress)
+    plot_study(result, folder / "study.png")
     if args.json:
         print_json(result)
     else:
         print_study(result)
-        print(f"written to {folder / study.name / RESULT_FILE} and study.png")
+        print(f"written to {folder / RESULT_FILE} and study.png")
     return 0
 
 

@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from llgbm.cli.options import require_at_least, require_seeds
 from llgbm.cli.output import print_json, print_table
+from llgbm.names import path_part
 from llgbm.percent import percent
 
 HELP = "Score a generator against teachers and controls: exact match, NLL, gain recovered, per split and task."
@@ -146,4 +147,4 @@ def _output(given: str | None, checkpoint: str | None, name: str) -> Path:
         from llgbm.evaluation.task_eval import run_folder
 
         given = str(run_folder(checkpoint) or checkpoint)
-    return Path(given or "outputs") / f"eval_{name}.json"
+    return Path(given or "outputs") / path_part(f"eval_{name}.json", "evaluation")

@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
     start = time.perf_counter()
     _Quickstart(config).run()
     print(f"\nfinished in {time.perf_counter() - start:.0f} s. Everything is kept: the same command again only shows the results.")
-    print(NEXT.format(run=Path(config.output_dir) / config.experiment_name))
+    print(NEXT.format(run=config.run_folder))
     return 0
 
 
@@ -50,7 +50,7 @@ class _Quickstart:
         from llgbm.tracking.stages import Stages
 
         self.config = config
-        self.folder = Path(config.output_dir) / config.experiment_name
+        self.folder = config.run_folder
         self.stages = Stages(Path(config.output_dir) / "quickstart.json")
 
     def run(self) -> None:

@@ -1,17 +1,19 @@
 """From a task's words to PEFT directories on disk: which tasks are asked for, the adapters, and a model card beside each."""
 
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic.dataclasses import dataclass
+
+from llgbm.checking import RECORD, Text, shown
 from llgbm.errors import InputError
 from llgbm.files import hash_file, read_json, read_text, write_text
 from llgbm.lora.peft_io import write_adapter
 from llgbm.models.ensemble import load_generator
 from llgbm.models.reader import WEIGHTS_FILE
 from llgbm.models.writer import AdapterWriter
+from llgbm.names import path_part, refuse_twins
 from llgbm.zoo.base import Base
 from llgbm.zoo.suite import read_jsonl
 
@@ -31,6 +33,15 @@ class Request:
     def texts(self) -> list[str]:
         """Everything the generator reads."""
         return [*([] if self.description is None else [self.description]), *self.prompts]
+
+
+@dataclass(frozen=True, config=RECORD)
+class RequestRow:
+    """A line of a file of tasks to generate adapters for."""
+
+    task: Text
+    description: Text | None = None
+    prompts: tuple[Text, ...] = ()
 
 
 def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], output_dir: str | Path, base: Base | None = None) -> list[Path]:
@@ -54,7 +65,7 @@ def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], outpu
         )
     factors = generator.generate(prompts=[request.texts() for request in requests], base=base)
     source = hash_file(AdapterWriter.folder_in(checkpoint) / WEIGHTS_FILE)
-    folders = [Path(output_dir) if len(requests) == 1 else Path(output_dir) / request.name for request in requests]
+    folders = [Path(output_dir) if len(requests) == 1 else Path(output_dir) / path_part(request.name, "task") for request in requests]
     for k, (folder, request) in enumerate(zip(folders, requests, strict=True)):
         write_adapter(folder, factors, k, base_name=generator.spec.base_name, fan_in_fan_out=generator.spec.fan_in_fan_out)
         write_text(folder / CARD_FILE, model_card(generator, request, source))
@@ -68,12 +79,10 @@ def read_requests(path: str | Path) -> list[Request]:
         InputError: A line is faulty, or there is none.
     """
     requests = []
-    for where, row in read_jsonl(Path(path), required=("task",)):
-        description, prompts = row.get("description"), row.get("prompts", [])
-        are_texts = isinstance(prompts, list) and all(isinstance(p, str) for p in prompts)
-        if not are_texts or not isinstance(description, str | None) or (description is None and not prompts):
-            raise InputError(f"{where}: expected a description (a string), prompts (a list of strings), or both")
-        requests.append(Request(str(row["task"]), description, tuple(prompts)))
+    for where, row in read_jsonl(Path(path), RequestRow):
+        if row.description is None and not row.prompts:
+            raise InputError(f"{where}: task {shown(row.task)} asks for nothing; give a description, prompts, or both")
+        requests.append(Request(row.task, row.description, row.prompts))
     if not requests:
         raise InputError(f"{path}: holds no tasks; write one JSON object per line")
     return requests
@@ -131,10 +140,8 @@ Check it on examples of your task before you rely on it: a generator can misread
 def _check_names(requests: Sequence[Request]) -> None:
     if not requests:
         raise InputError("nothing to generate: give a description, prompts, or a file of tasks")
-    seen: set[str] = set()
-    for request in requests:
-        if len(requests) > 1 and (not re.fullmatch(r"[\w.+-]+", request.name) or request.name.strip(".") == ""):
-            raise InputError(f"task name {request.name!r} cannot name a folder; use letters, digits, '-', '_', '+' and '.'")
-        if request.name in seen:
-            raise InputError(f"task {request.name!r} is asked for twice; give each task its own name")
-        seen.add(request.name)
+    names = [path_part(request.name, "task") if len(requests) > 1 else request.name for request in requests]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"task {twice!r} is asked for twice; give each task its own name")
+    refuse_twins(names, "task")

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from llgbm.checking import SECTION, Integer, List, read_as
+from llgbm.checking import SECTION, Integer, List, read_as, shown
 from llgbm.config import ExperimentConfig, build, preset_folder, preset_values
 from llgbm.dotted import flatten, merge
 from llgbm.errors import InputError
@@ -24,6 +24,7 @@ from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.evaluation.statistics import add_holm, compare, replicates
 from llgbm.evaluation.task_eval import evaluate, read_evaluation
 from llgbm.files import hash_json, read_yaml, write_json
+from llgbm.names import path_part, twin_key
 from llgbm.progress import ProgressCallback
 from llgbm.training.loop import train_generator
 from llgbm.zoo.folder import TeacherZoo
@@ -58,6 +59,10 @@ class Study:
     """The variant the others are compared with, paired by task; with an axis the line, compared at every number."""
     axis: str | None = None
     """What the numbers count, when variants are named `<line>, <number>` and make curves."""
+
+    def folder(self, output_dir: str | Path) -> Path:
+        """Where the study is written."""
+        return Path(output_dir) / path_part(self.name, "study")
 
     def place(self, variant: str) -> tuple[str, str]:
         """Line and number of a variant; without an axis the variant itself, and no number."""
@@ -94,12 +99,24 @@ def load_study(source: str) -> Study:
     study = read_as(Study, {**values, "name": path.stem}, f"study {path}")
     if GENERATED not in study.methods:
         raise InputError(f"study {path}: methods lack {GENERATED!r}, which the study compares")
+    _check_cells(study, path)
     astray = next((v for v in study.variants if study.axis and not re.fullmatch(r".+, \d+(\.\d+)?", v)), None)
     if astray is not None:
         raise InputError(f"study {path}: with an axis, variants are named '<line>, <number>'; {astray!r} is not")
     if study.reference is not None and study.reference not in {study.place(variant)[0] for variant in study.variants}:
         raise InputError(f"study {path}: reference {study.reference!r} is none of its variants {', '.join(study.variants)}")
     return study
+
+
+def _check_cells(study: Study, path: Path) -> None:
+    """Every variant has a folder of its own."""
+    path_part(study.name, f"study {path}:")
+    folders: dict[str, str] = {}
+    for variant in study.variants:
+        folder = cell_name(variant, 0)
+        other = folders.setdefault(twin_key(folder), variant)
+        if other != variant:
+            raise InputError(f"study {path}: variants {variant!r} and {other!r} would share the folder {folder}; rename one")
 
 
 def run_study(
@@ -123,7 +140,7 @@ def run_study(
     Raises:
         InputError: An unknown variant, a config that does not fit, or a zoo that is not built; no cell was begun then.
     """
-    folder, overrides = Path(output_dir) / study.name, overrides or {}
+    folder, overrides = study.folder(output_dir), overrides or {}
     unknown = next((name for name in variants if name not in study.variants), None)
     if unknown is not None:
         raise InputError(f"study {study.name} has no variant {unknown!r}; choose from {', '.join(study.variants)}")
@@ -148,7 +165,7 @@ def run_study(
 
 def cell_name(variant: str, seed: int) -> str:
     """Folder of one cell."""
-    return f"{re.sub(r'[^A-Za-z0-9]+', '-', variant).strip('-')}-seed{seed}"
+    return path_part(f"{re.sub(r'[^A-Za-z0-9]+', '-', variant).strip('-')}-seed{seed}", f"the folder of variant {shown(variant)}")
 
 
 def summarize(study: Study, folder: Path, cells: Sequence[tuple[str, int]]) -> dict[str, Any]:
@@ -180,7 +197,7 @@ def _check_zoos(configs: Sequence[ExperimentConfig]) -> None:
 def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback | None) -> None:
     if _is_done(study, config):
         return
-    folder = Path(config.output_dir) / config.experiment_name
+    folder = config.run_folder
     train_generator(config, resume=True, progress=progress)
     chosen = EvaluationConfig(
         splits=tuple(study.splits), methods=tuple(study.methods), device=config.model.device, dtype=config.model.dtype
@@ -190,7 +207,7 @@ def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback
 
 
 def _is_done(study: Study, config: ExperimentConfig) -> bool:
-    path = Path(config.output_dir) / config.experiment_name / "eval_main.json"
+    path = config.run_folder / "eval_main.json"
     return path.is_file() and read_evaluation(path).get("cell") == _cell_hash(study, config)
 
 

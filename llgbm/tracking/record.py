@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from llgbm.files import hash_json, names_its_faults, write_json, write_text
+from llgbm.names import path_part
 from llgbm.tracking.environment import get_environment_info, get_git_info
 
 RUNNING, COMPLETED, FAILED = "RUNNING", "COMPLETED", "FAILED"
@@ -20,11 +21,12 @@ class ExperimentLogger:
     """The record of one run under `output_dir/experiment_name/`; also a context manager that marks a failed run.
 
     `metadata.json` holds git, environment, state and times; `metrics.jsonl` one line per `log_metrics`;
-    `eval_<name>.json` one evaluation. Everything but the appended metrics is written atomically.
+    `eval_<name>.json` one evaluation. Everything but the appended metrics is written atomically. InputError for a name that
+    cannot be a folder.
     """
 
     def __init__(self, output_dir: str | Path, experiment_name: str) -> None:
-        self.folder = Path(output_dir) / experiment_name
+        self.folder = Path(output_dir) / path_part(experiment_name, "experiment_name")
         self.metadata: dict[str, Any] = {
             "experiment_name": experiment_name,
             "state": RUNNING,
@@ -65,7 +67,7 @@ class ExperimentLogger:
 
     def log_evaluation(self, name: str, results: Mapping[str, Any]) -> Path:
         """Write `eval_<name>.json`."""
-        path = self.folder / f"eval_{name}.json"
+        path = self.folder / path_part(f"eval_{name}.json", "evaluation")
         write_json(path, dict(results))
         return path
 

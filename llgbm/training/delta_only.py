@@ -152,7 +152,7 @@ class _PredictorRun:
 
     def __init__(self, config: ExperimentConfig, resume: bool) -> None:
         self.config = config
-        self.folder = Path(config.output_dir) / config.experiment_name
+        self.folder = config.run_folder
         self.checkpoints = self.folder / "checkpoints"
         refuse_other_kind(self.folder, "predictor")
         set_seed(config.seed)

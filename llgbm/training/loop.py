@@ -111,7 +111,7 @@ class _Run:
     def __init__(self, config: ExperimentConfig, weights: dict[str, float], resume: bool) -> None:
         self.config, self.weights = config, weights
         self.schedules = parse_schedules(config.training.schedules)
-        self.folder = Path(config.output_dir) / config.experiment_name
+        self.folder = config.run_folder
         self.checkpoints = self.folder / "checkpoints"
         self.accelerator = _accelerator(config, self.folder)
         self.is_main = self.accelerator.is_main_process

@@ -12,10 +12,11 @@ from typing import Any
 from llgbm.config import UNSCIENTIFIC, ExperimentConfig, ZooConfig, content
 from llgbm.dataset import encode_examples, pad_id
 from llgbm.errors import InputError
-from llgbm.files import hash_json, write_json
+from llgbm.files import absolute, hash_json, write_json
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import adapter_hash, target_shapes, write_adapter
+from llgbm.names import path_part
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import score_each
 from llgbm.tracking.record import ExperimentLogger
@@ -37,7 +38,7 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
     """
     base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
     suite = load_suite(config.zoo.suite)
-    folder = Path(config.checkpoint_folder)
+    folder = Path(absolute(config.checkpoint_folder))
     header = _header(config, base, suite)
     rows, planned = _resumable(folder, header)
     batches = list(plan_batches(suite, config.zoo, planned))
@@ -115,7 +116,7 @@ def plan_batches(suite: TaskSuite, zoo: ZooConfig, planned: Iterable[Sequence[st
 
 
 def _path(task: Task, seed: int) -> str:
-    return f"{task.domain}/{task.name}/seed{seed}"
+    return "/".join((path_part(task.domain, "domain"), path_part(task.name, "task"), f"seed{seed}"))
 
 
 def _header(config: ExperimentConfig, base: Base, suite: TaskSuite) -> dict[str, Any]:

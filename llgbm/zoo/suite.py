@@ -14,10 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
+from llgbm.checking import read_as
 from llgbm.errors import InputError
 from llgbm.files import parse_json, read_text, write_text
 
+T = TypeVar("T")
 ALPACA_FRAME = "### Instruction:\n{input}\n\n### Response:\n"
 SPLITS = ("seen", "unseen_combination", "unseen_wording", "mixture")
 """Splits results are reported on. `unseen_wording` is the seen tasks, asked for in wordings no training used."""
@@ -110,17 +113,13 @@ class TaskSuite:
             write_text(folder / f"{part}.jsonl", _to_jsonl(examples))
 
 
-def read_jsonl(path: Path, required: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
-    """Yield `("file:line", object)` for each non-empty line; raise InputError at the first that is not as required."""
+def read_jsonl(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
+    """Yield `("file:line", record)` for each non-empty line; InputError at the first that is not of the kind."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        row = parse_json(line, where)
-        missing = [key for key in required if key not in row] if isinstance(row, dict) else list(required)
-        if missing or not isinstance(row, dict):
-            raise InputError(f"{where}: expected an object with {', '.join(required)}; missing {', '.join(missing)}")
-        yield where, row
+        yield where, read_as(kind, parse_json(line, where), where)
 
 
 def _to_jsonl(rows: Iterable[dict]) -> str:

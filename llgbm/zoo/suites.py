@@ -1,71 +1,117 @@
 """Suites by name: the built-in ones, and folders of JSONL."""
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from llgbm.checking import RECORD, Text, read_as, shown
 from llgbm.errors import InputError
 from llgbm.files import read_json
+from llgbm.names import path_part, twin_key
 from llgbm.zoo.micro.world import micro_suite
-from llgbm.zoo.suite import ALPACA_FRAME, TASK_SPLITS, Example, Task, TaskSuite, read_jsonl
+from llgbm.zoo.suite import ALPACA_FRAME, Example, Task, TaskSuite, read_jsonl
 
 SUITES: dict[str, Callable[[], TaskSuite]] = {"micro": micro_suite}
 """Built-in suites by name."""
+
+
+def _with_slot(frame: str) -> str:
+    if "{input}" not in frame:
+        raise ValueError(f"{shown(frame)} has no place for {{input}}; write a frame that contains {{input}}")
+    return frame
+
+
+@dataclass(frozen=True, config=RECORD)
+class SuiteHeader:
+    """What `suite.json` holds."""
+
+    name: Text | None = None
+    frame: Annotated[Text, AfterValidator(_with_slot)] = ALPACA_FRAME
+
+
+@dataclass(frozen=True, config=RECORD)
+class TaskRow:
+    """A line of `tasks.jsonl`: a task without its examples. Task and domain name folders of a zoo."""
+
+    task: Annotated[str, AfterValidator(path_part)]
+    domain: Annotated[str, AfterValidator(path_part)]
+    description: Text
+    split: Literal["seen", "unseen_combination", "mixture"] = "seen"
+    paraphrases: tuple[Text, ...] = ()
+    unseen_paraphrases: tuple[Text, ...] = ()
+    prompts: tuple[Text, ...] = ()
+    unseen_prompts: tuple[Text, ...] = ()
+    parts: tuple[str, ...] = ()
+    attributes: dict[str, Text] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=RECORD)
+class ExampleRow:
+    """A line of `train.jsonl` or `test.jsonl`."""
+
+    task: str
+    input: Text
+    output: Annotated[Text, Field(min_length=1)]
 
 
 def load_suite(source: str | Path) -> TaskSuite:
     """Load a suite: `micro` is the built-in one, anything else a JSONL folder.
 
     Raises:
-        InputError: A file is missing, a line is not JSON or lacks a key, or a task has no train or test examples.
+        InputError: A file is missing, a line is not as `TaskRow` or `ExampleRow` say, two names would be one folder, a
+            mixture has an unknown part, or a task has no train or test examples. It names file, line and key.
     """
     if str(source) in SUITES:
         return SUITES[str(source)]()
     folder = Path(source)
     if not folder.is_dir():
         raise InputError(f"task suite {source}: no such folder; give a folder with tasks.jsonl, train.jsonl and test.jsonl, or 'micro'")
-    header = _read_header(folder / "suite.json")
-    examples = {part: _read_examples(folder / f"{part}.jsonl") for part in ("train", "test")}
-    tasks: dict[str, Task] = {}
-    for where, row in read_jsonl(folder / "tasks.jsonl", required=("task", "domain", "description")):
-        task = _task_from_row(where, row, *(examples[part].get(row["task"], ()) for part in ("train", "test")))
-        if task.name in tasks:
-            raise InputError(f"{where}: task {task.name!r} is defined twice")
-        tasks[task.name] = task
-    for part, per_task in examples.items():
-        unknown = sorted(set(per_task) - set(tasks))
-        if unknown:
-            raise InputError(f"{folder / f'{part}.jsonl'}: examples for unknown task {unknown[0]!r}; add it to tasks.jsonl")
-    if not tasks:
-        raise InputError(f"{folder / 'tasks.jsonl'}: holds no tasks")
-    return TaskSuite(name=header.get("name", folder.name), tasks=tasks, frame=header.get("frame", ALPACA_FRAME))
+    path = folder / "suite.json"
+    header = read_as(SuiteHeader, read_json(path), str(path)) if path.exists() else SuiteHeader()
+    rows = _read_tasks(folder / "tasks.jsonl")
+    examples = {part: _read_examples(folder / f"{part}.jsonl", rows) for part in ("train", "test")}
+    tasks = {name: _task(where, row, *(examples[part].get(name, ()) for part in ("train", "test"))) for name, (where, row) in rows.items()}
+    return TaskSuite(name=folder.name if header.name is None else header.name, tasks=tasks, frame=header.frame)
 
 
-def _read_header(path: Path) -> dict:
-    if not path.exists():
-        return {}
-    header = read_json(path)
-    if not isinstance(header, dict) or "{input}" not in header.get("frame", ALPACA_FRAME):
-        raise InputError(f"{path}: expected an object whose frame contains {{input}}")
-    return header
+def _read_tasks(path: Path) -> dict[str, tuple[str, TaskRow]]:
+    """Task -> where it stands and its row."""
+    rows: dict[str, tuple[str, TaskRow]] = {}
+    names: dict[str, str] = {}
+    domains: dict[str, str] = {}
+    for where, row in read_jsonl(path, TaskRow):
+        if row.task in rows:
+            raise InputError(f"{where}: task {row.task!r} is defined twice, first at {rows[row.task][0]}; remove one")
+        for what, name, known in (("task", row.task, names), ("domain", row.domain, domains)):
+            other = known.setdefault(twin_key(name), name)
+            if other != name:
+                raise InputError(f"{where}: {what} {name!r} and {other!r} differ only by case or Unicode spelling; rename one")
+        rows[row.task] = where, row
+    if not rows:
+        raise InputError(f"{path}: holds no tasks")
+    for where, row in rows.values():
+        unknown = next((part for part in row.parts if part not in rows), None)
+        if unknown is not None:
+            raise InputError(f"{where}: parts: {shown(unknown)} is no task of this suite; name tasks that are, or leave parts out")
+    return rows
 
 
-def _read_examples(path: Path) -> dict[str, tuple[Example, ...]]:
+def _read_examples(path: Path, rows: Mapping[str, object]) -> dict[str, tuple[Example, ...]]:
     per_task: dict[str, list[Example]] = {}
-    for where, row in read_jsonl(path, required=("task", "input", "output")):
-        if not isinstance(row["input"], str) or not isinstance(row["output"], str) or not row["output"]:
-            raise InputError(f"{where}: input and output must be strings, and output not empty")
-        per_task.setdefault(row["task"], []).append(Example(row["input"], row["output"]))
+    for where, row in read_jsonl(path, ExampleRow):
+        if row.task not in rows:
+            raise InputError(f"{where}: example for unknown task {shown(row.task)}; add it to tasks.jsonl")
+        per_task.setdefault(row.task, []).append(Example(row.input, row.output))
     return {task: tuple(examples) for task, examples in per_task.items()}
 
 
-def _task_from_row(where: str, row: dict, train: tuple[Example, ...], test: tuple[Example, ...]) -> Task:
-    known = {f.name for f in fields(Task)} - {"name", "train", "test"}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in known}
-    task = Task(name=row["task"], **{"split": "seen", **values}, train=train, test=test)
-    if task.split not in TASK_SPLITS:
-        raise InputError(f"{where}: split {task.split!r} of task {task.name!r} is not one of {', '.join(TASK_SPLITS)}")
-    for part in ("train", "test"):
-        if not getattr(task, part):
-            raise InputError(f"{where}: task {task.name!r} has no {part} examples; add them to {part}.jsonl")
-    return task
+def _task(where: str, row: TaskRow, train: tuple[Example, ...], test: tuple[Example, ...]) -> Task:
+    for part, examples in (("train", train), ("test", test)):
+        if not examples:
+            raise InputError(f"{where}: task {row.task!r} has no {part} examples; add them to {part}.jsonl")
+    values = asdict(row)
+    return Task(name=values.pop("task"), **values, train=train, test=test)

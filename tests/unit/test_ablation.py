@@ -159,6 +159,11 @@ def test_faults_are_named(world: Path, tmp_path: Path, overrides: dict) -> None:
         ({"config": 3}, "config must be a string, found 3"),
         ({"methods": ["base"]}, "methods lack 'generated'"),
         ({"reference": "neither"}, "reference 'neither' is none of its variants both, product only"),
+        (
+            {"variants": {"both": {}, "Both!": {}}},
+            "variants '(both|Both!)' and '(both|Both!)' would share the folder (both|Both)-seed0; rename one",
+        ),
+        ({"variants": {"both": {}, "x" * 300: {}}}, "the folder of variant 'xxx.* is 306 bytes long, at most 200 are allowed"),
         ({"axis": "tasks"}, "with an axis, variants are named '<line>, <number>'; 'both' is not"),
     ):
         (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**STUDY, **changed}))

@@ -54,6 +54,9 @@ def test_every_command_has_help_and_needs_no_torch_for_it(name: str) -> None:
         (["zoo", "build", "--zoo.seeds", "[" * 1500], "is not valid YAML; expected a list of an integer"),
         (["retrieve", "--description", "x", "--k", "0"], "--k is 0; give 1 or more"),
         (["train", "--report_to", "nowhere"], "training.report_to must be one of"),
+        (["train", "--experiment_name", ""], "config delta_multi: experiment_name: the name '' is empty; it names a folder"),
+        (["train", "--experiment_name", "../../x"], "experiment_name: the name '../../x' holds the separator '/'"),
+        (["evaluate", "--name", "../../x"], "evaluation 'eval_../../x.json' holds the separator '/'"),
         (["zoo", "tasks", "--suite", "nowhere"], "nowhere: no such folder"),
     ],
 )

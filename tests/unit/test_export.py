@@ -80,11 +80,11 @@ def test_requests_and_prompts_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"description": "d"}', "expected an object with task"),
-        ('{"task": "a"}', "tasks.jsonl:1: expected a description"),
-        ('{"task": "a", "prompts": "p"}', "expected a description"),
-        ('{"task": "a", "prompts": [1]}', "expected a description"),
-        ('{"task": "a", "description": 3}', "expected a description"),
+        ('{"description": "d"}', "tasks.jsonl:1: task is missing; give a string"),
+        ('{"task": "a"}', "tasks.jsonl:1: task 'a' asks for nothing; give a description, prompts, or both"),
+        ('{"task": "a", "prompts": "p"}', "prompts must be a list of a string, found 'p'"),
+        ('{"task": "a", "prompts": [1]}', r"prompts\[0\] must be a string, found 1"),
+        ('{"task": "a", "description": 3}', "description must be a string or null, found 3"),
         ("", "holds no tasks"),
     ],
 )
@@ -116,7 +116,7 @@ def test_faulty_requests_are_named(checkpoint, tmp_path):
     for requests, base, message in (
         ([], None, "nothing to generate"),
         ([Request("a", "x"), Request("a", "y")], None, "'a' is asked for twice"),
-        ([Request("../a", "x"), Request("b", "y")], None, "cannot name a folder"),
+        ([Request("../a", "x"), Request("b", "y")], None, "task '../a' holds the separator '/'"),
         ([Request("a")], None, "task 1 of 1 has no prompt|nothing to generate from"),
         ([Request("a", "x")], other, "the base is other"),
     ):

@@ -39,8 +39,8 @@ def test_files(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("p.txt", b"caf\xe9\n", r"p.txt: not UTF-8 text \(byte 3\)"),
-        ("p.jsonl", b'{"text": 3}\n', r"p.jsonl:1: text and response must be strings"),
-        ("p.jsonl", b'{"text": "a", "response": null}\n', r"p.jsonl:1: text and response must be strings"),
+        ("p.jsonl", b'{"text": 3}\n', r"p.jsonl:1: text must be a string, found 3"),
+        ("p.jsonl", b'{"text": "a", "response": 4}\n', r"p.jsonl:1: response must be a string or null, found 4"),
     ],
 )
 def test_faulty_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -1,5 +1,6 @@
 """Suites survive the trip to disk, and bad ones are refused in one sentence."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,18 +52,41 @@ def test_handwritten_suite_needs_no_header_and_defaults_to_seen(tmp_path: Path) 
     ("file", "text", "message"),
     [
         ("tasks.jsonl", '{"task": "a", "domain": \n', r"tasks.jsonl:1: not valid JSON"),
-        ("tasks.jsonl", '{"task": "a", "domain": "d"}\n', r"tasks.jsonl:1: expected an object with .*missing description"),
-        ("tasks.jsonl", '["a"]\n', r"tasks.jsonl:1: expected an object"),
-        ("tasks.jsonl", "", r"examples for unknown task|holds no tasks"),
+        ("tasks.jsonl", '{"task": "a", "domain": "d"}\n', r"tasks.jsonl:1: description is missing; give a string"),
+        ("tasks.jsonl", '["a"]\n', r"tasks.jsonl:1: the whole must be a mapping, found \['a'\]"),
+        ("tasks.jsonl", "", r"tasks.jsonl: holds no tasks"),
         (
             "tasks.jsonl",
             '{"task": "a", "domain": "d", "description": "x", "split": "train"}\n',
-            r"split 'train' of task 'a' is not one of seen",
+            r"tasks.jsonl:1: split must be one of seen, unseen_combination, mixture, found 'train'",
         ),
-        ("train.jsonl", '{"task": "zzz", "input": "a", "output": "b"}\n', r"has no train examples|unknown task 'zzz'"),
-        ("train.jsonl", '{"task": "zzz", "input": 3, "output": "b"}\n', r"train.jsonl:1: input and output must be strings"),
+        (
+            "train.jsonl",
+            '{"task": "zzz", "input": "a", "output": "b"}\n',
+            r"train.jsonl:1: example for unknown task 'zzz'; add it to tasks.jsonl",
+        ),
+        ("train.jsonl", '{"task": "zzz", "input": 3, "output": "b"}\n', r"train.jsonl:1: input must be a string, found 3"),
+        ("train.jsonl", '{"task": "a", "input": "x", "output": ""}\n', r"train.jsonl:1: output must be at least 1 long, found ''"),
         ("suite.json", "{", r"suite.json: not valid JSON"),
-        ("suite.json", '{"frame": "no slot"}', r"frame contains \{input\}"),
+        ("suite.json", '{"frame": "no slot"}', r"suite.json: frame: 'no slot' has no place for \{input\}"),
+        ("suite.json", '{"frame": 3}', r"suite.json: frame must be a string, found 3"),
+        ("suite.json", "[]", r"suite.json: the whole must be a mapping, found \[\]"),
+        ("tasks.jsonl", "[" * 9999 + "\n", r"tasks.jsonl:1: JSON that cannot be read \(maximum recursion"),
+        ("tasks.jsonl", "1" * 9999 + "\n", r"tasks.jsonl:1: JSON that cannot be read \(Exceeds the limit"),
+        *(
+            ("tasks.jsonl", json.dumps({"task": "a", "domain": "d", "description": "x"} | changed) + "\n", f"tasks.jsonl:1: {message}")
+            for changed, message in (
+                ({"description": None}, "description must be a string, found None"),
+                ({"description": 3}, "description must be a string, found 3"),
+                ({"description": "\ud800"}, "description: holds half of a surrogate pair at character 1, which is no text"),
+                ({"prompts": "x"}, "prompts must be a list of a string, found 'x'"),
+                ({"prompts": ["x", None]}, r"prompts\[1\] must be a string, found None"),
+                ({"parts": ["b"]}, "parts: 'b' is no task of this suite"),
+                ({"attributes": {"a": 1}}, "attributes.a must be a string, found 1"),
+                ({"task": "../../x"}, "task: the name '../../x' holds the separator '/'"),
+                ({"domain": "/tmp/x"}, "domain: the name '/tmp/x' holds the separator '/'"),
+            )
+        ),
     ],
 )
 def test_faults_name_file_and_line(folder: Path, file: str, text: str, message: str) -> None:
@@ -88,6 +112,14 @@ def test_duplicate_task_missing_file_and_missing_folder(folder: Path, tmp_path: 
         load_suite(folder)
     with pytest.raises(InputError, match="no such folder"):
         load_suite(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("twin", [{"task": "A"}, {"task": "b", "domain": "D"}, {"task": "b", "domain": "e\u0301"}])
+def test_names_that_would_be_one_folder_are_refused(folder: Path, twin: dict) -> None:
+    rows = [{"task": "a", "domain": "d"}, {"task": "c", "domain": "\u00e9"}, {"domain": "d"} | twin]
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(row | {"description": "x"}) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"tasks.jsonl:3: (task|domain) '.*' and '.*' differ only by case or Unicode spelling; rename one"):
+        load_suite(folder)
 
 
 def test_suite_with_no_tasks_is_refused(tmp_path: Path) -> None:
