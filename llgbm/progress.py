@@ -74,11 +74,11 @@ class ProgressBar:
 
     def _rich(self) -> Progress:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
         )
         return Progress(*columns, console=Console(file=self.stream), transient=False)
 

@@ -1,8 +1,19 @@
 """Tables: data is shown as it is, titles stay whole, columns fit."""
 
+import io
+import re
+
 import pytest
+from rich.cells import cell_len
 
 from llgbm.cli.output import PIPE_WIDTH, live_table, print_table
+
+HOSTILE = ("[link=http://x]y[/link]", ":smile:", "a [/] b", "\\[b]", "{x}", "[0m")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.mark.parametrize("answer", ["[kdfuy]", "[/b]", "[bold]x[/bold]", "a\\[b]", ":smile:"])
@@ -30,3 +41,31 @@ def test_a_live_table_ends_with_what_the_rows_hold(capsys):
     out = capsys.readouterr().out
     assert "[b]" in out
     assert "base micro" in out
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_looks_like_markup_stands_in_cells_heads_and_titles(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([{text: text, "n": 1}], title=f"title {text}")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"title {text}"
+    assert sum(text in line for line in lines[1:]) == 2
+
+
+def test_control_characters_are_escaped_and_rows_stay_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([{"answer": "a\nb\x1b[31m\x07\ud800", "n": None}])
+    out = capsys.readouterr().out
+    assert r"a\nb\x1b[31m\x07\ud800" in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("cell", ["word " * 40, "x" * 300, "語" * 100], ids=["words", "one word", "wide"])
+def test_a_terminal_of_80_columns_is_not_exceeded_and_nothing_is_lost(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    for name, value in {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    print_table([{"task": "increment-digits-plain", "answer": cell, "share": 0.5, "n": 20}])
+    out = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert all(cell_len(line) <= 80 for line in out.splitlines())
+    assert out.count(cell[0]) >= cell.count(cell[0])
+    assert "…" not in out

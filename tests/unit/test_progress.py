@@ -2,6 +2,8 @@
 
 import io
 
+import pytest
+
 from llgbm.progress import ProgressBar
 
 
@@ -56,3 +58,11 @@ def test_a_terminal_shows_the_same_rate() -> None:
     terminal = Terminal()
     _lines([(10.0, 500), (20.0, 510)], stream=terminal)
     assert "1/s, 0:08:10 left  loss 0.5" in terminal.getvalue()
+
+
+def test_labels_of_progress_are_no_markup_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    with ProgressBar("train [/b] [kdfuy]", stream=terminal) as progress:
+        progress(1, 2, cell="[/x]")
+    assert "train [/b] [kdfuy]" in terminal.getvalue()
