@@ -7,7 +7,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llgbm.config import ExperimentConfig, GeneratorConfig, LoRAConfig, ModelConfig, ObjectiveConfig, TrainingConfig
-from llgbm.files import write_json
+from llgbm.files import read_json, write_json
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import adapter_hash, target_shapes, write_adapter
 from llgbm.zoo.base import load_base
@@ -19,16 +19,20 @@ from llgbm.zoo.suites import load_suite
 TARGETS = ["q_proj", "down_proj"]
 
 
-def build_world(folder: Path, n_tasks: int = 6, b_scale: float = 0.3) -> ExperimentConfig:
-    """Write base, suite and zoo below `folder`; the config that trains on them in a second."""
+def build_world(folder: Path, n_tasks: int = 6, b_scale: float = 0.3, n_unseen: int = 0) -> ExperimentConfig:
+    """Write base, suite and zoo below `folder`; the config that trains on them in a second.
+
+    Asked for, there are teachers of unseen combinations and of a mixture beside those of seen tasks.
+    """
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **shape, **ends)).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    suite = micro_suite(n_train=12, n_test=4).select(split="seen")
-    suite = suite.select(list(suite.tasks)[:n_tasks])
+    whole = micro_suite(n_train=12, n_test=4)
+    seen, unseen, mixed = (list(whole.select(split=split).tasks) for split in ("seen", "unseen_combination", "mixture"))
+    suite = whole.select([*seen[:n_tasks], *unseen[:n_unseen], *(mixed[:1] if n_unseen else [])])
     suite.save(folder / "suite")
     _build_zoo(folder, suite, b_scale)
     return ExperimentConfig(
@@ -62,6 +66,19 @@ def changed(config: ExperimentConfig, **values) -> ExperimentConfig:
         section, _, name = key.partition("__")
         config = replace(config, **{section: replace(getattr(config, section), **{name: value}) if name else value})
     return config
+
+
+def retrain(folder: Path, task: str) -> None:
+    """Put another adapter in the place of a task's teacher, as if it had been trained anew."""
+    manifest = read_json(folder / "zoo" / "manifest.json")
+    row = next(row for row in manifest["teachers"] if row["task"] == task)
+    base = load_base(str(folder / "base"))
+    factors = LoRAFactors.initialize(target_shapes(base.model, TARGETS), 2, 4.0, 1, torch.Generator().manual_seed(5))
+    for b in factors.b.values():
+        b.normal_(generator=torch.Generator().manual_seed(6))
+    write_adapter(folder / "zoo" / row["path"], factors, base_name=base.name)
+    row["hash"] = adapter_hash(folder / "zoo" / row["path"])
+    write_json(folder / "zoo" / "manifest.json", manifest)
 
 
 def _build_zoo(folder: Path, suite: TaskSuite, b_scale: float) -> None:

@@ -1,0 +1,226 @@
+"""Changes that leak or cheat, and the test that has to notice each.
+
+A mutant replaces one piece of one file. When code moves, mend `old` so that it matches exactly once again: a short piece of
+the line that carries the rule. A rule that is gone takes its mutant along.
+"""
+
+from dataclasses import dataclass
+
+LEAKS = "test_leaks.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One wrong change."""
+
+    name: str
+    file: str
+    """Below `llgbm/`."""
+    old: str
+    """Occurs exactly once in the file."""
+    new: str
+    caught_by: str
+    """Test file and test below `tests/unit`, as pytest names them."""
+
+
+def _leak(name: str, file: str, old: str, new: str, test: str) -> Mutant:
+    return Mutant(name, file, old, new, f"{LEAKS}::{test}")
+
+
+SETUP, SETTING, METHODS = "training/setup.py", "evaluation/setting.py", "evaluation/methods.py"
+ON_SEEN = "test_training_and_validation_are_on_seen_tasks_and_share_none"
+TRAIN_SIDE = "test_training_and_validation_read_train_examples_of_their_own_tasks"
+TEXTS = "test_no_text_of_an_unseen_wording_or_task_is_read_in_training"
+POOL = "test_the_pool_is_the_seen_teachers_the_generator_trained_on"
+SHOWN = "test_demonstrations_are_train_examples_other_than_the_query"
+LESSON = "test_a_teachers_lesson_is_of_train_examples_and_keeps_its_validation_apart"
+BLIND = "test_the_blind_multitask_lora_learns_from_train_examples_of_the_pool"
+RETRIEVAL = "test_retrieval_never_answers_with_what_an_unseen_teacher_knows"
+
+MUTANTS = (
+    # Training
+    _leak("training on every teacher", SETUP, 'zoo.select(split="seen")', "zoo.select()", ON_SEEN),
+    _leak(
+        "held-back tasks in training", SETUP, "held, rest = names[:n_held], names[n_held:]", "held, rest = names[:n_held], names", ON_SEEN
+    ),
+    _leak(
+        "checkpoint chosen on unseen tasks",
+        SETUP,
+        "_teacher_set(zoo, base, held_back, ",
+        '_teacher_set(zoo, base, zoo.select(split="unseen_combination"), ',
+        ON_SEEN,
+    ),
+    _leak("training and validation on test examples", SETUP, "in task.train[:per_teacher]", "in task.test[:per_teacher]", TRAIN_SIDE),
+    _leak(
+        "output scales of all teachers",
+        SETUP,
+        "generator.fit_scale(factors)",
+        "generator.fit_scale(setup.zoo.factors(setup.zoo.teachers))",
+        "test_scales_are_those_of_the_teachers_trained_on",
+    ),
+    _leak(
+        "trained_on that names every task",
+        SETUP,
+        "trained_on=sorted(set(setup.train.task_names))",
+        "trained_on=sorted(setup.zoo.suite.tasks)",
+        "test_a_generator_says_what_it_was_trained_and_judged_on",
+    ),
+    _leak(
+        "unseen descriptions in training",
+        "training/conditions.py",
+        "(task.description, *task.paraphrases)",
+        "(task.description, *task.paraphrases, *task.unseen_paraphrases)",
+        TEXTS,
+    ),
+    _leak(
+        "unseen prompts in training",
+        "training/conditions.py",
+        "task.prompts if condition !=",
+        "(*task.prompts, *task.unseen_prompts) if condition !=",
+        TEXTS,
+    ),
+    _leak(
+        "predictor scaled on held-back fingerprints",
+        "training/delta_only.py",
+        "predictor.fit_scale(self.targets)",
+        "predictor.fit_scale(torch.cat([self.targets, self.held_targets]))",
+        "test_the_predictor_knows_the_fingerprints_of_the_tasks_it_trained_on_alone",
+    ),
+    _leak(
+        "resuming with another zoo",
+        "training/checkpoints.py",
+        '"zoo_hash": zoo.content_hash}',
+        '"zoo_hash": ""}',
+        "test_a_run_is_not_resumed_with_another_zoo",
+    ),
+    # Teachers, base and tasks
+    _leak("teachers trained on test examples", "zoo/trainer.py", "frame, task.train, max_length", "frame, task.test, max_length", LESSON),
+    _leak("teachers validated on what they train on", "zoo/trainer.py", "Lesson(tokens.rows(slice(0, split)),", "Lesson(tokens,", LESSON),
+    _leak(
+        "test payloads in the base's pretraining",
+        "zoo/micro/pretraining.py",
+        "task.example(rng, test=False)",
+        "task.example(rng, test=True)",
+        "test_pretraining_shows_train_payloads_only",
+    ),
+    _leak(
+        "payloads on both sides",
+        "zoo/micro/world.py",
+        "if is_test_payload(payload) == test:",
+        "if payload:",
+        "test_no_payload_is_on_both_sides",
+    ),
+    _leak(
+        "test payloads in prompts",
+        "zoo/micro/world.py",
+        "self.example(rng, test=False).input if payload",
+        "self.example(rng, test=True).input if payload",
+        "test_no_payload_is_on_both_sides",
+    ),
+    _leak(
+        "no combination held out",
+        "zoo/micro/world.py",
+        "(operation + style + 2 * wrapper) % 5 == 0",
+        "False",
+        "test_unseen_combinations_are_no_seen_tasks",
+    ),
+    # Controls
+    _leak("demonstrations from test examples", SETTING, "rng.sample(task.train, ", "rng.sample(task.test, ", SHOWN),
+    _leak(
+        "demonstrations that answer the query",
+        SETTING,
+        "examples, self.max_length, shown)",
+        "examples, self.max_length, [[one] * 3 for one in examples])",
+        SHOWN,
+    ),
+    _leak("unseen teachers in the pool", SETTING, 'if t.split == "seen" and (trained_on', 'if t.split != "mixture" and (trained_on', POOL),
+    _leak(
+        "mixture teachers in the pool",
+        SETTING,
+        'if t.split == "seen" and (trained_on',
+        'if t.split != "unseen_combination" and (trained_on',
+        POOL,
+    ),
+    _leak("held-back teachers in the pool", SETTING, "(trained_on is None or t.task in trained_on)", "t.task", POOL),
+    _leak(
+        "retrieval among all teachers",
+        SETTING,
+        "return self.zoo.factors(self.pool)",
+        "return self.zoo.factors(self.zoo.teachers[::-1])",
+        RETRIEVAL,
+    ),
+    _leak(
+        "nearest that answers with the task's own teacher",
+        METHODS,
+        "return Attempt(setting.pool_factors.select(similarities.argmax(1)), _plain(setting, questions))",
+        "return teacher(setting, questions)",
+        RETRIEVAL,
+    ),
+    _leak(
+        "multi-task LoRA trained on unseen tasks",
+        METHODS,
+        "setting.max_length) for t in setting.pool]",
+        "setting.max_length) for t in setting.teachers.values()]",
+        BLIND,
+    ),
+    _leak(
+        "multi-task LoRA trained on test examples", METHODS, "setting.zoo.suite[t.task].train,", "setting.zoo.suite[t.task].test,", BLIND
+    ),
+    _leak(
+        "shuffled condition that is not shuffled",
+        METHODS,
+        "[others[q.split][q.task.name] for q in questions]",
+        "list(questions)",
+        "test_the_shuffled_condition_asks_for_other_tasks",
+    ),
+    _leak(
+        "unseen wordings asked in seen words",
+        SETTING,
+        'unseen = self.split == "unseen_wording"',
+        "unseen = False",
+        "test_unseen_wordings_are_asked_in_words_no_training_used",
+    ),
+    _leak(
+        "weights of a composition searched on test examples",
+        "evaluation/composition_eval.py",
+        "examples = [task.train[i] for i in chosen]",
+        "examples = list(task.test)",
+        "test_composition_searches_weights_on_train_examples",
+    ),
+    # Caches and statistics
+    _leak(
+        "kept scores of another zoo",
+        "evaluation/task_eval.py",
+        "[setting.teachers[q.task.name].hash for q in questions]]",
+        "len(questions)]",
+        "test_kept_scores_of_another_zoo_are_not_used",
+    ),
+    _leak(
+        "kept scores of another pool",
+        "evaluation/task_eval.py",
+        "pool = [t.hash for t in setting.pool] if chosen.uses_pool else []",
+        "pool = []",
+        "test_kept_scores_of_another_pool_are_not_used",
+    ),
+    Mutant(
+        "tests that take tasks for independent",
+        "evaluation/task_eval.py",
+        "compare(exact[REFERENCE], exact[other], clusters=clusters)",
+        "compare(exact[REFERENCE], exact[other])",
+        "test_task_eval.py::test_intervals_and_tests_are_clustered_by_the_tasks_attributes",
+    ),
+    Mutant(
+        "the smallest p-value of several attributes",
+        "evaluation/statistics.py",
+        "p_value = max(tested, default=None)",
+        "p_value = min(tested, default=None)",
+        "test_statistics.py::test_of_several_attributes_the_largest_p_value_counts_and_those_with_few_levels_are_held_fixed",
+    ),
+    Mutant(
+        "p-values that are not adjusted",
+        "evaluation/statistics.py",
+        'row["p_holm"] = adjusted',
+        'row["p_holm"] = row["p_value"]',
+        "test_statistics.py::test_holm_counts_only_what_has_a_p_value",
+    ),
+)
