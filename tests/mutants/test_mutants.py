@@ -1,6 +1,6 @@
 """Every wrong change of `mutants.py`, one by one in a copy of the package: its guarding test must fail on it, and pass without it.
 
-python -m pytest tests/mutants -m slow            # about three minutes on one core
+python -m pytest tests/mutants            # with `-m "not slow"` only whether each still fits the code
 """
 
 import os
@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,21 +19,35 @@ FAILED, PASSED = 1, 0
 """pytest's exit statuses; any other says that no test ran."""
 
 
+class Copy:
+    """A copy of package and unit tests, and a process that runs tests in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.output = folder, folder / "output.txt"
+        for name in ("llgbm", "configs", "tests/unit"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
+        (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow\n    gpu\n")  # shapes go unchecked: a failure is the test's own
+        environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, str(Path(__file__).with_name("forks.py"))]
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def run(self, *tests: str) -> tuple[int, str]:
+        """pytest's exit status and what it printed."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(self.output, *(f"tests/unit/{test}" for test in tests), sep="\t", file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline()), self.output.read_text()
+
+
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("copy")
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("llgbm", "configs", "tests/unit"):
-        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow\n    gpu\n")  # no checks of shapes: a failure is the test's own
-    return folder
-
-
-def run_tests(copy: Path, *tests: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/unit/{test}" for test in tests)]
-    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=300)
+def copy(tmp_path_factory) -> Iterator[Copy]:
+    copy = Copy(tmp_path_factory.mktemp("copy"))
+    yield copy
+    copy.process.communicate()
+    assert copy.process.returncode == 0
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -44,27 +59,20 @@ def test_a_mutants_piece_occurs_once(mutant: Mutant) -> None:
 
 
 @pytest.mark.slow
-def test_the_guards_pass_without_a_mutant(copy: Path) -> None:
-    done = run_tests(copy, *dict.fromkeys(mutant.caught_by for mutant in MUTANTS))
-    assert done.returncode == PASSED, done.stdout[-3000:] + done.stderr[-1000:]
-    assert str(ROOT) not in run_where(copy)
-
-
-def run_where(copy: Path) -> str:
-    """Where the package that the copy's tests import lies."""
-    command = [sys.executable, "-c", "import llgbm; print(llgbm.__path__[0])"]
-    return subprocess.run(command, cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True, check=True).stdout
+def test_the_guards_pass_without_a_mutant(copy: Copy) -> None:
+    status, output = copy.run(*dict.fromkeys(mutant.caught_by for mutant in MUTANTS))
+    assert status == PASSED, output[-3000:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_every_mutant_is_caught(copy: Path, mutant: Mutant) -> None:
-    path = copy / "llgbm" / mutant.file
+def test_every_mutant_is_caught(copy: Copy, mutant: Mutant) -> None:
+    path = copy.folder / "llgbm" / mutant.file
     whole = path.read_text()
     path.write_text(whole.replace(mutant.old, mutant.new))
     try:
-        done = run_tests(copy, mutant.caught_by)
+        status, output = copy.run(mutant.caught_by)
     finally:
         path.write_text(whole)
-    assert done.returncode == FAILED, f"{mutant.name} went unnoticed by {mutant.caught_by}:\n{done.stdout[-3000:]}{done.stderr[-1000:]}"
-    assert re.search(r"^E .*(assert|DID NOT RAISE|not close|AssertionError|Mismatched)", done.stdout, re.M), done.stdout[-3000:]
+    assert status == FAILED, f"{mutant.name} went unnoticed by {mutant.caught_by}:\n{output[-3000:]}"
+    assert re.search(r"^E .*(assert|DID NOT RAISE|not close|Mismatched)", output, re.M), output[-3000:]

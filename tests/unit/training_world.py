@@ -33,6 +33,7 @@ def build_world(folder: Path, n_tasks: int = 6, b_scale: float = 0.3, n_unseen: 
     whole = micro_suite(n_train=12, n_test=4)
     seen, unseen, mixed = (list(whole.select(split=split).tasks) for split in ("seen", "unseen_combination", "mixture"))
     suite = whole.select([*seen[:n_tasks], *unseen[:n_unseen], *(mixed[:1] if n_unseen else [])])
+    suite = TaskSuite(suite.name, {task.name: replace(task, parts=()) for task in suite}, suite.frame)  # its parts may be left out
     suite.save(folder / "suite")
     _build_zoo(folder, suite, b_scale)
     return ExperimentConfig(
