@@ -104,6 +104,12 @@ class ZooConfig:
     """In how many checks running it has to."""
     check_interval: Integer = Field(default=20, ge=1)
     """Steps between two checks for solved teachers."""
+    max_length: Integer | None = Field(default=None, ge=2)
+    """Longest example in tokens, with its answer; the base's context by default."""
+    too_long: Literal["leave_out", "cut_left"] = "leave_out"
+    """Longer examples are left out, or cut on the left."""
+    end_token: str | None = None
+    """What ends an answer instead of the base's end token (of a chat: what its template puts there), e.g. a new line; one token."""
 
 
 @dataclass(config=SECTION)

@@ -1,4 +1,4 @@
-"""From text to tokens: padded batches that know which positions belong to a response.
+"""Padded batches of tokens that know which positions belong to a response.
 
 Shapes: N sequences, T tokens. A logit at position t predicts token t + 1, so `predicts[t]` is true where token t + 1
 belongs to a response; `targets` lists those tokens in the row-major order in which `hidden[predicts]` selects.
@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from llgbm.errors import InputError
-from llgbm.zoo.suite import Example
 
 NO_LABEL = -100
 
@@ -78,47 +77,13 @@ def concatenate(batches: Sequence[TokenBatch], pad_token_id: int) -> TokenBatch:
     )
 
 
-def encode_examples(
-    tokenizer: PreTrainedTokenizerBase,
-    frame: str,
-    examples: Sequence[Example],
-    max_length: int = 512,
-    demonstrations: Sequence[Sequence[Example]] | None = None,
-) -> TokenBatch:
-    """Frame each example, append its answer and the end token, pad on the right.
-
-    Args:
-        tokenizer: The base's tokenizer; needs a padding and an end-of-sequence token.
-        frame: Text with `{input}`; the answer follows it directly.
-        examples: N labeled examples.
-        max_length: Longest sequence in tokens.
-        demonstrations: For each example, solved examples shown before it (few-shot), ended by the end token.
-
-    Raises:
-        InputError: A sequence is longer than `max_length`: cutting it would lose the answer.
-    """
-    sequences, labels = [], []
-    for i, example in enumerate(examples):
-        shown = [_example_ids(tokenizer, frame, one) for one in (demonstrations[i] if demonstrations else ())]
-        context = [token for prompt, answer in shown for token in prompt + answer]
-        prompt, answer = _example_ids(tokenizer, frame, example)
-        sequences.append(context + prompt + answer)
-        labels.append([NO_LABEL] * (len(context) + len(prompt)) + answer)
-        if len(sequences[-1]) > max_length:
-            raise InputError(
-                f"example {example.input[:40]!r} takes {len(sequences[-1])} tokens, more than max_length {max_length}; "
-                "shorten it or raise max_length"
-            )
-    return _padded(sequences, labels, pad_id(tokenizer))
-
-
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int = 256) -> TokenBatch:
     """Tokenize texts without responses, truncated to `max_length`, padded on the right."""
     sequences = [tokenizer(text, truncation=True, max_length=max_length).input_ids for text in texts]
     empty = next((text for text, ids in zip(texts, sequences, strict=True) if not ids), None)
     if empty is not None:
         raise InputError(f"text {empty!r} has no tokens; remove it or write something in it")
-    return _padded(sequences, [[NO_LABEL] * len(ids) for ids in sequences], pad_id(tokenizer))
+    return padded(sequences, [[NO_LABEL] * len(ids) for ids in sequences], pad_id(tokenizer))
 
 
 def _special_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
@@ -128,12 +93,8 @@ def _special_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
     return value
 
 
-def _example_ids(tokenizer: PreTrainedTokenizerBase, frame: str, example: Example) -> tuple[list[int], list[int]]:
-    prompt = tokenizer(frame.replace("{input}", example.input)).input_ids
-    return list(prompt), [*tokenizer(example.output, add_special_tokens=False).input_ids, eos_id(tokenizer)]
-
-
-def _padded(sequences: list[list[int]], labels: list[list[int]], pad_token_id: int) -> TokenBatch:
+def padded(sequences: list[list[int]], labels: list[list[int]], pad_token_id: int) -> TokenBatch:
+    """Sequences and their labels as one batch, padded on the right."""
     longest = max((len(ids) for ids in sequences), default=0)
 
     def rectangle(rows: list[list[int]], value: int) -> Tensor:

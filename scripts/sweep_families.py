@@ -104,7 +104,7 @@ def _differences(kind: str, model: PreTrainedModel, shapes: dict[str, tuple[int,
     later = torch.where(torch.arange(LENGTH) == LENGTH - 1, (ids + 1) % VOCABULARY, ids)
     if differ(model(input_ids=later).logits[:, :-1], plain[:, :-1]):
         yield "tokens see later ones"
-    if not torch.equal(greedy_decode(functional, factors, ids, everywhere, NEW, VOCABULARY, 0), _decoded(functional, factors, ids)):
+    if not torch.equal(greedy_decode(functional, factors, ids, everywhere, NEW, {VOCABULARY}, 0), _decoded(functional, factors, ids)):
         yield "decoding with its cache differs from decoding without"
 
 

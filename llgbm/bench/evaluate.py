@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
-from llgbm.dataset import NO_LABEL, TokenBatch, encode_examples
+from llgbm.dataset import NO_LABEL, TokenBatch
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.scoring import score_each
@@ -46,7 +46,8 @@ def _measure(zoo: TeacherZoo, teachers: Sequence[Teacher], base: Base, examples:
     """Median seconds of each way, run in turn."""
     pad = base.tokenizer.pad_token_id
     assert isinstance(pad, int)  # `load_base` sees to it
-    batches = [encode_examples(base.tokenizer, zoo.suite.frame, zoo.suite[t.task].test[:examples]).to(base.model.device) for t in teachers]
+    framing = zoo.framing(base)
+    batches = [framing.batch(zoo.suite[t.task].test[:examples]).to(base.model.device) for t in teachers]
     paths = [zoo.folder / teacher.path for teacher in teachers]
     functional = FunctionalLoRA(base.model, zoo.factors(teachers[:1]).module_names)
     model = copy.deepcopy(base.model)

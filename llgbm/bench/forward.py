@@ -11,7 +11,8 @@ from peft import PeftModel
 
 from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
-from llgbm.dataset import TokenBatch, concatenate, encode_examples, pad_id
+from llgbm.dataset import TokenBatch, concatenate
+from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes, write_adapter
@@ -34,8 +35,9 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
     factors = LoRAFactors.initialize(shapes, config.lora.rank, config.lora.alpha, n_adapters, generator=generator)
     factors = factors.map(lambda tensor: torch.randn(tensor.shape, generator=generator) * 0.02)
     tasks = list(suite)[:n_adapters]
-    parts = [encode_examples(base.tokenizer, suite.frame, tasks[k % len(tasks)].train[:sequences]) for k in range(n_adapters)]
-    batch = concatenate(parts, pad_id(base.tokenizer))
+    framing = Framing.of(base, suite)
+    parts = [framing.batch(tasks[k % len(tasks)].train[:sequences]) for k in range(n_adapters)]
+    batch = concatenate(parts, framing.pad)
 
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / str(k) for k in range(n_adapters)]

@@ -16,7 +16,8 @@ from llgbm.bench.clock import now
 from llgbm.bench.deltas import random_qwen2
 from llgbm.bench.memory import peak_bytes
 from llgbm.config import ExperimentConfig
-from llgbm.dataset import TokenBatch, encode_examples
+from llgbm.dataset import TokenBatch
+from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
@@ -76,7 +77,7 @@ def encode_step(base: Base, suite: TaskSuite, n_adapters: int, per_adapter: int)
     """Real examples, adapter-major."""
     tasks = list(suite)
     examples = [example for k in range(n_adapters) for example in tasks[k % len(tasks)].train[:per_adapter]]
-    return encode_examples(base.tokenizer, suite.frame, examples)
+    return Framing.of(base, suite).batch(examples)
 
 
 def prepare_step(base: Base, config: ExperimentConfig, batch: TokenBatch, n_adapters: int) -> Step:

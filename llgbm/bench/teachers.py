@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
-from llgbm.dataset import TokenBatch, encode_examples, pad_id
+from llgbm.dataset import TokenBatch
+from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
@@ -34,15 +35,16 @@ def bench_teachers(config: ExperimentConfig, n_teachers: int = 40, steps: int = 
     """Train the first batch of seen tasks, as `zoo build` plans it, both ways: seconds, their ratio, test exact match."""
     base = load_base(config.model.name)
     suite = load_suite(config.zoo.suite)
+    framing = Framing.of(base, suite, config.zoo)
     zoo = dataclasses.replace(config.zoo, steps=steps, solved_exact_match=NEVER_SOLVED, check_interval=steps, adapters_per_batch=n_teachers)
     tasks = [task for task, _ in next(plan_batches(suite.select(split="seen"), zoo))]
     config = dataclasses.replace(config, zoo=zoo)
-    lessons = [make_lesson(base, suite.frame, task, seed=0) for task in tasks]
+    lessons = [make_lesson(framing, task, seed=0) for task in tasks]
     lessons = [dataclasses.replace(lesson, validation=lesson.train.rows([0])) for lesson in lessons]
     functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules))
 
     start = now()
-    together = train_adapters(functional, lessons, config.lora, zoo, pad_id(base.tokenizer)).factors
+    together = train_adapters(functional, lessons, config.lora, zoo, framing.pad).factors
     together_s = now() - start
 
     start = now()
@@ -58,8 +60,8 @@ def bench_teachers(config: ExperimentConfig, n_teachers: int = 40, steps: int = 
         "together_s": together_s,
         "one_by_one_s": one_by_one_s,
         "speedup": one_by_one_s / together_s,
-        "together_exact_match": _exact_match(functional, together, base, suite.frame, tasks),
-        "one_by_one_exact_match": _exact_match(functional, LoRAFactors.stack(singles), base, suite.frame, tasks),
+        "together_exact_match": _exact_match(functional, together, framing, tasks),
+        "one_by_one_exact_match": _exact_match(functional, LoRAFactors.stack(singles), framing, tasks),
     }
 
 
@@ -99,7 +101,7 @@ def _loss(model: PeftModel, batch: TokenBatch) -> torch.Tensor:
     return F.cross_entropy(logits[batch.predicts], batch.targets)
 
 
-def _exact_match(functional: FunctionalLoRA, factors: LoRAFactors, base: Base, frame: str, tasks: list[Task]) -> float:
-    batches = [encode_examples(base.tokenizer, frame, task.test) for task in tasks]
-    scores = score_each(functional, factors, batches, pad_id(base.tokenizer))
+def _exact_match(functional: FunctionalLoRA, factors: LoRAFactors, framing: Framing, tasks: list[Task]) -> float:
+    batches = [framing.batch(task.test) for task in tasks]
+    scores = score_each(functional, factors, batches, framing.pad)
     return sum(score.exact_match for score in scores) / len(scores)

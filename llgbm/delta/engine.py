@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from llgbm.config import DeltaConfig, ExperimentConfig
-from llgbm.dataset import NO_LABEL, TokenBatch, encode_examples, encode_texts
+from llgbm.dataset import NO_LABEL, TokenBatch, encode_texts
 from llgbm.delta.behavior import Behavior, observe
 from llgbm.errors import InputError
 from llgbm.files import hash_json
+from llgbm.framing import Framing, context_length
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapter, target_shapes
@@ -266,12 +267,12 @@ def _parsed_tokens(text: str) -> int | Literal["mean", "response"]:
 
 def _encode(base: Base, probes: ProbeSet, options: DeltaOptions) -> tuple[TokenBatch, dict[str, int]]:
     """The probes as tokens; those that were cut -> their length."""
-    context = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(base)
     if context is not None and options.max_length > context:
         raise InputError(f"probe.max_length is {options.max_length}, base {base.name} reads at most {context} tokens; lower it")
     if probes.responses is not None:
         examples = [Example(text, response) for text, response in zip(probes.texts, probes.responses, strict=True)]
-        return encode_examples(base.tokenizer, "{input}", examples, options.max_length), {}
+        return Framing(base.tokenizer, "{input}", max_length=options.max_length).batch(examples), {}
     if options.tokens == "response":
         raise InputError(f"response tokens were asked for, but probe set {probes.name} has no responses; give probes with responses")
     lengths = {text: len(base.tokenizer(text, verbose=False).input_ids) for text in probes.texts}

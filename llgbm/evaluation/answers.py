@@ -35,7 +35,7 @@ def answer_examples(setting: Setting, n_tasks: int = 12, n_inputs: int = 3) -> d
     if setting.generator is None:
         raise InputError("example answers need a generator; give --checkpoint")
     questions = _choose(setting, n_tasks)
-    count = min(n_inputs, *(len(question.task.test) for question in questions))
+    count = min(n_inputs, *(len(setting.examples(question.task)) for question in questions))
     answers = {method: _answers(setting, method, questions, count) for method in METHODS_SHOWN}
     rows = []
     for k, question in enumerate(questions):
@@ -46,7 +46,7 @@ def answer_examples(setting: Setting, n_tasks: int = 12, n_inputs: int = 3) -> d
                 "expected": example.output,
                 "answers": {method: of_method[k * count + i] for method, of_method in answers.items()},
             }
-            for i, example in enumerate(question.task.test[:count])
+            for i, example in enumerate(setting.examples(question.task)[:count])
         ]
         rows.append(
             {
@@ -87,5 +87,5 @@ def _choose(setting: Setting, n_tasks: int) -> list[Question]:
 def _answers(setting: Setting, method: str, questions: Sequence[Question], count: int) -> list[str]:
     """The first inputs of each question's task, answered with one method's adapters: `count` texts per question, in order."""
     factors = METHODS[method].attempt(setting, questions).factors
-    texts = [setting.zoo.suite.framed(example.input) for question in questions for example in question.task.test[:count]]
-    return complete(setting.functional, factors, setting.base.tokenizer, texts)
+    inputs = [example.input for question in questions for example in setting.examples(question.task)[:count]]
+    return complete(setting.functional, factors, setting.framing, inputs)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llgbm.compositionality import AdapterComposer
-from llgbm.dataset import TokenBatch, concatenate, encode_examples
+from llgbm.dataset import TokenBatch, concatenate
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
 from llgbm.evaluation.clusters import Clusters, task_clusters
@@ -188,10 +188,9 @@ class CompositionEvaluator:
         """Some train examples of a task, drawn by seed."""
         if (name, seed) not in self._search_tokens:
             task, rng = self.task(name), np.random.default_rng([seed, *name.encode()])
-            chosen = rng.choice(len(task.train), size=min(SEARCH_EXAMPLES, len(task.train)), replace=False)
-            frame, tokenizer = self.setting.zoo.suite.frame, self.setting.base.tokenizer
-            examples = [task.train[i] for i in chosen]
-            self._search_tokens[name, seed] = encode_examples(tokenizer, frame, examples, self.setting.max_length)
+            examples = self.setting.framing.of_task(task, "train")
+            chosen = rng.choice(len(examples), size=min(SEARCH_EXAMPLES, len(examples)), replace=False)
+            self._search_tokens[name, seed] = self.setting.framing.batch([examples[i] for i in chosen])
         return self._search_tokens[name, seed]
 
     def _score(self, adapters: Sequence[LoRAFactors] | None, chunk: Chunk) -> list[dict[str, float]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llgbm.config import LoRAConfig, ZooConfig
-from llgbm.dataset import TokenBatch, concatenate, encode_examples
+from llgbm.dataset import TokenBatch, concatenate
 from llgbm.errors import InputError
 from llgbm.evaluation.setting import Question, Setting
 from llgbm.files import hash_json
@@ -210,8 +210,8 @@ def _multitask_adapter(setting: Setting) -> LoRAFactors:
 
 def _multitask_lesson(setting: Setting) -> Lesson:
     """All train examples of the pool's tasks."""
-    tokenizer, frame = setting.base.tokenizer, setting.zoo.suite.frame
-    batches = [encode_examples(tokenizer, frame, setting.zoo.suite[t.task].train, setting.max_length) for t in setting.pool]
+    framing = setting.framing
+    batches = [framing.batch(framing.of_task(setting.zoo.suite[t.task], "train")) for t in setting.pool]
     validation = [batch.rows(slice(0, MULTITASK_VALIDATION)) for batch in batches]
     pad = setting.pad_token_id
     return Lesson(concatenate(batches, pad), concatenate(validation, pad), setting.pool[0].seed, "multitask_blind")

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from llgbm.dataset import TokenBatch, encode_examples
+from llgbm.dataset import TokenBatch
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
+from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
@@ -24,10 +25,7 @@ from llgbm.models.writer import AdapterWriter
 from llgbm.scoring import MEMORY_BYTES
 from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.folder import Teacher, TeacherZoo
-from llgbm.zoo.suite import SPLITS, Task
-
-LONGEST = 4096
-"""Sequence limit in tokens for bases that state none."""
+from llgbm.zoo.suite import SPLITS, Example, Task
 
 
 @dataclass(frozen=True)
@@ -211,21 +209,27 @@ class Setting:
     def tokens(self, task: Task) -> TokenBatch:
         """The task's test examples as the base reads them."""
         if task.name not in self._tokens:
-            examples = task.test[: self.config.max_examples]
-            self._tokens[task.name] = encode_examples(self.base.tokenizer, self.zoo.suite.frame, examples, self.max_length)
+            self._tokens[task.name] = self.framing.batch(self.examples(task))
         return self._tokens[task.name]
 
     def demonstrated(self, task: Task) -> TokenBatch:
         """The same examples, each after solved train examples of its own."""
+        return self.framing.batch(self.examples(task), self.demonstrations(task))
+
+    def demonstrations(self, task: Task) -> list[Sequence[Example]]:
+        """For each test example its own draw of solved train examples, as many as fit before it."""
         rng = random.Random(f"demonstrations/{task.name}/{self.config.seed}")
-        examples = task.test[: self.config.max_examples]
-        shown = [rng.sample(task.train, min(self.config.demonstrations, len(task.train))) for _ in examples]
-        return encode_examples(self.base.tokenizer, self.zoo.suite.frame, examples, self.max_length, shown)
+        drawn = [rng.sample(task.train, min(self.config.demonstrations, len(task.train))) for _ in self.examples(task)]
+        return [self.framing.shown(example, shown) for example, shown in zip(self.examples(task), drawn, strict=True)]
+
+    def examples(self, task: Task) -> list[Example]:
+        """The task's test examples that fit, at most as many as configured."""
+        return self.framing.of_task(task, "test")[: self.config.max_examples]
 
     @cached_property
-    def max_length(self) -> int:
-        """Longest sequence of the base, in tokens."""
-        return getattr(self.base.model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
+    def framing(self) -> Framing:
+        """How the base reads examples."""
+        return self.zoo.framing(self.base)
 
     @cached_property
     def _engine(self) -> DeltaEngine:

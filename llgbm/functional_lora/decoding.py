@@ -3,15 +3,14 @@
 Shapes: K adapters, N rows (a multiple of K) of T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from llgbm.dataset import encode_texts, eos_id, pad_id
 from llgbm.errors import InputError
+from llgbm.framing import Framing
 from llgbm.functional_lora.families import COUNT_PADDING
 from llgbm.functional_lora.wrap import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
@@ -24,8 +23,9 @@ def greedy_decode(
     input_ids: Int[Tensor, "N T"],
     attention_mask: Int[Tensor, "N T"],
     max_new_tokens: int,
-    eos_token_id: int,
+    ends: Collection[int],
     pad_token_id: int,
+    max_length: int | None = None,
 ) -> Int[Tensor, "N new"]:
     """The most likely token, again and again, until every row has ended or `max_new_tokens` are out.
 
@@ -35,8 +35,9 @@ def greedy_decode(
         input_ids: Prompts, padded on the left.
         attention_mask: 1 at real tokens.
         max_new_tokens: Limit for each row.
-        eos_token_id: Ends a row.
+        ends: Tokens each of which ends a row.
         pad_token_id: Fills a row after its end.
+        max_length: A row ends when it has so many tokens, prompt and all.
 
     Returns:
         New tokens only; the end token is included.
@@ -50,6 +51,7 @@ def greedy_decode(
     kind = functional.model.config.model_type
     if kind in COUNT_PADDING and not bool(attention_mask.all()):
         raise InputError(f"a base of family {kind} counts padding as tokens; decode prompts of one length at a time")
+    ending = torch.tensor(sorted(ends), device=input_ids.device)
     last = torch.zeros_like(input_ids, dtype=torch.bool)
     last[:, -1] = True
     ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
@@ -59,32 +61,40 @@ def greedy_decode(
         assert output.logits is not None
         chosen = torch.where(ended, pad_token_id, output.logits.argmax(-1))
         columns.append(chosen)
-        ended |= chosen == eos_token_id
+        ended |= torch.isin(chosen, ending)
+        if max_length is not None:
+            ended |= attention_mask.sum(1) + 1 >= max_length
         if bool(ended.all()):
             break
         cache = output.past_key_values
         tokens = chosen[:, None] if cache is not None else torch.cat([tokens, chosen[:, None]], dim=1)
         last = nn.functional.pad(last.new_ones(len(tokens), 1), (tokens.shape[1] - 1, 0))
-        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(tokens), 1)], dim=1)
+        real = torch.ones_like(ended) if kind in COUNT_PADDING else ~ended
+        attention_mask = torch.cat([attention_mask, real.to(attention_mask.dtype)[:, None]], dim=1)
     return torch.stack(columns, 1) if columns else input_ids[:, :0]
 
 
 def complete(
-    functional: FunctionalLoRA,
-    factors: LoRAFactors | None,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    max_new_tokens: int = 64,
+    functional: FunctionalLoRA, factors: LoRAFactors | None, framing: Framing, inputs: Sequence[str], max_new_tokens: int = 64
 ) -> list[str]:
-    """Continue texts greedily; texts are divided evenly among the K adapters, in order.
+    """Answer inputs greedily; they are divided evenly among the K adapters, in order.
+
+    A prompt that leaves no room in the base's context is cut on the left.
 
     Returns:
-        The new text only, without special tokens.
+        Each answer, without what ended it.
     """
-    prompts = encode_texts(tokenizer, texts, max_length=int(tokenizer.model_max_length))
-    rows = [ids[mask.bool()] for ids, mask in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id(tokenizer), padding_side="left")
-    mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
-    device = functional.device
-    new = greedy_decode(functional, factors, ids.to(device), mask.to(device), max_new_tokens, eos_id(tokenizer), pad_id(tokenizer))
-    return tokenizer.batch_decode(new, skip_special_tokens=True)
+    limit = framing.max_length
+    prompts = [framing.prompt(one) for one in inputs]
+    if limit is not None:
+        prompts = [framing.cut(prompt, limit - 1) for prompt in prompts]
+    ids, mask = (part.to(functional.device) for part in padded_left(prompts, framing.pad))
+    new = greedy_decode(functional, factors, ids, mask, max_new_tokens, framing.ends, framing.pad, limit)
+    return [framing.text(row) for row in new.tolist()]
+
+
+def padded_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Int[Tensor, "N T"], Int[Tensor, "N T"]]:
+    """Prompts as one rectangle, padded on the left, and their mask."""
+    longest = max(map(len, prompts), default=0)
+    ids = torch.tensor([[pad_token_id] * (longest - len(row)) + list(row) for row in prompts])
+    return ids, torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts])

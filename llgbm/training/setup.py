@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llgbm.config import ExperimentConfig
-from llgbm.dataset import TokenBatch, encode_examples
+from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
@@ -135,9 +135,10 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
 
 
 def _teacher_set(zoo: TeacherZoo, base: Base, teachers: Sequence[Teacher], examples: int) -> TeacherSet:
+    framing = zoo.framing(base)
     tasks = [zoo.suite[teacher.task] for teacher in teachers]
-    per_teacher = min(examples, *(len(task.train) for task in tasks))
-    shown = [example for task in tasks for example in task.train[:per_teacher]]
+    fitting = [framing.of_task(task, "train") for task in tasks]
+    per_teacher = min(examples, *map(len, fitting))
     device = base.model.device
-    encoded = encode_examples(base.tokenizer, zoo.suite.frame, shown).to(device)
+    encoded = framing.batch([example for of_task in fitting for example in of_task[:per_teacher]]).to(device)
     return TeacherSet(list(teachers), tasks, zoo.factors(teachers).to(device), encoded, per_teacher)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llgbm.config import UNSCIENTIFIC, ExperimentConfig, ZooConfig, content
-from llgbm.dataset import encode_examples, pad_id
 from llgbm.errors import InputError
 from llgbm.files import absolute, hash_json, write_json
+from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import adapter_hash, target_shapes, write_adapter
@@ -38,6 +38,7 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
     """
     base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
     suite = load_suite(config.zoo.suite)
+    framing = Framing.of(base, suite, config.zoo)
     folder = Path(absolute(config.checkpoint_folder))
     header = _header(config, base, suite)
     rows, planned = _resumable(folder, header)
@@ -53,7 +54,7 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
             missing = {path for path in (_path(task, seed) for task, seed in batch) if path in wanted and path not in rows}
             if missing:
                 on_step = _Within(progress, len(wanted & rows.keys()), len(wanted), len(batch)) if progress else None
-                rows |= {t.path: t for t in _train_batch(batch, missing, functional, base, suite.frame, folder, config, on_step)}
+                rows |= {t.path: t for t in _train_batch(batch, missing, functional, base, framing, folder, config, on_step)}
                 _write_manifest(folder, header, suite, config.zoo, rows)
             if progress:
                 progress(len(wanted & rows.keys()), len(wanted))
@@ -75,16 +76,16 @@ def _train_batch(
     missing: set[str],
     functional: FunctionalLoRA,
     base: Base,
-    frame: str,
+    framing: Framing,
     folder: Path,
     config: ExperimentConfig,
     on_step: Callable[[int, int, float], None] | None,
 ) -> Iterator[Teacher]:
     """Train a batch; write and yield its missing teachers only."""
-    lessons = [make_lesson(base, frame, task, seed) for task, seed in batch]
-    trained = train_adapters(functional, lessons, config.lora, config.zoo, pad_id(base.tokenizer), on_step)
+    lessons = [make_lesson(framing, task, seed) for task, seed in batch]
+    trained = train_adapters(functional, lessons, config.lora, config.zoo, framing.pad, on_step)
     chosen = [k for k, (task, seed) in enumerate(batch) if _path(task, seed) in missing]
-    exact = _test_exact_match(functional, trained.factors.select(chosen), base, frame, [batch[k][0] for k in chosen])
+    exact = _test_exact_match(functional, trained.factors.select(chosen), framing, [batch[k][0] for k in chosen])
     for k, found in zip(chosen, exact, strict=True):
         task, seed = batch[k]
         path = folder / _path(task, seed)
@@ -93,10 +94,10 @@ def _train_batch(
         yield Teacher(_path(task, seed), task.name, task.domain, task.split, seed, trained.steps[k], found, adapter_hash(path))
 
 
-def _test_exact_match(functional: FunctionalLoRA, factors: LoRAFactors, base: Base, frame: str, tasks: list[Task]) -> list[float]:
+def _test_exact_match(functional: FunctionalLoRA, factors: LoRAFactors, framing: Framing, tasks: list[Task]) -> list[float]:
     """Exact match of each adapter on its task's test examples."""
-    batches = [encode_examples(base.tokenizer, frame, task.test) for task in tasks]
-    return [result.exact_match for result in score_each(functional, factors, batches, pad_id(base.tokenizer))]
+    batches = [framing.batch(framing.of_task(task, "test")) for task in tasks]
+    return [result.exact_match for result in score_each(functional, factors, batches, framing.pad)]
 
 
 def plan_batches(suite: TaskSuite, zoo: ZooConfig, planned: Iterable[Sequence[str]] = ()) -> Iterator[list[tuple[Task, int]]]:

@@ -6,10 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llgbm.config import ZooConfig
 from llgbm.errors import InputError
 from llgbm.files import hash_json, read_json
+from llgbm.framing import Framing
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapters
+from llgbm.zoo.base import Base
 from llgbm.zoo.suite import TaskSuite
 from llgbm.zoo.suites import load_suite
 
@@ -56,6 +59,10 @@ class TeacherZoo:
         if suite.content_hash != self.manifest["suite"]["hash"]:
             raise InputError(f"{self.folder}: built on another version of suite {suite.name}; build the zoo again")
         return suite
+
+    def framing(self, base: Base) -> Framing:
+        """How the base reads the suite's examples: as it did when the teachers were trained."""
+        return Framing.of(base, self.suite, ZooConfig(**self.manifest.get("zoo", {})))
 
     @property
     def content_hash(self) -> str:

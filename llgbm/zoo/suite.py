@@ -2,7 +2,7 @@
 
 A suite folder holds three files, one JSON object per line (`suite.json` is a single object and may be left out):
 
-    suite.json    {"name": ..., "frame": "### Instruction:\\n{input}\\n\\n### Response:\\n"}
+    suite.json    {"name": ..., "frame": "### Instruction:\\n{input}\\n\\n### Response:\\n"}, or "frame": "chat" and perhaps "system": ...
     tasks.jsonl   {"task", "domain", "split", "description", "paraphrases", "prompts", ...}
     train.jsonl   {"task", "input", "output"}
     test.jsonl    {"task", "input", "output"}
@@ -22,6 +22,8 @@ from llgbm.files import parse_json, read_text, write_text
 
 T = TypeVar("T")
 ALPACA_FRAME = "### Instruction:\n{input}\n\n### Response:\n"
+CHAT_FRAME = "chat"
+"""The frame that is the tokenizer's chat template."""
 SPLITS = ("seen", "unseen_combination", "unseen_wording", "mixture")
 """Splits results are reported on. `unseen_wording` is the seen tasks, asked for in wordings no training used."""
 TASK_SPLITS = ("seen", "unseen_combination", "mixture")
@@ -67,6 +69,9 @@ class TaskSuite:
     name: str
     tasks: dict[str, Task]
     frame: str = ALPACA_FRAME
+    """A text with `{input}`, or `chat`: the chat template of the base's tokenizer."""
+    system: str | None = None
+    """System prompt of a chat."""
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self.tasks.values())
@@ -83,7 +88,7 @@ class TaskSuite:
         """The sub-suite of the named tasks, or of one split, in this suite's order."""
         wanted = set(self.tasks) if names is None else {self[name].name for name in names}
         kept = {t.name: t for t in self if t.name in wanted and split in (None, t.split)}
-        return TaskSuite(self.name, kept, self.frame)
+        return TaskSuite(self.name, kept, self.frame, self.system)
 
     def spaced(self, count: int) -> "TaskSuite":
         """A sub-suite of `count` tasks, evenly spaced in this suite's order. InputError when there are not that many, or none asked for."""
@@ -93,19 +98,24 @@ class TaskSuite:
         return self.select([names[i * len(names) // count] for i in range(count)])
 
     def framed(self, input: str) -> str:
-        """The text the base reads for one input; the answer follows it directly."""
-        return self.frame.replace("{input}", input)
+        """A plain frame around one input; of a chat, whose template is the tokenizer's, the input as it stands."""
+        return input if self.frame == CHAT_FRAME else self.frame.replace("{input}", input)
+
+    @property
+    def header(self) -> dict[str, str]:
+        """What `suite.json` says besides the name."""
+        return {"frame": self.frame, **({} if self.system is None else {"system": self.system})}
 
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over everything the suite says, independent of how it is stored."""
-        content = {"frame": self.frame, "tasks": [asdict(task) for task in self]}
+        content = {**self.header, "tasks": [asdict(task) for task in self]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Write the suite as a JSONL folder that `load_suite` reads back equal."""
         folder = Path(folder)
-        write_text(folder / "suite.json", json.dumps({"name": self.name, "frame": self.frame}, indent=2) + "\n")
+        write_text(folder / "suite.json", json.dumps({"name": self.name, **self.header}, indent=2) + "\n")
         rows = [{"task" if k == "name" else k: v for k, v in asdict(t).items() if k not in ("train", "test")} for t in self]
         write_text(folder / "tasks.jsonl", _to_jsonl(rows))
         for part in ("train", "test"):

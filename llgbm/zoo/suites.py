@@ -13,15 +13,15 @@ from llgbm.errors import InputError
 from llgbm.files import read_json
 from llgbm.names import path_part, twin_key
 from llgbm.zoo.micro.world import micro_suite
-from llgbm.zoo.suite import ALPACA_FRAME, Example, Task, TaskSuite, read_jsonl
+from llgbm.zoo.suite import ALPACA_FRAME, CHAT_FRAME, Example, Task, TaskSuite, read_jsonl
 
 SUITES: dict[str, Callable[[], TaskSuite]] = {"micro": micro_suite}
 """Built-in suites by name."""
 
 
 def _with_slot(frame: str) -> str:
-    if "{input}" not in frame:
-        raise ValueError(f"{shown(frame)} has no place for {{input}}; write a frame that contains {{input}}")
+    if frame != CHAT_FRAME and "{input}" not in frame:
+        raise ValueError(f"{shown(frame)} has no place for {{input}}; write a frame that contains {{input}}, or chat")
     return frame
 
 
@@ -31,6 +31,7 @@ class SuiteHeader:
 
     name: Text | None = None
     frame: Annotated[Text, AfterValidator(_with_slot)] = ALPACA_FRAME
+    system: Text | None = None
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -72,10 +73,12 @@ def load_suite(source: str | Path) -> TaskSuite:
         raise InputError(f"task suite {source}: no such folder; give a folder with tasks.jsonl, train.jsonl and test.jsonl, or 'micro'")
     path = folder / "suite.json"
     header = read_as(SuiteHeader, read_json(path), str(path)) if path.exists() else SuiteHeader()
+    if header.system is not None and header.frame != CHAT_FRAME:
+        raise InputError(f"{path}: system: only the frame chat has a place for it; write it into the frame, or leave it out")
     rows = _read_tasks(folder / "tasks.jsonl")
     examples = {part: _read_examples(folder / f"{part}.jsonl", rows) for part in ("train", "test")}
     tasks = {name: _task(where, row, *(examples[part].get(name, ()) for part in ("train", "test"))) for name, (where, row) in rows.items()}
-    return TaskSuite(name=folder.name if header.name is None else header.name, tasks=tasks, frame=header.frame)
+    return TaskSuite(name=folder.name if header.name is None else header.name, tasks=tasks, frame=header.frame, system=header.system)
 
 
 def _read_tasks(path: Path) -> dict[str, tuple[str, TaskRow]]:

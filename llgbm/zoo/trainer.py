@@ -12,12 +12,12 @@ import torch
 from torch.nn import functional as F
 
 from llgbm.config import LoRAConfig, ZooConfig
-from llgbm.dataset import TokenBatch, concatenate, encode_examples
+from llgbm.dataset import TokenBatch, concatenate
 from llgbm.errors import InputError
+from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.scoring import score_each
-from llgbm.zoo.base import Base
 from llgbm.zoo.suite import Task
 
 MAX_VALIDATION = 32
@@ -44,9 +44,9 @@ class Trained:
     validation_exact_match: list[float]
 
 
-def make_lesson(base: Base, frame: str, task: Task, seed: int, max_length: int = 512) -> Lesson:
+def make_lesson(framing: Framing, task: Task, seed: int) -> Lesson:
     """Tokenize a task's train examples and set some aside for validation (all of them if there are fewer than five)."""
-    tokens = encode_examples(base.tokenizer, frame, task.train, max_length)
+    tokens = framing.batch(framing.of_task(task, "train"))
     held_back = min(MAX_VALIDATION, len(tokens) // 5)
     split = len(tokens) - held_back
     validation = tokens.rows(slice(split, None)) if held_back else tokens

@@ -50,10 +50,10 @@ def test_families_that_are_no_decoders_are_refused_by_name() -> None:
 def test_prompts_of_several_lengths_are_refused_where_padding_counts() -> None:
     functional = FunctionalLoRA(tiny_model("rwkv"), [])
     ids, mask = torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.long)
-    assert greedy_decode(functional, None, ids, mask, 2, 99, 0).shape == (2, 2)
+    assert greedy_decode(functional, None, ids, mask, 2, {99}, 0).shape == (2, 2)
     mask[1, :2] = 0
     with pytest.raises(InputError, match=r"base of family rwkv counts padding as tokens; decode prompts of one length at a time"):
-        greedy_decode(functional, None, ids, mask, 2, 99, 0)
+        greedy_decode(functional, None, ids, mask, 2, {99}, 0)
 
 
 def test_a_module_that_sees_some_tokens_only_is_refused() -> None:

@@ -236,7 +236,7 @@ def test_greedy_decoding_equals_decoding_without_a_cache(kind: str, device: torc
     functional = FunctionalLoRA(model, target_shapes(model, "all-linear"))
     factors = random_factors(functional, 2)
     ids, mask, _ = (tokens.to(device) for tokens in padded_tokens(4, 6, "left"))
-    new = greedy_decode(functional, factors, ids, mask, 8, eos_token_id=VOCABULARY + 1, pad_token_id=0)
+    new = greedy_decode(functional, factors, ids, mask, 8, ends={VOCABULARY + 1}, pad_token_id=0)
     for _ in range(8):
         last = torch.zeros_like(mask).bool()
         last[:, -1] = True
@@ -247,15 +247,15 @@ def test_greedy_decoding_equals_decoding_without_a_cache(kind: str, device: torc
 
 def test_greedy_decoding_stops_and_pads_after_the_end(functional: FunctionalLoRA) -> None:
     ids, mask, _ = padded_tokens(4, 6, "left")
-    free = greedy_decode(functional, None, ids, mask, 6, eos_token_id=VOCABULARY + 1, pad_token_id=0)
+    free = greedy_decode(functional, None, ids, mask, 6, ends={VOCABULARY + 1}, pad_token_id=0)
     end = int(free[0, 2])
-    ended = greedy_decode(functional, None, ids, mask, 6, eos_token_id=end, pad_token_id=0)
+    ended = greedy_decode(functional, None, ids, mask, 6, ends={end, VOCABULARY + 1}, pad_token_id=0)
     for row, tokens in zip(free.tolist(), ended.tolist(), strict=True):
         stop = row.index(end) + 1 if end in row else len(row)
         assert tokens == (row[:stop] + [0] * 6)[: len(tokens)]
-    one = greedy_decode(functional, None, ids[:1], mask[:1], 6, eos_token_id=int(free[0, 0]), pad_token_id=0)
+    one = greedy_decode(functional, None, ids[:1], mask[:1], 6, ends={int(free[0, 0])}, pad_token_id=0)
     assert one.shape == (1, 1)
-    assert greedy_decode(functional, None, ids, mask, 0, end, 0).shape == (4, 0)
+    assert greedy_decode(functional, None, ids, mask, 0, {end}, 0).shape == (4, 0)
 
 
 def test_faults_are_named(functional: FunctionalLoRA) -> None:
@@ -276,7 +276,7 @@ def test_faults_are_named(functional: FunctionalLoRA) -> None:
     with pytest.raises(InputError, match=r"Qwen2ForCausalLM, has no output embedding"):
         FunctionalLoRA(headless, [])
     with pytest.raises(InputError, match=r"padded on the right"):
-        greedy_decode(functional, None, ids, mask, 2, 2, 0)
+        greedy_decode(functional, None, ids, mask, 2, {2}, 0)
 
 
 def test_factors_go_where_the_module_is_in_the_dtype_of_the_base(device: torch.device) -> None:

@@ -16,6 +16,7 @@ LAYERS = (
     ("zoo.suite", "zoo.micro"),
     ("zoo.suites", "zoo.base"),
     ("dataset",),
+    ("framing",),
     ("functional_lora",),
     ("scoring", "probes"),
     ("zoo.folder",),

@@ -1,5 +1,6 @@
 """Suites survive the trip to disk, and bad ones are refused in one sentence."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -138,3 +139,28 @@ def test_spaced_tasks_cover_the_suite_in_order() -> None:
     assert suite.spaced(len(suite)).tasks == suite.tasks
     with pytest.raises(InputError, match="tasks to choose from, 0 were asked for; give 1 to"):
         suite.spaced(0)
+
+
+def test_chat_suites_come_back_and_count_in_the_hash(tmp_path: Path) -> None:
+    plain = micro_suite(n_train=2, n_test=2).spaced(2)
+    chat = dataclasses.replace(plain, frame="chat", system="Be brief.")
+    chat.save(tmp_path)
+    again = load_suite(tmp_path)
+    assert (again.frame, again.system, again.select().system) == ("chat", "Be brief.", "Be brief.")
+    hashes = {suite.content_hash for suite in (plain, chat, dataclasses.replace(chat, system="Be long."))}
+    assert len(hashes) == 3
+    assert again.content_hash in hashes
+    assert chat.framed("hot") == "hot"
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ('{"frame": "no place"}', "write a frame that contains {input}, or chat"),
+        ('{"system": "Be brief."}', "system: only the frame chat has a place for it"),
+    ],
+)
+def test_faulty_headers_are_named(tmp_path: Path, header: str, message: str) -> None:
+    (tmp_path / "suite.json").write_text(header)
+    with pytest.raises(InputError, match=message):
+        load_suite(tmp_path)

@@ -90,7 +90,7 @@ def test_exact_match_equals_greedy_decoding(zoo_folder, document):
         for method, factors in (("base", None), ("teacher", zoo.factors([setting.teachers[task.name]]))):
             for example, bit in zip(task.test, rows[task.name]["exact"][method], strict=True):
                 ids = tokenizer(zoo.suite.framed(example.input), return_tensors="pt")
-                ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+                ends = {"ends": {tokenizer.eos_token_id}, "pad_token_id": tokenizer.pad_token_id}
                 out = greedy_decode(setting.functional, factors, ids.input_ids, ids.attention_mask, max_new_tokens=4, **ends)
                 assert (tokenizer.decode(out[0]) == example.output + tokenizer.eos_token) == (bit == "1")
 

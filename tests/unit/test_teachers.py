@@ -17,6 +17,7 @@ from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig
 from llgbm.dataset import pad_id
 from llgbm.errors import InputError
 from llgbm.files import hash_file
+from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.peft_io import target_shapes
 from llgbm.zoo.base import Base, load_base
@@ -57,7 +58,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def test_together_equals_alone(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:
-    lessons = [make_lesson(base, suite.frame, task, 0) for task in suite]
+    lessons = [make_lesson(Framing.of(base, suite), task, 0) for task in suite]
     pad = pad_id(base.tokenizer)
     together = train_adapters(functional, lessons, LORA, ZOO, pad).factors
     for k, lesson in enumerate(lessons):
@@ -71,7 +72,7 @@ def test_batch_mates_change_neither_steps_nor_weights(suite: TaskSuite) -> None:
     """On a base in float64 only the factors' own float32 rounds: each of the steps may round one number differently, by an ulp."""
     whole = load_base("micro")
     wide = FunctionalLoRA(whole.model.double(), target_shapes(whole.model, LORA.target_modules))
-    lessons = [make_lesson(whole, suite.frame, task, 0) for task in suite]
+    lessons = [make_lesson(Framing.of(whole, suite), task, 0) for task in suite]
     lessons[1] = dataclasses.replace(lessons[1], validation=lessons[1].validation.rows([0]))  # solved when this one answer is
     zoo = dataclasses.replace(ZOO, steps=12, check_interval=1, solved_exact_match=1e-9, solved_checks=1, learning_rate=1e-2)
     together = train_adapters(wide, lessons, LORA, zoo, pad_id(whole.tokenizer))
@@ -86,17 +87,17 @@ def test_batch_mates_change_neither_steps_nor_weights(suite: TaskSuite) -> None:
 
 def test_seed_decides_start_and_order(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:
     task, pad = next(iter(suite)), pad_id(base.tokenizer)
-    lessons = [make_lesson(base, suite.frame, task, seed) for seed in (0, 0, 1)]
+    lessons = [make_lesson(Framing.of(base, suite), task, seed) for seed in (0, 0, 1)]
     hashes = [train_adapters(functional, [lesson], LORA, ZOO, pad).factors.content_hash() for lesson in lessons]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_validation_is_kept_from_training(base: Base, suite: TaskSuite) -> None:
     task = next(iter(suite))
-    lesson = make_lesson(base, suite.frame, task, 0)
+    lesson = make_lesson(Framing.of(base, suite), task, 0)
     assert (len(lesson.train), len(lesson.validation)) == (16, 4)
     few = dataclasses.replace(task, train=task.train[:3])
-    lesson = make_lesson(base, suite.frame, few, 0)
+    lesson = make_lesson(Framing.of(base, suite), few, 0)
     assert (len(lesson.train), len(lesson.validation)) == (3, 3)
 
 
@@ -104,7 +105,7 @@ def test_solved_adapters_leave_early_and_are_solved(base: Base) -> None:
     suite = micro_suite(n_train=160, n_test=4).select(["reverse-lower-plain", "increment-digits-plain"])
     lora = LoRAConfig(rank=4, alpha=8)
     functional = FunctionalLoRA(base.model, target_shapes(base.model, lora.target_modules))
-    lessons = [make_lesson(base, suite.frame, task, 0) for task in suite]
+    lessons = [make_lesson(Framing.of(base, suite), task, 0) for task in suite]
     zoo = ZooConfig(steps=150, batch_size=8, check_interval=10)
     trained = train_adapters(functional, lessons, lora, zoo, pad_id(base.tokenizer))
     assert all(steps < 150 and steps % 10 == 0 for steps in trained.steps)
@@ -112,7 +113,7 @@ def test_solved_adapters_leave_early_and_are_solved(base: Base) -> None:
 
 
 def test_dropout_is_refused(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:
-    lesson = make_lesson(base, suite.frame, next(iter(suite)), 0)
+    lesson = make_lesson(Framing.of(base, suite), next(iter(suite)), 0)
     with pytest.raises(InputError, match=r"lora.dropout is 0.1; teachers train without dropout"):
         train_adapters(functional, [lesson], dataclasses.replace(LORA, dropout=0.1), ZOO, 0)
 
