@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-numeric lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/llgbm quickstart
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+# The processor's lowest and highest instructions, one thread and two: results may differ by rounding only.
+test-numeric: $(STAMP)
+	.ci/numeric
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

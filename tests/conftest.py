@@ -1,9 +1,11 @@
 """Tests run on one thread: their models are tiny, and threads that wait for each other cost more than they bring."""
 
+import os
+
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # make test-numeric asks for two as well
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -61,6 +61,10 @@ class DeltaEngine:
         shapes: Modules that adapters may touch; by default every linear module but the head.
         memory_bytes: Budget that decides how many adapters share a forward; by default `MEMORY_BYTES`.
 
+    A sum's rounding depends on the shape of the product it is part of. A delta is therefore the difference of two forwards of
+    one shape: K adapters together, and the base as often. What an adapter does not change is then exactly zero, and an
+    adapter that changes next to nothing is not given a direction by rounding.
+
     `cut_probes` names the probes that lost their end to `options.max_length`, with their length in tokens.
 
     Raises:
@@ -86,7 +90,8 @@ class DeltaEngine:
         self.layers: tuple[int, ...] = tuple(wanted)
         budget = memory_bytes or MEMORY_BYTES.get(self.functional.device.type, MEMORY_BYTES["cpu"])
         self.adapters_at_once = max(1, budget // self._bytes_per_adapter())
-        self.base_states = self._states(None, 1)[0]
+        self._bases: dict[int, Float[Tensor, "K L P D"]] = {}
+        self.base_states = self._base(1)[0]
 
     @property
     def base_activation(self) -> Float[np.ndarray, "..."]:
@@ -143,9 +148,15 @@ class DeltaEngine:
 
     def _chunk(self, factors: LoRAFactors) -> np.ndarray:
         factors = factors.to(device=self.functional.device)
-        difference = self._states(factors, factors.n_adapters) - self.base_states
+        difference = self._states(factors, factors.n_adapters) - self._base(factors.n_adapters)
         deltas = torch.stack([aggregate(difference[:, layer], self.options.aggregation) for layer in range(len(self.layers))], 1)
         return (deltas[:, 0] if isinstance(self.options.layers, int) else deltas).cpu().numpy()
+
+    def _base(self, k: int) -> Float[Tensor, "K L P D"]:
+        """The base's states, from a forward of the shape that K adapters have; two shapes are kept: a full chunk and what remains."""
+        if k not in self._bases:
+            self._bases = dict([*self._bases.items()][-1:]) | {k: self._states(None, k)}
+        return self._bases[k]
 
     @torch.no_grad()
     def _states(self, factors: LoRAFactors | None, k: int) -> Float[Tensor, "K L P D"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from tolerance import assert_near
 
 from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig
 from llgbm.dataset import pad_id
@@ -57,15 +58,20 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hash_file(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "metadata.json"}
 
 
-def test_together_equals_alone(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:
+@pytest.mark.numeric
+def test_together_equals_alone(suite: TaskSuite) -> None:
+    """With the base in float64: in float32 AdamW makes a whole step of a gradient that is only rounding, whatever its size."""
+    micro = load_base("micro")
+    base = dataclasses.replace(micro, model=micro.model.double())
+    functional = FunctionalLoRA(base.model, target_shapes(base.model, LORA.target_modules))
     lessons = [make_lesson(Framing.of(base, suite), task, 0) for task in suite]
     pad = pad_id(base.tokenizer)
     together = train_adapters(functional, lessons, LORA, ZOO, pad).factors
     for k, lesson in enumerate(lessons):
         alone = train_adapters(functional, [lesson], LORA, ZOO, pad).factors
         for name in alone.a:
-            torch.testing.assert_close(together.a[name][k], alone.a[name][0], atol=2e-5, rtol=1e-4)
-            torch.testing.assert_close(together.b[name][k], alone.b[name][0], atol=2e-5, rtol=1e-4)
+            for one, other in ((together.a[name][k], alone.a[name][0]), (together.b[name][k], alone.b[name][0])):
+                assert_near(one, other, length=512, depth=ZOO.steps)  # factors and AdamW's moments are float32
 
 
 def test_batch_mates_change_neither_steps_nor_weights(suite: TaskSuite) -> None:
