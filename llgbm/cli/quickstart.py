@@ -118,8 +118,8 @@ class _Quickstart:
     def _train(self, zoo: "TeacherZoo") -> None:
         """Go on from an interrupted run of the same settings on the same zoo."""
         from llgbm.progress import ProgressBar
+        from llgbm.training.behavior import train_generator
         from llgbm.training.checkpoints import is_origin, origin
-        from llgbm.training.loop import train_generator
 
         resume = is_origin(self.folder / "checkpoints", origin(self.config, zoo))
         with ProgressBar(f"train {self.config.experiment_name}", "steps") as progress:

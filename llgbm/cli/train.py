@@ -19,12 +19,12 @@ def run(args: Namespace) -> int:
     """Train; print where the generator lies and how it does on the held-back tasks."""
     config = read_config(args)
     from llgbm.progress import ProgressBar
-    from llgbm.training.loop import train_generator
+    from llgbm.training.behavior import train_generator
 
     with ProgressBar(f"train {config.experiment_name}", "steps") as progress:
         result = train_generator(config, resume=args.resume, progress=progress)
     summary = {
-        "generator": str(result.generator),
+        "generator": str(result.network),
         "steps": result.steps,
         "best_step": result.best_step,
         "seconds": round(result.seconds, 1),
@@ -33,5 +33,5 @@ def run(args: Namespace) -> int:
     if args.json:
         print_json(summary)
     else:
-        print_table([summary], title="trained; next: llgbm evaluate --checkpoint " + str(result.generator))
+        print_table([summary], title="trained; next: llgbm evaluate --checkpoint " + str(result.network))
     return 0

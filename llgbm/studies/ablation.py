@@ -26,7 +26,7 @@ from llgbm.evaluation.task_eval import evaluate, read_evaluation
 from llgbm.files import hash_json, read_yaml, write_json
 from llgbm.names import path_part, twin_key
 from llgbm.progress import ProgressCallback
-from llgbm.training.loop import train_generator
+from llgbm.training.behavior import train_generator
 from llgbm.zoo.folder import TeacherZoo
 
 RESULT_FILE = "study.json"

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.files import hash_file, read_json, write_bytes, write_json
 from llgbm.models.reader import CONFIG_FILE, WEIGHTS_FILE, ConditionReader, load_weights
+from llgbm.training.processes import from_first, tensors_from_first
 from llgbm.zoo.folder import TeacherZoo
 
 MARKER = "COMPLETE.json"
@@ -36,18 +38,34 @@ def save_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.opt
 
 
 def load_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.optim.Optimizer) -> dict:
-    """Restore network and optimizer in place; returns the loop state.
+    """Restore network and optimizer in place, in every process from what the first one reads; returns the loop state.
 
     Raises:
         InputError: The checkpoint belongs to a network of another layout.
     """
-    load_weights(network, load_file(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    device = next(network.parameters()).device
+    load_weights(network, tensors_from_first(lambda: load_file(folder / WEIGHTS_FILE), device), folder / WEIGHTS_FILE)
     entries: dict[int, dict] = {}
-    for key, tensor in load_file(folder / OPTIMIZER_FILE).items():
+    for key, tensor in tensors_from_first(lambda: load_file(folder / OPTIMIZER_FILE), device).items():
         index, name = key.split(".", 1)
         entries.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    return read_json(folder / STATE_FILE)
+    return from_first(lambda: read_json(folder / STATE_FILE))
+
+
+def load_best(folder: Path, network: ConditionReader) -> None:
+    """Put a checkpoint's weights into the network, in every process from what the first one reads.
+
+    Raises:
+        InputError: The checkpoint is not whole.
+    """
+
+    def read() -> dict[str, Tensor]:
+        if not is_complete(folder):
+            raise InputError(f"{folder}: the best checkpoint is not whole any more; train again with --overwrite")
+        return load_file(folder / WEIGHTS_FILE)
+
+    load_weights(network, tensors_from_first(read, next(network.parameters()).device), folder / WEIGHTS_FILE)
 
 
 def origin(config: ExperimentConfig, zoo: TeacherZoo) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.losses import Evidence
@@ -20,21 +21,28 @@ VALIDATION_WORDINGS = 4
 """Conditions of each held-back task, of one wording each, on which a checkpoint is judged."""
 
 
-def generate(model: Callable, plan: StepPlan, train: TeacherSet, conditions: ConditionTable, device: Any, reword: bool) -> dict[str, Any]:
+def generate(
+    model: Callable, plan: StepPlan, train: TeacherSet, conditions: ConditionTable, device: torch.device, reword: bool
+) -> dict[str, Any]:
     """Write the plan's adapters; `reword` also reads every task of the whole step in another wording.
 
     Returns:
         Fields of an `Evidence`. The other wordings are the whole step's, so that a step cut into parts has the same loss.
     """
     names = [train.tasks[k].name for k in plan.teachers]
-    embeddings, mask = (x.to(device) for x in conditions.draw(names, plan.condition_seeds))
+    embeddings, mask = (to_device(x, device) for x in conditions.draw(names, plan.condition_seeds))
     if not reword:
         return {"generated": model(embeddings, mask)}
     others = [train.tasks[k].name for k, _ in plan.whole]
-    again = tuple(x.to(device) for x in conditions.draw(others, [f"{seed}/again" for _, seed in plan.whole]))
+    again = tuple(to_device(x, device) for x in conditions.draw(others, [f"{seed}/again" for _, seed in plan.whole]))
     factors, read, read_again = model(embeddings, mask, again)
-    same = torch.tensor([[name == other for other in others] for name in names], device=device)
+    same = to_device(torch.tensor([[name == other for other in others] for name in names]), device)
     return {"generated": factors, "read": read, "read_again": read_again, "same_task": same}
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to a device without waiting for the copy."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def compare(

@@ -14,9 +14,11 @@ from llgbm.errors import InputError
 from llgbm.lora.peft_io import read_adapter, write_adapter
 from llgbm.models.delta_predictor import DeltaPredictor
 from llgbm.probes import load_probes
+from llgbm.training.behavior import train_generator
 from llgbm.training.checkpoints import is_origin
-from llgbm.training.delta_only import PredictorResult, PredictorState, teacher_deltas, train_delta_only, train_predictor
-from llgbm.training.loop import DivergedError, train_generator
+from llgbm.training.delta_only import train_delta_only
+from llgbm.training.fingerprint import FingerprintProblem, teacher_deltas, train_predictor
+from llgbm.training.loop import DivergedError, TrainingResult
 from llgbm.zoo.base import load_base
 from llgbm.zoo.folder import TeacherZoo
 
@@ -34,12 +36,12 @@ def config(world, tmp_path):
     return changed(world, output_dir=str(tmp_path))
 
 
-def metrics(result: PredictorResult) -> list[dict]:
+def metrics(result: TrainingResult) -> list[dict]:
     rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
 
 
-def weights(result: PredictorResult, folder: str = "") -> dict[str, torch.Tensor]:
+def weights(result: TrainingResult, folder: str = "") -> dict[str, torch.Tensor]:
     return load_file(result.folder / (folder or f"checkpoints/step_{result.steps}") / "model.safetensors")
 
 
@@ -62,7 +64,7 @@ def stop_after(steps: int):
 def test_it_learns_the_fingerprints_of_the_seen_tasks(config):
     steps = {f"training__{name}": 100 for name in ("total_steps", "eval_interval", "save_interval")}
     result = train_predictor(changed(config, **steps))
-    predictor, zoo = DeltaPredictor.from_pretrained(result.predictor), TeacherZoo.load(config.checkpoint_folder)
+    predictor, zoo = DeltaPredictor.from_pretrained(result.network), TeacherZoo.load(config.checkpoint_folder)
     assert metrics(result)[-1]["loss"] < 0.1 < metrics(result)[0]["loss"]
     base, probes = load_base(config.model.name), load_probes("generic")
     for teacher in [t for t in zoo.teachers if t.task in predictor.spec.trained_on]:
@@ -116,8 +118,7 @@ def test_the_step_of_highest_validation_cosine_is_kept(config):
     assert result.best_step == cosines.index(max(cosines)) + 1
     assert same(weights(result, "predictor"), weights(result, f"checkpoints/step_{result.best_step}"))
     better, worse = {"cosine": 0.5}, {"cosine": 0.4}
-    assert PredictorState(best=worse).improves(better)
-    assert not PredictorState(best=better).improves(worse)
+    assert FingerprintProblem.rank(better) > FingerprintProblem.rank(worse)
 
 
 def test_without_validation_the_last_step_is_kept(config):

@@ -16,8 +16,9 @@ from training_world import build_world, changed
 from llgbm.errors import InputError
 from llgbm.losses import OBJECTIVES
 from llgbm.models.generator import LoRAGenerator
+from llgbm.training.behavior import train_generator
 from llgbm.training.checkpoints import complete_steps
-from llgbm.training.loop import DivergedError, train_generator
+from llgbm.training.loop import DivergedError
 from llgbm.zoo.base import load_base
 
 
@@ -119,7 +120,7 @@ def test_old_checkpoints_go_and_the_best_stays(config):
     kept = complete_steps(result.folder / "checkpoints")
     assert set(kept) == {result.steps, result.best_step}
     best = LoRAGenerator.from_pretrained(result.folder / "checkpoints" / f"step_{result.best_step}")
-    final = LoRAGenerator.from_pretrained(result.generator)
+    final = LoRAGenerator.from_pretrained(result.network)
     assert same(best.state_dict(), final.state_dict())
 
 
@@ -182,7 +183,7 @@ def test_gradient_checkpointing_changes_nothing_but_rounding(config):
 @pytest.mark.parametrize("condition", ["prompts", "both"])
 def test_other_conditions_train(config, condition):
     result = train_generator(changed(config, generator__condition=condition, training__total_steps=2))
-    assert LoRAGenerator.from_pretrained(result.generator).spec.condition == condition
+    assert LoRAGenerator.from_pretrained(result.network).spec.condition == condition
 
 
 def test_bf16_and_top_k_train(config):
@@ -191,7 +192,7 @@ def test_bf16_and_top_k_train(config):
 
 
 def test_held_back_tasks_are_never_trained_on(config):
-    spec = LoRAGenerator.from_pretrained(train_generator(config).generator).spec
+    spec = LoRAGenerator.from_pretrained(train_generator(config).network).spec
     assert len(spec.validated_on) == 1
     assert len(spec.trained_on) == 5
     assert not set(spec.validated_on) & set(spec.trained_on)
@@ -199,9 +200,7 @@ def test_held_back_tasks_are_never_trained_on(config):
 
 def test_smaller_runs_train_on_a_part_of_the_larger_ones_tasks(config):
     def names(limit):
-        return set(
-            LoRAGenerator.from_pretrained(train_generator(changed(config, training__max_train_tasks=limit)).generator).spec.trained_on
-        )
+        return set(LoRAGenerator.from_pretrained(train_generator(changed(config, training__max_train_tasks=limit)).network).spec.trained_on)
 
     assert names(2) < names(4) < names(None)
 
@@ -271,7 +270,7 @@ def test_kill_nine_then_resume(config, tmp_path, seconds_after_first_step):
     config = changed(config, training__total_steps=40, training__save_interval=3)
     whole = train_generator(changed(config, experiment_name="whole"))
     config.save(tmp_path / "config.yaml")
-    code = "import sys; from llgbm.config import ExperimentConfig; from llgbm.training.loop import train_generator;"
+    code = "import sys; from llgbm.config import ExperimentConfig; from llgbm.training.behavior import train_generator;"
     code += f"train_generator(ExperimentConfig.load({str(tmp_path / 'config.yaml')!r}))"
     same_threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number gives other bits
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=same_threads)
@@ -292,7 +291,8 @@ def test_two_processes_follow_the_curve_of_one(config, tmp_path):
     two.save(tmp_path / "config.yaml")
     script = tmp_path / "train.py"
     script.write_text(
-        "from accelerate import PartialState\nfrom llgbm.config import ExperimentConfig\nfrom llgbm.training.loop import train_generator\n"
+        "from accelerate import PartialState\nfrom llgbm.config import ExperimentConfig\n"
+        "from llgbm.training.behavior import train_generator\n"
         f"assert PartialState(cpu=True).num_processes == 2\ntrain_generator(ExperimentConfig.load({str(tmp_path / 'config.yaml')!r}))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]

@@ -1,0 +1,109 @@
+"""The generator as a problem: adapters written from conditions, compared with the teachers by every term of the objective."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llgbm.config import ExperimentConfig
+from llgbm.functional_lora.recompute import recompute_layers
+from llgbm.losses import OBJECTIVES, active_terms, objective_loss, parse_schedules, schedule_factor
+from llgbm.models.generator import LoRAGenerator
+from llgbm.progress import ProgressCallback
+from llgbm.scoring import score
+from llgbm.training.checkpoints import origin
+from llgbm.training.loop import TrainingResult, train
+from llgbm.training.plan import StepPlan, plan_step
+from llgbm.training.probe_targets import ProbeTargets
+from llgbm.training.problem import Problem
+from llgbm.training.setup import Setup, new_generator, prepare
+from llgbm.training.step import compare, generate, validate
+from llgbm.training.targets import TargetOptions, TeacherTargets
+
+
+def train_generator(config: ExperimentConfig, resume: bool = False, progress: ProgressCallback | None = None) -> TrainingResult:
+    """Train a generator on the zoo's seen teachers; write the run folder.
+
+    Args:
+        config: Everything that decides the result.
+        resume: Go on from the newest complete checkpoint of the run folder, if there is one; a finished run is returned as it is.
+        progress: Called with the step, the number of steps, and the current figures.
+
+    Raises:
+        InputError: A setting, the zoo or a checkpoint does not fit.
+        DivergedError: A loss is not finite.
+    """
+    weights = active_terms({name: float(value) for name, value in vars(config.objective).items()})
+    parse_schedules(config.training.schedules)
+    return train(config, lambda device: BehaviorProblem(config, weights, device), resume, progress)
+
+
+class BehaviorProblem(Problem):
+    """Base, teachers and generator of one run, and what the active terms need of them."""
+
+    kind = "generator"
+
+    def __init__(self, config: ExperimentConfig, weights: dict[str, float], device: torch.device) -> None:
+        self.config, self.weights = config, weights
+        self.schedules = parse_schedules(config.training.schedules)
+        self.at_once = config.training.batch_size
+        self.setup: Setup = prepare(config, str(device))
+        if config.training.gradient_checkpointing:
+            recompute_layers(self.setup.functional)
+        self.network: LoRAGenerator = new_generator(config, self.setup).to(device)
+        setup = self.setup
+        self.hashes = origin(config, setup.zoo)
+        self.inputs = {"base": setup.base.content_hash, "zoo": setup.zoo.content_hash, "encoder": setup.encoder.content_id}
+
+    def ready(self) -> None:
+        """The teachers' outputs, and what they do on probes."""
+        training, setup = self.config.training, self.setup
+        layers = tuple(range(1, setup.functional.n_layers + 1))
+        options = TargetOptions(frozenset(self.weights), layers, training.kl_top_k, int(training.target_cache_gb * 2**30))
+        self.targets = TeacherTargets(setup.functional, setup.train.factors, setup.train.examples, options)
+        self.probes = ProbeTargets.build(setup, self.config, frozenset(self.weights))
+
+    def plan(self, step: int) -> StepPlan:
+        training, train = self.config.training, self.setup.train
+        return plan_step(self.config.seed, step, len(train), training.tasks_per_step, train.per_teacher, training.examples_per_task)
+
+    def loss(self, model: Callable[..., Any], part: StepPlan, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Write the part's adapters and compare them with their teachers."""
+        setup, reword = self.setup, self.targets.options.needs("wordings")
+        generated = generate(model, part, setup.train, setup.conditions, setup.functional.device, reword)
+        evidence = compare(generated, part, setup.train, self.targets, self.probes, self.config.training.delta_loss_type)
+        return objective_loss(evidence, self.weights_at(step))
+
+    def weights_at(self, step: int) -> dict[str, float]:
+        """Each term's weight: its own schedule, or lambda's for behavioral terms."""
+        training, scheduled = self.config.training, {}
+        for name, weight in self.weights.items():
+            behavioral = OBJECTIVES[name].behavioral
+            kind = self.schedules.get(name, training.lambda_schedule if behavioral else "constant")
+            factor = schedule_factor(kind, step, training.lambda_warmup_steps, training.total_steps)
+            scheduled[name] = weight * factor * (training.lambda_delta if behavioral else 1.0)
+        return scheduled
+
+    def settings(self, step: int) -> dict[str, float]:
+        return {f"weight/{name}": weight for name, weight in self.weights_at(step).items()}
+
+    def validate(self) -> dict[str, float]:
+        """Exact match and NLL of generated adapters."""
+        setup, held = self.setup, self.setup.validation
+        if held is None:
+            return {}
+        return validate(self.network, setup.functional, setup.conditions, held, self.config.training.batch_size)
+
+    @staticmethod
+    def rank(found: Mapping[str, float]) -> tuple[float, ...]:
+        """Higher exact match, or the same with lower NLL."""
+        return found["exact_match"], -found["nll"]
+
+    def shown(self, best: Mapping[str, float]) -> dict[str, float]:
+        return {"validation": best["exact_match"]}
+
+    def references(self) -> dict[str, float]:
+        """The held-back tasks' teachers."""
+        held = self.setup.validation
+        return {} if held is None else {"teacher_exact_match": score(self.setup.functional, held.factors, held.examples).exact_match}
