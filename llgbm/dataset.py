@@ -53,9 +53,8 @@ class TokenBatch:
     def rows(self, index: Tensor | slice | Sequence[int]) -> "TokenBatch":
         """The chosen rows, without columns that are padding in all of them."""
         mask = self.attention_mask[index]
-        used = mask.any(0).nonzero()
-        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
-        columns = slice(first, last)
+        used = mask.any(0).tolist()
+        columns = slice(used.index(True), len(used) - used[::-1].index(True)) if True in used else slice(0)
         return TokenBatch(self.input_ids[index][:, columns], mask[:, columns], self.labels[index][:, columns])
 
     def to(self, device: torch.device | str) -> "TokenBatch":

@@ -319,7 +319,8 @@ def _relative(errors: list[tuple[Tensor, Tensor]], term: str) -> Tensor:
     present = norm > TINY
     if not present.any():
         raise InputError(f"objective {term} has nothing to compare: every teacher tensor is zero")
-    return (error[present] / norm[present]).mean()
+    ratio = torch.where(present, error / torch.where(present, norm, 1.0), 0.0)
+    return ratio.sum() / present.sum()
 
 
 def _per_adapter(values: Tensor, c: Evidence, term: str) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from llgbm.bench.clock import now
 from llgbm.bench.deltas import random_qwen2
 from llgbm.bench.memory import peak_bytes
+from llgbm.bench.syncs import host_syncs
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.framing import Framing
@@ -174,6 +175,8 @@ RIVALS = ("repeat_per_token", "loop")
 def compare_steps(step: Step, repeats: int) -> dict:
     """Median seconds of every way, measured in turn; ratios; peaks of memory; how far losses and gradients differ from ours.
 
+    `host_syncs_per_step` is how often our step makes the host wait for the device, or would on an accelerator.
+
     Raises:
         RuntimeError: A rival does other work: its loss or gradient is not ours.
     """
@@ -193,6 +196,7 @@ def compare_steps(step: Step, repeats: int) -> dict:
         **{f"{name}_s": value for name, value in median.items()},
         "times_the_floor": median["ours"] / median["floor"],
         **{f"speedup_over_{name}": median[name] / median["ours"] for name in RIVALS},
+        "host_syncs_per_step": sum(host_syncs(lambda: ours(step)).values()),
         **{f"{name}_peak_mb": _peak(step, run) / 1e6 for name, run in IMPLEMENTATIONS.items()},
         **differences,
     }

@@ -113,7 +113,7 @@ class _Run:
 
     def __init__(self, config: ExperimentConfig, make: Callable[[torch.device], Problem], resume: bool) -> None:
         self.config = config
-        self.folder = Path(config.output_dir) / config.experiment_name
+        self.folder = config.run_folder
         self.checkpoints = self.folder / "checkpoints"
         self.accelerator: Accelerator = new_accelerator(config, self.folder)
         self.is_main = self.accelerator.is_main_process

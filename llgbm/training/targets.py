@@ -52,7 +52,7 @@ class TeacherTargets:
     ) -> None:
         self.functional, self.teachers, self.examples, self.options = functional, teachers, examples, options
         self.per_teacher = len(examples) // teachers.n_adapters
-        self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), examples.predicts.sum(1).cpu().cumsum(0)])
+        self.offsets = [0, *examples.predicts.sum(1).cumsum(0).tolist()]
         self.scale = self._structural_scale()
         self._stored: Behavior | None = None
         if (options.needs("predictions") or options.needs("states")) and self._estimated_bytes() <= options.cache_bytes:
@@ -69,9 +69,7 @@ class TeacherTargets:
         if self._stored is None:
             return self._compute(teachers, batch)
         device = self.examples.input_ids.device
-        return self._stored.select(
-            torch.cat([torch.arange(int(self.offsets[r]), int(self.offsets[r + 1])) for r in rows.tolist()]).to(device)
-        )
+        return self._stored.select(torch.cat([torch.arange(self.offsets[r], self.offsets[r + 1]) for r in rows.tolist()]).to(device))
 
     @torch.no_grad()
     def _compute(self, teachers: Sequence[int], batch: TokenBatch) -> Behavior:
@@ -99,7 +97,7 @@ class TeacherTargets:
 
     def _estimated_bytes(self) -> int:
         model = self.functional.model
-        tokens = int(self.offsets[-1])
+        tokens = self.offsets[-1]
         width = 0
         if self.options.needs("predictions"):
             width += 3 * self.options.top_k or model.config.get_text_config().vocab_size
@@ -154,4 +152,4 @@ class TeacherTargets:
 def owners(batch: TokenBatch, rows_per_adapter: int) -> Int[Tensor, " n"]:
     """The adapter each response token belongs to, in the order in which `predicts` selects."""
     rows = torch.arange(len(batch), device=batch.input_ids.device) // rows_per_adapter
-    return rows.repeat_interleave(batch.predicts.sum(1))
+    return rows.repeat_interleave(batch.predicts.sum(1), output_size=len(batch.targets))

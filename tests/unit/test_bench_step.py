@@ -35,6 +35,7 @@ def test_every_way_takes_the_same_step(config, adapters, examples):
     assert found["loss_difference"] < 1e-5
     assert found["gradient_difference"] < 1e-4
     assert (found["adapters"], found["examples_per_adapter"]) == (adapters, examples)
+    assert 0 < found["host_syncs_per_step"] <= 8
     assert {f"{way}_{unit}" for way in IMPLEMENTATIONS for unit in ("s", "peak_mb")} <= found.keys()
     assert all(found[f"speedup_over_{way}"] == pytest.approx(found[f"{way}_s"] / found["ours_s"]) for way in RIVALS)
 
