@@ -19,6 +19,7 @@ from llgbm.lora.peft_io import adapter_hash, target_shapes, write_adapter
 from llgbm.names import path_part
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import score_each
+from llgbm.tracking.lock import hold
 from llgbm.tracking.record import ExperimentLogger
 from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.folder import Teacher, TeacherZoo
@@ -34,8 +35,14 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
     ends with the same adapters.
 
     Raises:
-        InputError: The folder holds a zoo of another base or training setting, or of a suite whose tasks have changed.
+        InputError: The folder holds a zoo of another base or training setting, or of a suite whose tasks have changed; or another
+            process builds there.
     """
+    with hold(config.checkpoint_folder):
+        return _build_alone(config, progress)
+
+
+def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) -> TeacherZoo:
     base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
     suite = load_suite(config.zoo.suite)
     framing = Framing.of(base, suite, config.zoo)

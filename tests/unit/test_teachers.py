@@ -21,6 +21,7 @@ from llgbm.files import hash_file
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.peft_io import target_shapes
+from llgbm.tracking.lock import hold
 from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.build import build_zoo
 from llgbm.zoo.folder import TeacherZoo
@@ -147,6 +148,13 @@ def test_second_build_trains_nothing(suite: TaskSuite, tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "zoo").rglob("*.safetensors")}
     build_zoo(config)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "zoo").rglob("*.safetensors")} == before
+
+
+def test_a_second_build_is_refused_while_the_first_lives(suite: TaskSuite, tmp_path: Path) -> None:
+    config = _config(tmp_path, suite)
+    with hold(config.checkpoint_folder), pytest.raises(InputError, match=r"zoo: process \d+ has worked there since"):
+        build_zoo(config)
+    assert not (tmp_path / "zoo").exists()
 
 
 def test_new_tasks_and_seeds_touch_nothing_that_is_there(suite: TaskSuite, tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""One process at a time in a folder: a lock file that says who works there, and is taken over when that process is gone."""
+
+import fcntl
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
+
+from llgbm.errors import InputError
+
+LOCK_FILE = ".lock"
+SAME_START_S = 2.0
+"""Start times of one process, read at two moments, differ by less: a clock may have been set in between."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who works in a folder."""
+
+    pid: int
+    started: float
+    """When the process started, in seconds since 1970; process ids are given anew."""
+    host: str
+    command: str
+    since: str
+
+
+@contextmanager
+def hold(folder: str | Path) -> Iterator[None]:
+    """Work in a folder that no other process works in meanwhile; it is made if need be, and removed again if it stays empty.
+
+    A lock that a dead process of this machine left is taken over; a process of another machine cannot be looked at, so its lock holds.
+
+    Raises:
+        InputError: A living process, or one of another machine, works there.
+    """
+    folder = Path(folder)
+    made, own = not folder.exists(), _this_process()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _take(folder, own)
+        try:
+            yield
+        finally:
+            _give_back(folder / LOCK_FILE, own)
+    finally:
+        if made:
+            with suppress(OSError):  # something was written there
+                folder.rmdir()
+
+
+def _take(folder: Path, own: Holder) -> None:
+    with _opened(folder / LOCK_FILE) as file:
+        other = _read(file)
+        if other is not None and other.host != own.host:
+            raise InputError(
+                f"{folder}: process {other.pid} on {other.host} has worked there since {other.since} ({other.command}); "
+                f"wait for it, or delete {folder / LOCK_FILE} if it is gone"
+            )
+        if other is not None and _lives(other):
+            raise InputError(
+                f"{folder}: process {other.pid} has worked there since {other.since} ({other.command}); "
+                "wait for it, or choose another folder"
+            )
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps(asdict(own)).encode())
+
+
+def _give_back(path: Path, own: Holder) -> None:
+    """Remove the lock unless it is another's by now, who was told to delete it."""
+    with _opened(path) as file:
+        if _read(file) in (own, None):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The lock file, which the system lets one process at a time read and change; made if it is not there."""
+    while True:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file, path):
+                yield file
+                return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file is still the one at this path: its last holder may have removed it meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read(file: BinaryIO) -> Holder | None:
+    """Who holds the lock; None for a new file, and for one whose writer was stopped before it was done."""
+    try:
+        content: Any = json.loads(file.read())
+        return Holder(int(content["pid"]), float(content["started"]), *(str(content[key]) for key in ("host", "command", "since")))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _lives(holder: Holder) -> bool:
+    """Whether that very process still runs on this machine."""
+    try:
+        process = psutil.Process(holder.pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - holder.started) < SAME_START_S
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _this_process() -> Holder:
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Holder(os.getpid(), psutil.Process().create_time(), socket.gethostname(), command, now)
