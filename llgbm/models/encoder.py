@@ -126,7 +126,7 @@ class SentenceEncoder:
 
     Text-to-LoRA reads the one vector of the sentence, and that says too little of a task's smaller wishes. At the last
     layer each token knows the whole sentence, so a generator learns sentences by heart; two thirds up, words have their
-    meaning and little of their neighbors' (docs/findings.md has the figures).
+    meaning and little of their neighbors'.
 
     Source: Reimers & Gurevych 2019, arXiv:1908.10084.
     """
