@@ -61,6 +61,9 @@ EXPECTED = {
 }
 """What pydantic's errors about bounds expect; the others expect the declared type."""
 
+FOLLOWS = "default_factory_not_called"
+"""What pydantic says of a default that follows another field, when that one is wrong; the other fault says it all."""
+
 SECTION = ConfigDict(use_attribute_docstrings=True, extra="forbid", validate_assignment=True, allow_inf_nan=False)
 """For dataclasses a person fills in: unknown keys are faults, and assignment is checked as construction is."""
 RECORD = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -76,7 +79,8 @@ def read_as(kind: type[T], values: Any, source: str) -> T:
     try:
         return _adapter(kind).validate_python(values)
     except ValidationError as error:
-        raise InputError(f"{source}: " + "; ".join(_fault(kind, entry) for entry in error.errors(include_url=False))) from error
+        faults = [_fault(kind, entry) for entry in error.errors(include_url=False) if entry["type"] != FOLLOWS]
+        raise InputError(f"{source}: " + "; ".join(faults)) from error
 
 
 def describe(section: type, prefix: str = "") -> dict[str, tuple[Any, Any, str]]:
@@ -87,7 +91,7 @@ def describe(section: type, prefix: str = "") -> dict[str, tuple[Any, Any, str]]
             described |= describe(typing.cast(type, kind), f"{prefix}{name}.")
         else:
             entry = section.__pydantic_fields__[name]  # type: ignore[attr-defined]
-            described[prefix + name] = (kind, entry.get_default(call_default_factory=True), entry.description or "")
+            described[prefix + name] = (kind, entry.get_default(call_default_factory=True, validated_data={}), entry.description or "")
     return described
 
 

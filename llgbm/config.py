@@ -50,8 +50,8 @@ class LoRAConfig:
 
     rank: Integer = Field(default=16, ge=1)
     """Rank r of A and B."""
-    alpha: Number = Field(default=32.0, gt=0)
-    """Scaling is alpha / rank."""
+    alpha: Number = Field(default_factory=lambda fields: 2.0 * fields.get("rank", 16), gt=0)
+    """Scaling is alpha / rank; twice the rank unless given."""
     dropout: Number = Field(default=0.0, ge=0, le=1)
     """Dropout before A; batched teacher training needs 0."""
     target_modules: List[str] = Field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])

@@ -77,6 +77,12 @@ def print_evaluation(document: dict[str, Any]) -> None:
     from llgbm.evaluation.statistics import p_text, paired_by
 
     splits = document["splits"]
+    for split, shown in document.get("demonstrations", {}).items():
+        if shown["examples_with_fewer"]:
+            print(
+                f"few_shot, {split}: the context has no room for all {shown['asked']} demonstrations of {shown['examples_with_fewer']} "
+                f"examples; {shown['mean_shown']:.1f} were shown on average"
+            )
     if document.get("fingerprints"):
         print_table(
             [{"split": split, **found} for split, found in document["fingerprints"].items()],

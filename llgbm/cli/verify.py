@@ -8,24 +8,44 @@ from jsonargparse import ArgumentParser, Namespace
 
 from llgbm.cli.output import print_json, print_table
 
-HELP = "Check the installation: packages, the shipped base, a forward, and a comparison with PEFT."
+HELP = "Check the installation (packages, the shipped base, a forward, a comparison with PEFT), or a base of your own for a suite."
 
 TOLERANCE = 1e-5
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Only how to print."""
+    """A base to check instead of the installation, and how to print."""
+    parser.add_argument("--model.name", type=str, default=None, help="check this base for --zoo.suite: padding, end token, lengths")
+    parser.add_argument("--zoo.suite", type=str, default="micro", help="micro or a folder of JSONL files (default: %(default)s)")
+    parser.add_argument("--zoo.end_token", type=str, default=None, help="what ends an answer instead of the base's end token")
+    parser.add_argument("--zoo.max_length", type=int, default=None, help="longest example in tokens; the base's context by default")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: Namespace) -> int:
     """Exit status 1 when a check fails; every check runs all the same."""
-    rows = [*_packages(), *(_checked(name, check) for name, check in CHECKS.items())]
+    installation = args.model.name is None
+    rows = [*_packages(), *(_checked(name, check) for name, check in CHECKS.items())] if installation else _base_rows(args)
     if args.json:
         print_json({"ok": all(row["ok"] for row in rows), "checks": rows})
     else:
         print_table([{**row, "ok": "ok" if row["ok"] else "FAILED"} for row in rows], title="llgbm verify")
     return 0 if all(row["ok"] for row in rows) else 1
+
+
+def _base_rows(args: Namespace) -> list[dict[str, Any]]:
+    """What `zoo build` asks of a base first."""
+    from dataclasses import asdict
+
+    from llgbm.config import build
+    from llgbm.framing import Framing
+    from llgbm.zoo.base import load_base
+    from llgbm.zoo.check import check_base
+    from llgbm.zoo.suites import load_suite
+
+    zoo = build({"zoo": vars(args.zoo)}, source="verify").zoo
+    base, suite = load_base(args.model.name), load_suite(zoo.suite)
+    return [asdict(finding) for finding in check_base(base, Framing.of(base, suite, zoo), suite)]
 
 
 def _checked(name: str, check: Callable[[], str]) -> dict[str, Any]:

@@ -222,6 +222,13 @@ class Setting:
         drawn = [rng.sample(task.train, min(self.config.demonstrations, len(task.train))) for _ in self.examples(task)]
         return [self.framing.shown(example, shown) for example, shown in zip(self.examples(task), drawn, strict=True)]
 
+    def demonstrations_shown(self, tasks: Sequence[Task]) -> dict[str, float]:
+        """How many demonstrations were asked for, how many fit on average, and before how many examples fewer did."""
+        counts = [len(shown) for task in tasks for shown in self.demonstrations(task)]
+        asked = [min(self.config.demonstrations, len(task.train)) for task in tasks for _ in self.examples(task)]
+        fewer = sum(count < wanted for count, wanted in zip(counts, asked, strict=True))
+        return {"asked": self.config.demonstrations, "mean_shown": sum(counts) / len(counts), "examples_with_fewer": fewer}
+
     def examples(self, task: Task) -> list[Example]:
         """The task's test examples that fit, at most as many as configured."""
         return self.framing.of_task(task, "test")[: self.config.max_examples]

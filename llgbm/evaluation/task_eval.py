@@ -20,7 +20,7 @@ from llgbm.scoring import Score, score_each
 
 REFERENCE = "generated"
 """The method that is compared with every other."""
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 WITHOUT_EFFECT = ("splits", "methods", "predictor", "memory_bytes", "adapters_at_once", "device")
 """Choices that decide what is scored or how fast, not what a method scores."""
 
@@ -35,6 +35,9 @@ class Evaluation:
     scores: dict[str, dict[str, list[Score]]] = field(default_factory=dict)
     fingerprints: dict[str, dict[str, float]] = field(default_factory=dict)
     """With a predictor, for each split: mean cosine to the teachers' fingerprints, predicted and of the pool's mean."""
+
+    demonstrations: dict[str, dict[str, float]] = field(default_factory=dict)
+    """With few_shot, for each split: how many were asked for, how many fit on average, before how many examples fewer did."""
 
     def per_task(self, split: str, method: str) -> list[float]:
         """Exact match of each task."""
@@ -52,6 +55,7 @@ class Evaluation:
             "tasks": [row for split in self.scores for row in self._task_rows(split)],
             "base": self.base,
             "config_hash": self.config_hash,
+            **({"demonstrations": self.demonstrations} if self.demonstrations else {}),
             **({"fingerprints": self.fingerprints} if self.fingerprints else {}),
         }
 
@@ -144,6 +148,8 @@ def run_evaluation(setting: Setting, config_hash: str | None = None, progress: P
     for split in splits:
         if setting.predictor is not None:
             evaluation.fingerprints[split] = _fingerprint_cosines(setting, questions[split])
+        if "few_shot" in methods:
+            evaluation.demonstrations[split] = setting.demonstrations_shown([question.task for question in questions[split]])
         evaluation.scores[split] = {}
         for method in methods:
             known = _same_answers(method, split, evaluation)
@@ -216,7 +222,8 @@ def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
     pool = [t.hash for t in setting.pool] if chosen.uses_pool else []
     condition = [setting.encoder.content_id, *setting.condition_kind, questions[0].split] if chosen.reads_condition else []
     tasks = [q.task.name for q in questions]
-    return hash_json([CACHE_FORMAT, method, setting.base.content_hash, config, zoo, pool, condition, tasks])
+    framing = [setting.framing.end, setting.framing.max_length, setting.framing.cut_left]
+    return hash_json([CACHE_FORMAT, method, setting.base.content_hash, framing, config, zoo, pool, condition, tasks])
 
 
 def _score(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:

@@ -22,6 +22,7 @@ from llgbm.scoring import score_each
 from llgbm.tracking.lock import hold
 from llgbm.tracking.record import ExperimentLogger
 from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.check import require_fit
 from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task, TaskSuite
 from llgbm.zoo.suites import load_suite
@@ -35,8 +36,8 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
     ends with the same adapters.
 
     Raises:
-        InputError: The folder holds a zoo of another base or training setting, or of a suite whose tasks have changed; or another
-            process builds there.
+        InputError: The base is not fit for the suite (see `zoo.check`); or the folder holds a zoo of another base or training
+            setting, or of a suite whose tasks have changed; or another process builds there.
     """
     with hold(config.checkpoint_folder):
         return _build_alone(config, progress)
@@ -52,6 +53,8 @@ def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) ->
     batches = list(plan_batches(suite, config.zoo, planned))
     header["batches"] = [[_path(task, seed) for task, seed in batch] for batch in batches]
     wanted = {_path(task, seed) for task in suite for seed in config.zoo.seeds}
+    if wanted - rows.keys():
+        require_fit(base, framing, suite)
     functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules))
     with ExperimentLogger(folder.parent, folder.name) as logger:
         logger.log_config(content(config))

@@ -207,3 +207,13 @@ def test_parts_are_dataclasses() -> None:
     config = ExperimentConfig()
     parts = [getattr(config, f.name) for f in fields(config) if is_dataclass(getattr(config, f.name))]
     assert len(parts) == 8
+
+
+def test_alpha_follows_rank_unless_given() -> None:
+    assert build({"lora": {"rank": 4}}).lora.alpha == 8
+    assert build({"lora": {"rank": 4, "alpha": 3}}).lora.alpha == 3
+    assert get_config("delta_multi").lora.alpha == 8
+    with pytest.raises(InputError) as raised:
+        build({"lora": {"rank": 0}})
+    assert "rank" in str(raised.value)
+    assert "alpha" not in str(raised.value)

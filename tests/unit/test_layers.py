@@ -21,6 +21,7 @@ LAYERS = (
     ("scoring", "probes"),
     ("zoo.folder",),
     ("zoo.trainer",),
+    ("zoo.check",),
     ("zoo.build",),
     ("delta",),
     ("retrieval", "models", "losses"),

@@ -293,3 +293,14 @@ def _changed_zoo(zoo_folder: Path, tmp_path: Path, change) -> Path:
     change(manifest)
     write_json(copied / "manifest.json", manifest)
     return copied
+
+
+def test_few_shot_says_how_many_demonstrations_fit(zoo_folder):
+    setting = asked(zoo_folder, methods=("few_shot",), splits=("seen",))
+    whole = run_evaluation(setting).to_json()["demonstrations"]["seen"]
+    task = setting.questions("seen")[0].task
+    assert whole["examples_with_fewer"] == 0
+    assert whole["mean_shown"] == min(setting.config.demonstrations, len(task.train))
+    setting.framing.max_length = max(setting.tokens(q.task).input_ids.shape[1] for q in setting.questions("seen"))
+    short = run_evaluation(setting).to_json()["demonstrations"]["seen"]
+    assert (short["mean_shown"], short["examples_with_fewer"]) == (0, sum(len(q.task.test) for q in setting.questions("seen")))
