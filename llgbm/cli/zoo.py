@@ -21,6 +21,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     listing.add_argument("--checkpoint_folder", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
     tasks = make_parser("Show, save or draw the tasks of a suite.")
     tasks.add_argument("--suite", type=str, default="micro", help="micro or a folder of JSONL files (default: %(default)s)")
+    tasks.add_argument(
+        "--import_function_vectors",
+        type=str,
+        default=None,
+        metavar="DIR",
+        help="instead of a suite: JSON files of [{input, output}], one per task",
+    )
     tasks.add_argument("--split", type=str, default=None, choices=TASK_SPLITS, help="only tasks of this split")
     tasks.add_argument("--count", type=int, default=None, help="only so many tasks, evenly spaced")
     tasks.add_argument("--save", type=str, default=None, metavar="DIR", help="write the suite as a JSONL folder")
@@ -66,9 +73,11 @@ def _list(args: Namespace) -> int:
 
 
 def _tasks(args: Namespace) -> int:
+    from llgbm.zoo.importing import import_function_vectors
     from llgbm.zoo.suites import load_suite
 
-    suite = load_suite(args.suite).select(split=args.split)
+    imported = args.import_function_vectors
+    suite = (load_suite(args.suite) if imported is None else import_function_vectors(imported)).select(split=args.split)
     if args.count is not None:
         suite = suite.spaced(args.count)
     if args.save:

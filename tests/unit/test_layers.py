@@ -15,6 +15,7 @@ LAYERS = (
     ("lora",),
     ("zoo.suite", "zoo.micro"),
     ("zoo.suites", "zoo.base"),
+    ("zoo.importing",),
     ("dataset",),
     ("framing",),
     ("functional_lora",),
