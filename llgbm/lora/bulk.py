@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from llgbm.errors import InputError
+from llgbm.lora.adapter_config import CONFIG_FILE
 from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.peft_io import CONFIG_FILE, PREFIX, TENSOR_FILE, read_adapter
+from llgbm.lora.peft_io import PREFIX, TENSOR_FILE, read_adapter
 
 LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header."""

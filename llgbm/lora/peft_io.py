@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,48 +11,30 @@ import safetensors.torch
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from llgbm.checking import shown
 from llgbm.errors import InputError, first_line
-from llgbm.files import read_json, write_bytes, write_json
+from llgbm.files import write_bytes, write_json
+from llgbm.lora.adapter_config import CONFIG_FILE, read_config
 from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.patterns import fully_matches
 from llgbm.lora.targets import linear_shape, maps_each_token, refused_by_peft, suffixes
 
-CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 PICKLED_TENSOR_FILE = "adapter_model.bin"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PREFIX = "base_model.model."
 ALL_LINEAR = "all-linear"
 
-UNSUPPORTED = {
-    "use_dora": "DoRA",
-    "modules_to_save": "modules_to_save (whole trained modules)",
-    "lora_bias": "lora_bias (a trained bias on B)",
-    "trainable_token_indices": "trainable_token_indices",
-    "layer_replication": "layer_replication",
-    "target_parameters": "target_parameters",
-    "use_qalora": "QALoRA",
-    "use_bdlora": "BD-LoRA",
-    "alora_invocation_tokens": "activated LoRA",
-    "arrow_config": "Arrow routing",
-    "kasa_config": "KaSA",
-    "monteclora_config": "MonteCLoRA",
-    "velora_config": "VeLoRA",
-}
-"""Config keys that, when set, change the model beyond W + scaling * B A."""
-
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Values (or beginnings) of `init_lora_weights` that make PEFT subtract something from the base's own weights."""
-
 FOREIGN_TENSORS = {
-    "lora_embedding_": "embedding LoRA",
+    "lora_embedding_": "an embedding target (lora_embedding_A, lora_embedding_B)",
     "lora_magnitude_vector": "DoRA",
     "lora_B.bias": "lora_bias",
     "modules_to_save": "modules_to_save",
-    "trainable_tokens": "trainable_token_indices",
+    "trainable_tokens": "trainable_token_indices (trained rows of the embedding)",
 }
 """Part of a tensor's name -> the feature that it belongs to."""
 
@@ -72,13 +54,16 @@ def read_adapter(path: str | Path, shapes: Mapping[str, tuple[int, int]] | None 
             unknown, not finite, or of the wrong shape. The message names the folder and the tensor.
     """
     folder = Path(path)
-    config = _read_config(folder)
+    config = read_config(folder)
     factors = LoRAFactors({}, {}, {}, {})
     for name, (a, b) in _paired(folder, _read_tensors(folder)).items():
-        rank, alpha = _rank_and_alpha(config, name)
+        try:
+            rank, scaling = config.rank_and_scaling(name)
+        except InputError as error:
+            raise InputError(f"adapter {folder}: {CONFIG_FILE}: {error}") from error
         _check_pair(folder, name, a, b, rank, shapes)
         factors.a[name], factors.b[name] = a.float()[None].contiguous(), b.float()[None].contiguous()
-        factors.scaling[name] = torch.tensor([alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank])
+        factors.scaling[name] = torch.tensor([scaling])
         factors.ranks[name] = (rank,)
     return factors
 
@@ -143,7 +128,8 @@ def target_shapes(model: PreTrainedModel, target_modules: str | Iterable[str]) -
             the output embedding and those whose adapter plain PEFT would not load.
 
     Raises:
-        InputError: Nothing matches, or something that is not linear does, or that PEFT does not adapt there.
+        InputError: A regular expression is broken; nothing matches, or something that is not linear does, or that PEFT does
+            not adapt there.
     """
     targets = target_modules if isinstance(target_modules, str) else sorted(set(target_modules))
     linear = {name: module for name, module in model.named_modules() if maps_each_token(module)}
@@ -151,7 +137,7 @@ def target_shapes(model: PreTrainedModel, target_modules: str | Iterable[str]) -
         head, refused = model.get_output_embeddings(), refused_by_peft(model, linear)
         return {name: linear_shape(module) for name, module in linear.items() if module is not head and name not in refused}
     config = LoraConfig(target_modules=targets)
-    matched = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
+    matched = [name for name, _ in model.named_modules() if name and _is_target(config, name)]
     if not matched:
         raise InputError(f"target_modules {targets!r} match nothing in this base; its linear modules are {suffixes(linear)}")
     for name in matched:
@@ -164,53 +150,41 @@ def target_shapes(model: PreTrainedModel, target_modules: str | Iterable[str]) -
     return {name: linear_shape(linear[name]) for name in matched}
 
 
+def _is_target(config: LoraConfig, name: str) -> bool:
+    """PEFT's rule; a string is a regular expression for whole names."""
+    targets = config.target_modules
+    if not isinstance(targets, str):
+        return bool(check_target_module_exists(config, name))
+    try:
+        return fully_matches(targets, name)
+    except InputError as error:
+        raise InputError(f"target_modules {shown(targets)} {error}; correct it, or give a list of names") from error
+
+
 def find_adapters(folder: str | Path) -> list[Path]:
-    """Adapter directories in or below a folder, sorted; incomplete ones too, so that reading them can say what is missing.
+    """Adapter directories in or below a folder, linked ones too, sorted; incomplete ones too, so that reading them can say what is missing.
 
     Raises:
         InputError: There is no such folder.
     """
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder; give a folder that holds PEFT adapters")
-    names = (CONFIG_FILE, TENSOR_FILE, PICKLED_TENSOR_FILE)
-    return sorted({file.parent for name in names for file in Path(folder).rglob(name)})
+    names = {CONFIG_FILE, TENSOR_FILE, PICKLED_TENSOR_FILE}
+    return sorted(inside for inside, files in _walk(Path(folder), set()) if names & files)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """The adapter's config, once it is known to describe plain LoRA."""
-    if not folder.is_dir():
-        raise InputError(f"adapter {folder}: no such folder; give a PEFT adapter directory")
-    if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"adapter {folder}: {CONFIG_FILE} is missing; a PEFT adapter directory has one, save the adapter again")
-    config = read_json(folder / CONFIG_FILE)
-    if not isinstance(config, dict):
-        raise InputError(f"adapter {folder}: {CONFIG_FILE} holds a {type(config).__name__}, expected an object; save the adapter again")
-    if config.get("peft_type") != "LORA":
-        raise InputError(f"adapter {folder}: peft_type is {config.get('peft_type')!r}, only LORA can be read; train a LoRA adapter")
-    features = [label for key, label in UNSUPPORTED.items() if config.get(key)]
-    if config.get("bias", "none") != "none":
-        features.append(f"bias={config['bias']!r}")
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
-        features.append(f"init_lora_weights={start!r} (changes the base; convert it to plain LoRA when saving)")
-    if features:
-        raise InputError(f"adapter {folder}: uses {', '.join(features)}, which LoRA factors cannot express; train it without")
-    _check_numbers(folder, config)
-    return config
-
-
-def _check_numbers(folder: Path, config: dict[str, Any]) -> None:
-    """Ranks are whole numbers above zero, alphas finite numbers."""
-    ranks = {"r": config.get("r"), **{f"rank_pattern[{k}]": v for k, v in (config.get("rank_pattern") or {}).items()}}
-    alphas = {"lora_alpha": config.get("lora_alpha"), **{f"alpha_pattern[{k}]": v for k, v in (config.get("alpha_pattern") or {}).items()}}
-    for key, value in ranks.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(
-                f"adapter {folder}: {key} in {CONFIG_FILE} is {value!r}, expected a whole number above 0; save the adapter again"
-            )
-    for key, value in alphas.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise InputError(f"adapter {folder}: {key} in {CONFIG_FILE} is {value!r}, expected a number; save the adapter again")
+def _walk(folder: Path, seen: set[Path]) -> Iterator[tuple[Path, set[str]]]:
+    """Each folder below and the names in it; through links too, but through none to a folder that was already seen."""
+    seen.add(folder.resolve())
+    try:
+        entries = sorted(folder.iterdir())
+        folders = [entry for entry in entries if entry.is_dir()]
+    except OSError:  # a folder that must not be read is passed over, as find and glob do
+        return
+    yield folder, {entry.name for entry in entries}
+    for entry in folders:
+        if not (entry.is_symlink() and entry.resolve() in seen):
+            yield from _walk(entry, seen)
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -233,7 +207,7 @@ def _paired(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tens
     for name, tensor in tensors.items():
         module, _, kind = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
         if not name.startswith(PREFIX) or not name.endswith(".weight") or kind not in ("lora_A", "lora_B"):
-            feature = next((label for part, label in FOREIGN_TENSORS.items() if part in name), "a tensor beyond lora_A and lora_B")
+            feature = next((label for part, label in FOREIGN_TENSORS.items() if part in name), _whole(name))
             raise InputError(f"adapter {folder}: tensor {name} belongs to {feature}, which LoRA factors cannot express; train it without")
         _check_finite(folder, name, tensor)
         halves.setdefault(module, {})[kind] = tensor
@@ -245,16 +219,18 @@ def _paired(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tens
     return {module: (half["lora_A"], half["lora_B"]) for module, half in sorted(halves.items())}
 
 
-def _rank_and_alpha(config: Mapping[str, Any], name: str) -> tuple[int, float]:
-    """Rank and alpha of one module, patterns matched by PEFT's own function."""
-    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    rank = ranks.get(get_pattern_key(list(ranks), name), config["r"])
-    return rank, alphas.get(get_pattern_key(list(alphas), name), config["lora_alpha"])
+def _whole(name: str) -> str:
+    """A tensor that is no part of LoRA: what PEFT saves of the base itself, of an adapted embedding or lm_head by default."""
+    if ".lora_" in name or not name.endswith((".weight", ".bias")):
+        return "a tensor beyond lora_A and lora_B"
+    module = name.removeprefix(PREFIX).rpartition(".")[0].removesuffix(".base_layer")
+    return f"a whole copy of the base's {module} (save with save_embedding_layers=False unless it was trained)"
 
 
 def _check_finite(folder: Path, name: str, tensor: Tensor) -> None:
-    if not tensor.is_floating_point():
-        raise InputError(f"adapter {folder}: tensor {name} is {tensor.dtype}, expected floating point; save the adapter again")
+    if tensor.dtype not in DTYPES:
+        expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise InputError(f"adapter {folder}: dtype mismatch: tensor {name} is {tensor.dtype}, expected one of {expected}; save it again so")
     if not bool(torch.isfinite(tensor).all()):
         count = int((~torch.isfinite(tensor)).sum())
         raise InputError(f"adapter {folder}: tensor {name} has {count} values that are NaN or infinite, expected none; train it again")
@@ -263,7 +239,10 @@ def _check_finite(folder: Path, name: str, tensor: Tensor) -> None:
 def _check_pair(folder: Path, name: str, a: Tensor, b: Tensor, rank: int, shapes: Mapping[str, tuple[int, int]] | None) -> None:
     """A is [rank, d_in] and B [d_out, rank], and both fit the base if its shapes are known."""
     if shapes is not None and name not in shapes:
-        raise InputError(f"adapter {folder}: module {name} is not among the base's target modules; use an adapter of this base")
+        raise InputError(
+            f"adapter {folder}: module {name} is not among the base's target modules (linear ones but the output "
+            "embedding, often lm_head); use an adapter of this base, trained without it"
+        )
     d_in, d_out = shapes[name] if shapes is not None else (a.shape[-1] if a.ndim else 0, b.shape[0] if b.ndim else 0)
     for kind, tensor, expected in (("lora_A", a, (rank, d_in)), ("lora_B", b, (d_out, rank))):
         if tuple(tensor.shape) != expected:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llgbm.lora.adapter_config import CONFIG_FILE, UNSUPPORTED
 from llgbm.lora.bulk import read_readable
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import TENSOR_FILE, read_adapter, write_adapter
@@ -86,3 +88,43 @@ def test_shapes_of_the_base_are_checked(tmp_path: Path) -> None:
     batch = read_readable(paths, {"layers.0.q": (7, 4), "layers.0.v": (6, 2)})
     assert set(batch.failures) == {str(path) for path in paths}
     assert all("expected (2, 7)" in reason for reason in batch.failures.values())
+
+
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    3,
+    2.5,
+    10**400,
+    "",
+    "(",
+    "all",
+    [],
+    ["q"],
+    [[0, 1]],
+    {},
+    {"(": 2},
+    {"q": None},
+    {"q": [1]},
+    {"q": 2},
+)
+KEYS = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights", "target_modules")
+
+
+def test_odd_configs_are_named_and_spoil_no_others(tmp_path: Path) -> None:
+    good = [_write(tmp_path / name, seed) for seed, name in enumerate(("first", "last"))]
+    paths = [good[0]]
+    for key in (*KEYS, *UNSUPPORTED):
+        for i, value in enumerate(ODD):
+            paths.append(_write(tmp_path / f"{key}{i}", 3))
+            config = paths[-1] / CONFIG_FILE
+            config.write_text(json.dumps(json.loads(config.read_text()) | {key: value}))
+    batch = read_readable([*paths, good[1]])
+    assert len(batch.paths) + len(batch.failures) == len(paths) + 1
+    assert {str(path) for path in good} <= set(batch.paths)
+    assert len(batch.failures) > 100
+    for path, why in batch.failures.items():
+        assert why.startswith(f"adapter {path}: ")
+        assert "\n" not in why

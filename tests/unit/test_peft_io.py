@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, VeraConfig, get_peft_model
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 from tiny import padded_tokens, peft_adapter, tiny_model
 from transformers import PreTrainedModel
 
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.adapter_config import AdapterConfig
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import adapter_hash, find_adapters, read_adapter, read_adapters, target_shapes, write_adapter
 
@@ -208,6 +210,8 @@ def test_conv1d_shapes_are_in_then_out() -> None:
 def test_target_faults_are_named() -> None:
     with pytest.raises(InputError, match=r"\['nothing'\] match nothing in this base; its linear modules are down_proj"):
         target_shapes(tiny_model(), ["nothing"])
+    with pytest.raises(InputError, match=r"target_modules '\(' is no regular expression .*; correct it, or give a list of names"):
+        target_shapes(tiny_model(), "(")
     with pytest.raises(InputError, match=r"match model.embed_tokens, a Embedding"):
         target_shapes(tiny_model(), ["q_proj", "embed_tokens"])
 
@@ -222,6 +226,24 @@ def test_adapters_are_found_wherever_they_lie(tmp_path: Path) -> None:
     assert find_adapters(tmp_path / "empty") == []
     with pytest.raises(InputError, match=r"nowhere: no such folder"):
         find_adapters(tmp_path / "nowhere")
+
+
+def test_linked_adapters_are_found_and_circles_end(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
+    for place in (elsewhere / "x", folder / "own"):
+        write_adapter(place, LoRAFactors.zeros({"q": (3, 4)}, 2, 2), base_name="tiny")
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "own" / "up").symlink_to(tmp_path / "folder")
+    assert find_adapters(folder) == [folder / "linked" / "x", folder / "own"]
+    assert read_adapter(folder / "linked" / "x").module_names == ("q",)
+
+
+def test_patterns_match_as_in_peft() -> None:
+    config = AdapterConfig(1, 2.0, dict.fromkeys(("q_proj", "^model.layers.1.up", r"layers\.\d+\.(k|v)_proj"), 7))
+    for name in ("model.layers.0.q_proj", "x_q_proj", "model.layers.1.up", "a.model.layers.1.up", "layers.3.v_proj", "q_proj.z"):
+        expected = config.rank_pattern.get(get_pattern_key(list(config.rank_pattern), name), 1)
+        assert config.rank_and_scaling(name) == (expected, 2 / expected)
 
 
 def edit_config(folder: Path, **entries: Any) -> None:
@@ -265,9 +287,26 @@ def adapter(sound: Path, tmp_path: Path) -> Path:
         ({"use_dora": True, "bias": "all"}, "DoRA, bias='all'"),
         ({"init_lora_weights": "pissa_niter_16"}, "pissa_niter_16.*changes the base"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3', only LORA"),
-        ({"r": 0}, "r in adapter_config.json is 0"),
-        ({"rank_pattern": {"q_proj": "four"}}, r"rank_pattern\[q_proj\] in adapter_config.json is 'four'"),
-        ({"lora_alpha": None}, "lora_alpha in adapter_config.json is None, expected a number"),
+        ({"r": 0}, "adapter_config.json: r must be at least 1, found 0"),
+        ({"rank_pattern": {"q_proj": "four"}}, "adapter_config.json: rank_pattern.q_proj must be an integer, found 'four'"),
+        ({"lora_alpha": None}, "adapter_config.json: lora_alpha must be a number, found None"),
+        ({"r": True, "lora_alpha": "16"}, "r must be an integer, found True; lora_alpha must be a number, found '16'"),
+        ({"rank_pattern": ["q_proj"]}, r"adapter_config.json: rank_pattern must be a mapping to an integer or null, found \['q_proj'\]"),
+        ({"alpha_pattern": 3}, "adapter_config.json: alpha_pattern must be a mapping to a number or null, found 3"),
+        ({"alpha_pattern": {"q_proj": None}}, "alpha_pattern.q_proj must be a number, found None"),
+        ({"use_rslora": "yes"}, "use_rslora must be true or false or null, found 'yes'"),
+        ({"lora_alpha": 10**400}, "lora_alpha must be a number, found 1000"),
+        ({"rank_pattern": {"(": 4}}, r"rank_pattern has a pattern, '\(', that is no regular expression"),
+        ({"alpha_pattern": {"*": 4}}, r"alpha_pattern has a pattern, '\*', that is no regular expression"),
+        (
+            {"rank_pattern": {r"(?:(?=(\w*))\w|.)*" * 5 + "q": 4}},
+            r"rank_pattern has a pattern, .*, that takes over .* s on model.layers.0.self_attn.q_proj",
+        ),
+        ({"rank_pattern": {"(?i)Q": 4}}, "that is no regular expression .global flags not at the start"),
+        (
+            {"rank_pattern": {"q" * 1001: 4}},
+            "rank_pattern has a pattern, .*, that is 1010 characters long, more than the 1000 that",
+        ),
         ({"r": 8}, r"lora_A.weight is \(4, 32\), expected \(8, 32\) \(rank 8 by adapter_config.json\)"),
     ],
 )
@@ -289,11 +328,19 @@ def test_configs_that_cannot_be_expressed_are_refused(entries: dict[str, Any], m
         (lambda t: t.update({FIRST_B: torch.zeros(32, 5)}), rf"{FIRST_B} is \(32, 5\), expected \(32, 4\)"),
         (lambda t: t.update({FIRST_A: torch.zeros(4, 33)}), rf"{FIRST_A} is \(4, 33\), expected \(4, 32\) .*the rest by the base"),
         (lambda t: t.update({FIRST_A: torch.zeros(())}), rf"{FIRST_A} is \(\), expected"),
-        (lambda t: t.update({FIRST_A: torch.zeros(4, 32, dtype=torch.int8)}), f"{FIRST_A} is torch.int8, expected floating"),
+        (
+            lambda t: t.update({FIRST_A: torch.zeros(4, 32, dtype=torch.int8)}),
+            f"dtype mismatch: tensor {FIRST_A} is torch.int8, expected one of float32",
+        ),
+        (lambda t: t.update({FIRST_A: torch.zeros(4, 32).to(torch.float8_e4m3fn)}), f"dtype mismatch: tensor {FIRST_A} is torch.float8"),
         (lambda t: t.update({FIRST_A.replace("A.weight", "B.bias"): torch.zeros(3)}), "lora_B.bias belongs to lora_bias"),
         (lambda t: t.update({FIRST_A.replace("lora_A.weight", "lora_magnitude_vector"): torch.zeros(3)}), "belongs to DoRA"),
-        (lambda t: t.update({"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(3)}), "embedding LoRA"),
-        (lambda t: t.update({"base_model.model.lm_head.weight": torch.zeros(3)}), "lm_head.weight belongs to a tensor beyond"),
+        (lambda t: t.update({"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(3)}), "an embedding target"),
+        (
+            lambda t: t.update({"base_model.model.lm_head.weight": torch.zeros(3)}),
+            "belongs to a whole copy of the base's lm_head .save with",
+        ),
+        (lambda t: t.update({FIRST_A.replace(".weight", ".scale"): torch.zeros(3)}), "lora_A.scale belongs to a tensor beyond lora_A and"),
     ],
 )
 def test_broken_tensors_are_refused(change: Callable[[dict[str, torch.Tensor]], Any], message: str, adapter: Path) -> None:
@@ -349,6 +396,37 @@ def test_missing_and_broken_files_are_named(adapter: Path) -> None:
         read_adapter(adapter)
     with pytest.raises(InputError, match=r"nowhere: no such folder; give a PEFT adapter directory"):
         read_adapter(adapter / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head.base_layer.weight belongs to a whole copy of the base's lm_head"),
+        (
+            {"target_modules": ["q_proj", "embed_tokens"]},
+            "embed_tokens.base_layer.weight belongs to a whole copy of the base's model.embed",
+        ),
+        ({"trainable_token_indices": [1, 2]}, "uses trainable_token_indices .trained rows of the embedding., which LoRA factors cannot"),
+        ({"modules_to_save": ["lm_head"]}, "uses modules_to_save"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_adapters_of_embeddings_are_refused_as_peft_saves_them(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    get_peft_model(tiny_model("llama"), LoraConfig(**{"target_modules": ["q_proj"], "r": 2} | settings)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=message):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [("embed_tokens", "embed_tokens.lora_embedding_A belongs to an embedding target"), ("lm_head", "module lm_head")]
+)
+def test_so_they_are_without_the_base_weights(target: str, message: str, tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    peft_adapter(model, tmp_path, target_modules=["q_proj", target])
+    with pytest.raises(InputError, match=message):
+        read_adapter(tmp_path, target_shapes(model, "all-linear"))
+    if target == "lm_head":
+        assert "lm_head" in read_adapter(tmp_path, target_shapes(model, ["q_proj", "lm_head"])).a
 
 
 def test_other_peft_methods_are_refused_as_saved(tmp_path: Path) -> None:
