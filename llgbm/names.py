@@ -15,6 +15,7 @@ MOST_BYTES = 200
 """Bytes of a name in UTF-8: file systems take 255, and names get suffixes."""
 SEPARATORS = "/\\:"
 """Of paths, and of drives: on Windows `C:x` leaves the folder too."""
+_WRONG = re.compile(r"[/\\:\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _RESERVED = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9\u00b9\u00b2\u00b3])\s*(\..*)?", re.IGNORECASE | re.DOTALL)
 
 
@@ -66,12 +67,11 @@ def _fault(name: str) -> str:
         return "is empty"
     if name in (".", ".."):
         return "is a step in a path"
-    categories = {character: unicodedata.category(character) for character in name}
-    for character, category in categories.items():
-        if character in SEPARATORS:
-            return f"holds the separator {character!r}"
-        if category in ("Cc", "Cs", "Zl", "Zp"):
-            return f"holds {character!r}, a " + ("half of a surrogate pair" if category == "Cs" else "control character")
+    wrong = _WRONG.search(name)
+    if wrong:
+        character = wrong[0]
+        kind = "half of a surrogate pair" if "\ud800" <= character <= "\udfff" else "control character"
+        return f"holds the separator {character!r}" if character in SEPARATORS else f"holds {character!r}, a {kind}"
     if name[-1] in ". ":
         return f"ends in {name[-1]!r}"
     if _RESERVED.fullmatch(name):

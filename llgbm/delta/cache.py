@@ -10,18 +10,43 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from llgbm.checking import RECORD, Integer, read_as
 from llgbm.errors import InputError
 from llgbm.files import absolute, hash_json, read_json, write_bytes, write_json
+from llgbm.names import path_part
 
 MANIFEST = "manifest.json"
 BASE = "base"
+
+
+@dataclass(frozen=True, config=RECORD)
+class DeltaRecord:
+    """One delta of a cache, as its manifest records it."""
+
+    key: str
+    file: Annotated[str, AfterValidator(path_part)]
+    sha256: str
+    shape: tuple[Integer, ...]
+    place: str | None = None
+    """The adapter's folder in one spelling."""
+
+
+@dataclass(frozen=True, config=RECORD)
+class CacheManifest:
+    """What the `manifest.json` of a cache holds."""
+
+    adapters: dict[str, DeltaRecord]
+    config: dict[str, Any]
+    base: DeltaRecord | None = None
 
 
 class DeltaCache:
@@ -129,8 +154,9 @@ class DeltaCache:
         if not np.isfinite(array).all():
             raise InputError(f"{self.cache_dir}: a delta with NaN or infinite values is not stored ({key[:12]})")
         content = save({"delta": array})
-        write_bytes(self.cache_dir / f"{key}.safetensors", content)
-        return {"key": key, "file": f"{key}.safetensors", "sha256": hashlib.sha256(content).hexdigest(), "shape": list(array.shape)}
+        file = path_part(f"{key}.safetensors", "delta")
+        write_bytes(self.cache_dir / file, content)
+        return {"key": key, "file": file, "sha256": hashlib.sha256(content).hexdigest(), "shape": list(array.shape)}
 
     def _load(self, name: str, record: Mapping[str, Any]) -> np.ndarray | None:
         path = self.cache_dir / record["file"]
@@ -147,8 +173,7 @@ class DeltaCache:
     def _read(self) -> None:
         path = self.cache_dir / MANIFEST
         self._manifest: dict[str, Any] = read_json(path) if path.exists() else {"adapters": {}, "config": {}}
-        if not isinstance(self._manifest, dict) or not {"adapters", "config"} <= self._manifest.keys():
-            raise InputError(f"{path}: not the manifest of a delta cache; remove it or choose another folder")
+        read_as(CacheManifest, self._manifest, f"{path}: not the manifest of a delta cache, remove it or choose another folder")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

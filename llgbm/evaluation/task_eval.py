@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass as checked_dataclass
 
+from llgbm.checking import RECORD, read_as
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.evaluation.clusters import Clusters, task_clusters
@@ -162,11 +164,22 @@ def run_evaluation(setting: Setting, config_hash: str | None = None, progress: P
     return evaluation
 
 
+@checked_dataclass(frozen=True, config=RECORD)
+class EvaluationDocument:
+    """What an `eval_<name>.json` holds at least."""
+
+    splits: dict[str, dict[str, dict[str, Any]]]
+    """Split -> method -> figures."""
+    tasks: tuple[dict[str, Any], ...]
+    base: dict[str, Any]
+    config_hash: str
+    comparisons: tuple[dict[str, Any], ...] = ()
+
+
 def read_evaluation(path: str | Path) -> dict[str, Any]:
     """Read an `eval_<name>.json`; InputError when it is something else."""
     document = read_json(path)
-    if not isinstance(document, dict) or not {"splits", "tasks", "base", "config_hash"} <= document.keys():
-        raise InputError(f"{path}: not an evaluation (expected splits, tasks, base, config_hash); write one with 'llgbm evaluate'")
+    read_as(EvaluationDocument, document, f"{path}: not an evaluation, write one with 'llgbm evaluate'")
     return document
 
 

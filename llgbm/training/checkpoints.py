@@ -4,11 +4,15 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from llgbm.checking import RECORD, Integer, read_as
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.files import hash_file, read_json, write_bytes, write_json
@@ -50,7 +54,7 @@ def load_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.opt
         index, name = key.split(".", 1)
         entries.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    return from_first(lambda: read_json(folder / STATE_FILE))
+    return from_first(lambda: read_state(folder))
 
 
 def load_best(folder: Path, network: ConditionReader) -> None:
@@ -66,6 +70,22 @@ def load_best(folder: Path, network: ConditionReader) -> None:
         return load_file(folder / WEIGHTS_FILE)
 
     load_weights(network, tensors_from_first(read, next(network.parameters()).device), folder / WEIGHTS_FILE)
+
+
+@dataclass(frozen=True, config=RECORD)
+class StateRecord:
+    """What every `state.json` holds, whatever is trained."""
+
+    step: Annotated[Integer, Field(ge=0)]
+    config_hash: str
+    zoo_hash: str
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The loop state of a checkpoint; InputError when its file is another's."""
+    state = read_json(folder / STATE_FILE)
+    read_as(StateRecord, state, f"{folder / STATE_FILE}: not the state of a checkpoint, remove its folder")
+    return state
 
 
 def origin(config: ExperimentConfig, zoo: TeacherZoo) -> dict[str, str]:
@@ -86,7 +106,7 @@ def check_origin(folder: Path, stored: Mapping, now: Mapping[str, str]) -> None:
 def is_origin(checkpoints: Path, now: Mapping[str, str]) -> bool:
     """Whether there is a complete checkpoint and the newest one is of a run with these hashes and no others."""
     steps = complete_steps(checkpoints)
-    stored = read_json(step_folder(checkpoints, steps[-1]) / STATE_FILE) if steps else {}
+    stored = read_state(step_folder(checkpoints, steps[-1])) if steps else {}
     return {key: value for key, value in stored.items() if key.endswith("_hash")} == dict(now)
 
 
@@ -119,8 +139,10 @@ def complete_steps(checkpoints: Path) -> list[int]:
 def is_complete(folder: Path) -> bool:
     """Whether every file is there as it was written."""
     try:
-        hashes = read_json(folder / MARKER)
-        return all(hash_file(folder / name) == digest for name, digest in hashes.items())
+        hashes = read_as(dict[str, str], read_json(folder / MARKER), str(folder / MARKER))
+        return hashes.keys() >= {WEIGHTS_FILE, CONFIG_FILE, OPTIMIZER_FILE, STATE_FILE} and all(
+            hash_file(folder / name) == digest for name, digest in hashes.items()
+        )
     except (InputError, OSError):
         return False
 

@@ -133,13 +133,12 @@ def test_yaml_nested_too_deep_is_bad_input(tmp_path: Path, capsys: pytest.Captur
     ("manifest", "message"),
     [
         ("", "not valid JSON"),
-        ("null", "not a zoo manifest (no list of teachers)"),
-        ('{"teachers": []}', "base.name is missing or no text"),
-        ('{"teachers": [], HEAD}', "expected a list of teachers, found none"),
-        ('{"teachers": null, HEAD}', "expected a list of teachers, found NoneType"),
-        ('{"teachers": [{}], HEAD}', "teacher 0 has path missing or of the wrong type"),
-        ('{"teachers": [{TEACHER, "seed": "1"}], HEAD}', "teacher 0 has seed missing or of the wrong type"),
-        ('{"teachers": [{TEACHER, "seed": 1, "mood": 1}], HEAD}', "teacher 0 has mood unknown"),
+        ("null", "which 'llgbm zoo build' writes anew: the whole must be a mapping, found None"),
+        ('{"teachers": []}', "base is missing; give a mapping; suite is missing; give a mapping"),
+        ('{"teachers": null, HEAD}', "teachers must be a list of a mapping, found None"),
+        ('{"teachers": [{}], HEAD}', "teachers[0].path is missing; give a string; teachers[0].task is missing"),
+        ('{"teachers": [{TEACHER, "seed": "1"}], HEAD}', "teachers[0].seed must be an integer, found '1'"),
+        ('{"teachers": [], "batches": [["../x"]], HEAD}', "batches[0][0]: the path '../x': part '..' is a step in a path"),
     ],
 )
 def test_manifest_of_another_shape_is_bad_input(manifest: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +148,8 @@ def test_manifest_of_another_shape_is_bad_input(manifest: str, message: str, tmp
     for command in (["zoo", "list"], ["train"]):
         assert main([*command, "--checkpoint_folder", str(tmp_path)]) == 2
         err = capsys.readouterr().err
-        assert f"manifest.json: {message}" in err
+        assert "manifest.json" in err
+        assert message in err
         assert err.count("\n") == 1
 
 

@@ -331,7 +331,7 @@ def test_a_broken_line_of_metrics_is_named(tmp_path, line):
     ("file", "content", "message"),
     [
         ("eval_main.json", [], "not an evaluation"),
-        ("eval_main.json", {**evaluation(), "splits": {"seen": 3}}, "not a whole evaluation"),
+        ("eval_main.json", {**evaluation(), "splits": {"seen": 3}}, "not an evaluation, .*splits.seen must be a mapping"),
         (
             "eval_main.json",
             {**evaluation(), "splits": {"seen": {"base": {"exact_match": None, **INTERVAL}}}},
