@@ -41,7 +41,7 @@ def run(args: Namespace) -> int:
 
 def print_study(result: dict[str, Any]) -> None:
     """Exact match per variant, split and method over seeds; then the reference against the others."""
-    from llgbm.evaluation.statistics import p_text, paired_by
+    from llgbm.evaluation.statistics import p_text, paired_by_all
 
     splits = list(dict.fromkeys(row["split"] for row in result["rows"]))
     cells = {(row["variant"], row["method"], row["split"]): row for row in result["rows"]}
@@ -61,13 +61,14 @@ def print_study(result: dict[str, Any]) -> None:
             "difference": f"{row['difference']:+.3f}",
             "interval_95%": f"[{row['low']:+.3f}, {row['high']:+.3f}]",
             "p_(Holm)": p_text(row["p_holm"]),
-            "paired_by": paired_by(row),
             "by_seed": " ".join(f"{value:+.3f}" for value in row["by_seed"].values()),
         }
         for row in result["comparisons"]
     ]
     if compared:
         print_table(compared, title="the reference against the other variants; p by Holm within a split")
+        for split in splits:
+            print(f"{split}: paired by {paired_by_all(row for row in result['comparisons'] if row['split'] == split)}")
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -74,7 +74,7 @@ def run(args: Namespace) -> int:
 
 def print_evaluation(document: dict[str, Any]) -> None:
     """Exact match of each method by split, and how the generated adapters compare with the others."""
-    from llgbm.evaluation.statistics import p_text, paired_by
+    from llgbm.evaluation.statistics import p_text, paired_by_all
 
     splits = document["splits"]
     for split, shown in document.get("demonstrations", {}).items():
@@ -105,8 +105,7 @@ def print_evaluation(document: dict[str, Any]) -> None:
     if compared:
         print_table(compared, title="generated adapters against the others")
         for split in splits:
-            units = dict.fromkeys(paired_by(row) for row in document["comparisons"] if row["split"] == split)
-            print(f"{split}: paired by {' or '.join(units)}")
+            print(f"{split}: paired by {paired_by_all(row for row in document['comparisons'] if row['split'] == split)}")
 
 
 def _answer(checkpoint: str | None, data_dir: str, choices: Any, n_tasks: int) -> dict[str, Any]:

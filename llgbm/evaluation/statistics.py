@@ -7,7 +7,7 @@ paired units).
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,6 +66,11 @@ def paired_by(row: Mapping[str, Any]) -> str:
     if enough and few:
         text += f"; {_levels(few)} held fixed"
     return text
+
+
+def paired_by_all(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The same for several, each once."""
+    return " or ".join(dict.fromkeys(map(paired_by, rows)))
 
 
 def p_text(p_value: float | None) -> str:

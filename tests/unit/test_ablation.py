@@ -1,6 +1,7 @@
 """Studies: every cell a run, resumable, summarized over seeds and paired by task."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,7 @@ def test_the_command_shows_table_and_figure(world: Path, overrides: dict, result
     out = capsys.readouterr().out
     assert "product only" in out
     assert "the reference against the other variants" in out
+    assert re.search(r"seen: paired by \d+ tasks, clustered by ", out)
     assert (world / "studies" / "tiny" / "study.png").stat().st_size > 5000
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result

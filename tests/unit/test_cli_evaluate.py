@@ -31,6 +31,9 @@ def test_the_table_shows_methods_by_split_and_the_file_lies_in_the_run(zoo_folde
     status = main(["evaluate", "--checkpoint", str(run), "--data_dir", str(zoo_folder), "--cache_dir", cache, "--name", "all"])
     out = capsys.readouterr().out
     assert status == 0
+    assert "mixture: paired by the 3 examples of one task" in out
+    assert "seen: paired by 3 tasks" in out
+    assert "too few to tell" in out
     assert "unseen combination" in out
     assert "1.000 ± 0.000 (100%)" in out
     assert "generated minus" in out

@@ -19,6 +19,7 @@ from llgbm.evaluation.statistics import (
     mcnemar_test,
     p_text,
     paired_by,
+    paired_by_all,
     replicates,
     sign_flip_test,
     standard_error,
@@ -321,4 +322,5 @@ def test_holm_counts_only_what_has_a_p_value():
 
 
 def test_what_an_interval_speaks_of_is_said_for_examples_too():
-    assert paired_by(asdict(compare([[1, 0, 1]], [[0, 0, 0]]))) == "the 3 examples of one task"
+    one = asdict(compare([[1, 0, 1]], [[0, 0, 0]]))
+    assert paired_by(one) == paired_by_all([one, one]) == "the 3 examples of one task"
