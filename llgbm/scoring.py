@@ -1,7 +1,7 @@
 """Exact match and negative log-likelihood of K adapters by teacher forcing: one forward, no decoding.
 
-Greedy decoding answers exactly right if and only if, along the gold answer and its end token, every token is the most
-likely one; so one forward over the gold answer decides it.
+Greedy decoding says exactly the gold tokens and ends if and only if, along them, every token is the most likely one; so one
+forward over the gold answer decides it. What is reported is `matching`, which also accepts other tokens of the same text.
 
 Shapes: K adapters, b rows each, N = K * b rows of T tokens, n response tokens, V vocabulary.
 """
@@ -33,6 +33,8 @@ class Score:
     """Negative log-likelihood of the answer with its end token: nats, summed over tokens, float32."""
     n_tokens: Int[Tensor, " N"]
     """Response tokens of the row."""
+    strays: Int[Tensor, "N 2"] | None = None
+    """Where greedy decoding first leaves the answer (-1: nowhere), and the token it says there."""
 
     def __len__(self) -> int:
         return len(self.exact)
@@ -49,12 +51,14 @@ class Score:
 
     def rows(self, index: slice) -> "Score":
         """Scores of the chosen rows."""
-        return Score(self.exact[index], self.nll_sum[index], self.n_tokens[index])
+        return Score(self.exact[index], self.nll_sum[index], self.n_tokens[index], None if self.strays is None else self.strays[index])
 
     @staticmethod
     def join(scores: Sequence["Score"]) -> "Score":
         """The scores of several batches, one after another."""
-        return Score(*(torch.cat([getattr(s, part) for s in scores]) for part in ("exact", "nll_sum", "n_tokens")))
+        strays = [s.strays for s in scores if s.strays is not None]
+        parts = [torch.cat([getattr(s, part) for s in scores]) for part in ("exact", "nll_sum", "n_tokens")]
+        return Score(*parts, torch.cat(strays) if len(strays) == len(scores) else None)
 
 
 def score(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch, memory_bytes: int = MEMORY_BYTES) -> Score:
@@ -145,9 +149,21 @@ def _forward(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: Tok
     n_tokens = batch.predicts.sum(1)
     owner = torch.repeat_interleave(n_tokens)
     zeros = torch.zeros(len(batch), device=logits.device)
-    wrong = zeros.index_add(0, owner, (logits.argmax(-1) != batch.targets).float())
+    strays = _strays(logits.argmax(-1), batch.targets, owner, n_tokens)
     nll_sum = zeros.index_add(0, owner, F.cross_entropy(logits.float(), batch.targets, reduction="none"))
-    return Score((wrong == 0).cpu(), nll_sum.cpu(), n_tokens.cpu())
+    return Score((strays[:, 0] < 0).cpu(), nll_sum.cpu(), n_tokens.cpu(), strays.cpu())
+
+
+def _strays(
+    said: Int[Tensor, " n"], targets: Int[Tensor, " n"], owner: Int[Tensor, " n"], n_tokens: Int[Tensor, " N"]
+) -> Int[Tensor, "N 2"]:
+    """See `Score.strays`."""
+    starts = n_tokens.cumsum(0) - n_tokens
+    place = torch.arange(len(said), device=said.device) - starts[owner]
+    nowhere = len(said)
+    first = torch.full_like(n_tokens, nowhere).scatter_reduce(0, owner, place.masked_fill(said == targets, nowhere), "amin")
+    right = first == nowhere
+    return torch.stack([first.masked_fill(right, -1), said[starts + first.masked_fill(right, 0)].masked_fill(right, -1)], dim=1)
 
 
 def _row_bytes(functional: FunctionalLoRA, batch: TokenBatch) -> int:

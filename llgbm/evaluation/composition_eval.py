@@ -15,6 +15,7 @@ from llgbm.evaluation.setting import Setting
 from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare
 from llgbm.lora.factors import LoRAFactors, combine
 from llgbm.lora.merging import AdapterMerger
+from llgbm.matching import score_answers
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import Score, score_each
 from llgbm.zoo.folder import Teacher
@@ -197,7 +198,7 @@ class CompositionEvaluator:
         """Each pair's adapter on the test examples of both tasks."""
         batches = [self.setting.tokens(task) for two in chunk.tasks() for task in two]
         factors = None if adapters is None else LoRAFactors.stack(list(adapters)).select([i for i in range(len(adapters)) for _ in "12"])
-        scores = score_each(self.setting.functional, factors, batches, self.setting.pad_token_id, self.setting.config.memory_bytes)
+        scores = score_answers(self.setting.functional, factors, batches, self.setting.framing, self.setting.config.memory_bytes)
         return [_row(one, two) for one, two in zip(scores[::2], scores[1::2], strict=True)]
 
     def _possible(self, ways: Sequence[str], pairs: Sequence[Pair]) -> list[str]:

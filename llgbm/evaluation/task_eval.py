@@ -17,8 +17,9 @@ from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare, gain_recovered, gain_recovered_interval, standard_error
 from llgbm.files import hash_json, read_json, write_json
+from llgbm.matching import score_answers
 from llgbm.progress import ProgressCallback
-from llgbm.scoring import Score, score_each
+from llgbm.scoring import Score
 
 REFERENCE = "generated"
 """The method that is compared with every other."""
@@ -244,7 +245,7 @@ def _score(method: str, questions: Sequence[Question], setting: Setting) -> list
     for start in range(0, len(questions), setting.config.adapters_at_once):
         asked = questions[start : start + setting.config.adapters_at_once]
         attempt = METHODS[method].attempt(setting, asked)
-        scores += score_each(setting.functional, attempt.factors, attempt.batches, setting.pad_token_id, setting.config.memory_bytes)
+        scores += score_answers(setting.functional, attempt.factors, attempt.batches, setting.framing, setting.config.memory_bytes)
     for question, score in zip(questions, scores, strict=True):
         if not math.isfinite(score.nll):
             raise InputError(

@@ -16,9 +16,9 @@ from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import adapter_hash, target_shapes, write_adapter
+from llgbm.matching import score_answers
 from llgbm.names import path_part
 from llgbm.progress import ProgressCallback
-from llgbm.scoring import score_each
 from llgbm.tracking.lock import hold
 from llgbm.tracking.record import ExperimentLogger
 from llgbm.zoo.base import Base, load_base
@@ -107,7 +107,7 @@ def _train_batch(
 def _test_exact_match(functional: FunctionalLoRA, factors: LoRAFactors, framing: Framing, tasks: list[Task]) -> list[float]:
     """Exact match of each adapter on its task's test examples."""
     batches = [framing.batch(framing.of_task(task, "test")) for task in tasks]
-    return [result.exact_match for result in score_each(functional, factors, batches, framing.pad)]
+    return [result.exact_match for result in score_answers(functional, factors, batches, framing)]
 
 
 def plan_batches(suite: TaskSuite, zoo: ZooConfig, planned: Iterable[Sequence[str]] = ()) -> Iterator[list[tuple[Task, int]]]:

@@ -20,7 +20,7 @@ LAYERS = (
     ("framing",),
     ("functional_lora",),
     ("scoring", "probes"),
-    ("zoo.folder",),
+    ("zoo.folder", "matching"),
     ("zoo.trainer",),
     ("zoo.check",),
     ("zoo.build",),
