@@ -228,7 +228,7 @@ class Framing:
     def _end(self, end_token: str | None) -> int:
         """The token put after an answer."""
         if end_token is not None:
-            ids = self._continued(end_token)
+            ids = self._continued(end_token.replace("\\n", "\n"))
             if len(ids) != 1:
                 raise InputError(f"zoo.end_token {end_token!r} takes {len(ids)} tokens of this tokenizer; give one that is a single token")
             return ids[0]

@@ -48,7 +48,7 @@ def twins(base: Base, token: int) -> int:
 def _tokens(base: Base, framing: Framing) -> Iterator[Finding]:
     said = {token: f"{base.tokenizer.decode([token])!r} (token {token})" for token in (framing.pad, framing.end)}
     yield Finding("padding", True, said[framing.pad])
-    advice = "give one that the base knows, e.g. --zoo.end_token $'\\n'"
+    advice = "give one that the base knows, e.g. --zoo.end_token '\\n'"
     vocabulary = base.model.get_output_embeddings().weight.shape[0]
     if framing.end >= vocabulary:
         yield Finding("end token", False, f"{said[framing.end]} is none of the {vocabulary} that the base can write; {advice}")

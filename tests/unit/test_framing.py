@@ -152,6 +152,7 @@ def test_ends_and_limit_come_from_the_base() -> None:
     assert Framing.of(base, suite, ZooConfig(max_length=20)).max_length == 20
     newline = Framing.of(base, suite, ZooConfig(end_token="\n"))
     assert base.tokenizer.decode([newline.end]) == "\n"
+    assert Framing.of(base, suite, ZooConfig(end_token="\\n")).end == newline.end  # as a shell passes it
     assert newline.ends == {newline.end, base.tokenizer.eos_token_id, 7, 9}
     with pytest.raises(InputError, match=r"zoo.max_length is 65, base tiny reads at most 64 tokens; lower it"):
         Framing.of(base, suite, ZooConfig(max_length=65))
