@@ -109,7 +109,7 @@ class ZooConfig:
     too_long: Literal["leave_out", "cut_left"] = "leave_out"
     """Longer examples are left out, or cut on the left."""
     end_token: str | None = None
-    """What ends an answer instead of the base's end token (of a chat: what its template puts there), e.g. a new line, written \\n; one token."""
+    """What ends an answer instead of the base's end token (of a chat: what its template puts there); one token, a new line is \\n."""
 
 
 @dataclass(config=SECTION)
