@@ -50,7 +50,13 @@ MUTANTS = (
         '_teacher_set(zoo, base, zoo.select(split="unseen_combination"), ',
         ON_SEEN,
     ),
-    _leak("training and validation on test examples", SETUP, "in task.train[:per_teacher]", "in task.test[:per_teacher]", TRAIN_SIDE),
+    _leak(
+        "training and validation on test examples",
+        SETUP,
+        'framing.of_task(task, "train") for task in tasks',
+        'framing.of_task(task, "test") for task in tasks',
+        TRAIN_SIDE,
+    ),
     _leak(
         "output scales of all teachers",
         SETUP,
@@ -81,9 +87,9 @@ MUTANTS = (
     ),
     _leak(
         "predictor scaled on held-back fingerprints",
-        "training/delta_only.py",
-        "predictor.fit_scale(self.targets)",
-        "predictor.fit_scale(torch.cat([self.targets, self.held_targets]))",
+        "training/fingerprint.py",
+        "engine, self.targets.cpu())",
+        "engine, deltas.cpu())",
         "test_the_predictor_knows_the_fingerprints_of_the_tasks_it_trained_on_alone",
     ),
     _leak(
@@ -94,7 +100,7 @@ MUTANTS = (
         "test_a_run_is_not_resumed_with_another_zoo",
     ),
     # Teachers, base and tasks
-    _leak("teachers trained on test examples", "zoo/trainer.py", "frame, task.train, max_length", "frame, task.test, max_length", LESSON),
+    _leak("teachers trained on test examples", "zoo/trainer.py", 'framing.of_task(task, "train")', 'framing.of_task(task, "test")', LESSON),
     _leak("teachers validated on what they train on", "zoo/trainer.py", "Lesson(tokens.rows(slice(0, split)),", "Lesson(tokens,", LESSON),
     _leak(
         "test payloads in the base's pretraining",
@@ -129,8 +135,8 @@ MUTANTS = (
     _leak(
         "demonstrations that answer the query",
         SETTING,
-        "examples, self.max_length, shown)",
-        "examples, self.max_length, [[one] * 3 for one in examples])",
+        "self.framing.shown(example, shown) for example, shown in",
+        "self.framing.shown(example, [example] * 3) for example, shown in",
         SHOWN,
     ),
     _leak("unseen teachers in the pool", SETTING, 'if t.split == "seen" and (trained_on', 'if t.split != "mixture" and (trained_on', POOL),
@@ -159,12 +165,16 @@ MUTANTS = (
     _leak(
         "multi-task LoRA trained on unseen tasks",
         METHODS,
-        "setting.max_length) for t in setting.pool]",
-        "setting.max_length) for t in setting.teachers.values()]",
+        '"train")) for t in setting.pool]',
+        '"train")) for t in setting.teachers.values()]',
         BLIND,
     ),
     _leak(
-        "multi-task LoRA trained on test examples", METHODS, "setting.zoo.suite[t.task].train,", "setting.zoo.suite[t.task].test,", BLIND
+        "multi-task LoRA trained on test examples",
+        METHODS,
+        'setting.zoo.suite[t.task], "train")',
+        'setting.zoo.suite[t.task], "test")',
+        BLIND,
     ),
     _leak(
         "shuffled condition that is not shuffled",
@@ -183,8 +193,8 @@ MUTANTS = (
     _leak(
         "weights of a composition searched on test examples",
         "evaluation/composition_eval.py",
-        "examples = [task.train[i] for i in chosen]",
-        "examples = list(task.test)",
+        'self.setting.framing.of_task(task, "train")',
+        'self.setting.framing.of_task(task, "test")',
         "test_composition_searches_weights_on_train_examples",
     ),
     # Caches and statistics

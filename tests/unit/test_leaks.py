@@ -21,8 +21,8 @@ from llgbm.evaluation.task_eval import evaluate, run_evaluation
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.training import setup as training_setup
-from llgbm.training.delta_only import teacher_deltas, train_predictor
-from llgbm.training.loop import train_generator
+from llgbm.training.behavior import train_generator
+from llgbm.training.fingerprint import teacher_deltas, train_predictor
 from llgbm.training.setup import Setup, new_generator, prepare
 from llgbm.zoo.micro.pretraining import PretrainConfig, batches, document
 from llgbm.zoo.micro.tokenizer import build_tokenizer
@@ -141,7 +141,7 @@ def test_no_text_of_an_unseen_wording_or_task_is_read_in_training(
 def test_the_predictor_knows_the_fingerprints_of_the_tasks_it_trained_on_alone(config: ExperimentConfig, tmp_path: Path) -> None:
     own = changed(config, output_dir=str(tmp_path), delta_cache_dir=str(tmp_path / "deltas"), training__total_steps=2)
     result = train_predictor(own)
-    setting = load_setting(None, config.checkpoint_folder, EvaluationConfig(predictor=str(result.predictor)))
+    setting = load_setting(None, config.checkpoint_folder, EvaluationConfig(predictor=str(result.folder)))
     predictor = setting.predictor
     assert predictor is not None
     trained = set(predictor.spec.trained_on)
@@ -268,7 +268,7 @@ def test_kept_scores_of_another_pool_are_not_used(config: ExperimentConfig, setu
 def test_a_teachers_lesson_is_of_train_examples_and_keeps_its_validation_apart(setup: Setup) -> None:
     suite, tokenizer = setup.zoo.suite, setup.base.tokenizer
     for task in suite:
-        lesson = make_lesson(setup.base, suite.frame, task, 0)
+        lesson = make_lesson(setup.zoo.framing(setup.base), task, 0)
         train, held = (flat(inputs_of(batch, suite, tokenizer)) for batch in (lesson.train, lesson.validation))
         assert held
         assert train | held == of_tasks([task], "train")
