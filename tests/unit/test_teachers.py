@@ -175,6 +175,16 @@ def test_new_tasks_and_seeds_touch_nothing_that_is_there(suite: TaskSuite, tmp_p
     assert _hashes(tmp_path / "zoo") == after
 
 
+def test_build_interrupted_in_its_first_batch_begins_anew(suite: TaskSuite, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int, **figures: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_zoo(_config(tmp_path, suite), interrupt)
+    assert json.loads((tmp_path / "zoo" / "manifest.json").read_text())["teachers"] == []
+    assert len(build_zoo(_config(tmp_path, suite, steps=5)).teachers) == 3  # other settings: there is nothing to keep
+
+
 def test_suite_whose_tasks_changed_or_went_is_refused(suite: TaskSuite, tmp_path: Path) -> None:
     build_zoo(_config(tmp_path, suite))
     task = suite[NAMES[0]]
