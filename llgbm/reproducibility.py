@@ -6,9 +6,12 @@ from pathlib import Path
 import torch
 
 from llgbm.config import ExperimentConfig
+from llgbm.delta import comparable
 from llgbm.errors import InputError
-from llgbm.evaluation.task_eval import EvaluationConfig, evaluate
+from llgbm.evaluation.setting import EvaluationConfig
+from llgbm.evaluation.task_eval import evaluate
 from llgbm.files import hash_file, hash_json, hash_tensors, read_json
+from llgbm.zoo.base import BaseOptions
 
 
 def compute_model_hash(model: torch.nn.Module) -> str:
@@ -29,7 +32,7 @@ def compute_delta_cache_hash(cache_dir: str | Path) -> str:
         entries = sorted([record["key"], hash_file(Path(cache_dir) / record["file"])] for record in manifest["adapters"].values())
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: gone from the delta cache; 'llgbm compute-deltas' computes it anew") from error
-    return hash_json([manifest["config"], entries])
+    return hash_json([comparable(manifest["config"]), entries])
 
 
 def verify_reproducibility(
@@ -56,7 +59,7 @@ def verify_reproducibility(
     splits, methods = (tuple(dict.fromkeys(parts[i] for parts in wanted)) for i in (0, 1))
     config = ExperimentConfig.load(config_path)
     needed = tuple(dict.fromkeys((*methods, "base", "teacher"))) if any(p[2] == "gain_recovered" for p in wanted) else methods
-    choices = EvaluationConfig(splits=splits, methods=needed, device=config.model.device, dtype=config.model.dtype)
+    choices = EvaluationConfig(splits=splits, methods=needed, base=BaseOptions(device=config.model.device))
     results = evaluate(checkpoint_path, config.checkpoint_folder, choices).to_json()["splits"]
     for (split, method, metric), expected in zip(wanted, expected_metrics.values(), strict=True):
         scores = results[split][method]

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 from jaxtyping import Float
 
-from llgbm.delta import DeltaCache
+from llgbm.delta import DeltaCache, comparable
 from llgbm.errors import InputError
 from llgbm.files import hash_file, hash_json, read_json, write_bytes, write_json
 
@@ -120,7 +120,7 @@ def _opened(cache: DeltaCache | str | Path) -> DeltaCache:
 def _cache_hash(cache: DeltaCache, paths: Sequence[str] | Mapping[str, Any]) -> str:
     """SHA-256 over the configuration and the content of the deltas at these paths, from the manifest alone."""
     adapters = cache.manifest["adapters"]
-    return hash_json([cache.manifest["config"], {path: adapters[path]["sha256"] for path in paths}])
+    return hash_json([comparable(cache.manifest["config"]), {path: adapters[path]["sha256"] for path in paths}])
 
 
 def _build(deltas: Float[np.ndarray, "N D"], approximate: bool) -> faiss.Index:

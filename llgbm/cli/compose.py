@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import add_config_arguments, read_config, require_at_least, require_seeds
+from llgbm.cli.options import add_base_arguments, add_config_arguments, read_base_options, read_config, require_at_least, require_seeds
 from llgbm.cli.output import print_json, print_table
 
 HELP = "Test whether behaviors add, and compose adapters of two tasks in every way there is."
@@ -23,7 +23,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--n_pairs", type=int, default=24, help="random pairs without a mixture teacher, too (default: %(default)s)")
     parser.add_argument("--max_examples", type=number, default=None, help="test examples per task (default: all)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    add_config_arguments(parser, sections=("model", "probe"))
+    add_config_arguments(parser, sections=("probe",))
+    add_base_arguments(parser, "the zoo")
 
 
 def run(args: Namespace) -> int:
@@ -46,6 +47,7 @@ def run(args: Namespace) -> int:
             seeds=args.seeds,
             n_pairs=args.n_pairs,
             max_examples=args.max_examples,
+            base=read_base_options(args),
             progress=progress,
         )
     folder = Path(args.output_dir)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import add_config_arguments, read_config
+from llgbm.cli.options import add_config_arguments, read_base_options, read_config
 from llgbm.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ HELP = "Compute the delta activations of a folder of adapters into a cache."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Folders, the probe set, and the fields of model, probe and delta."""
+    """Folders, the probe set, and the fields of model (a zoo says which base it has), probe and delta."""
     parser.add_argument(
         "--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="folder of PEFT adapters (default: %(default)s)"
     )
@@ -39,13 +39,20 @@ def run(args: Namespace) -> int:
     from llgbm.lora.peft_io import find_adapters
     from llgbm.progress import ProgressBar
     from llgbm.tracking.record import ExperimentLogger
+    from llgbm.zoo.base import load_base, load_recorded
+    from llgbm.zoo.folder import TeacherZoo, is_zoo
 
     config = read_config(args)
     paths = find_adapters(args.checkpoint_dir)
     if not paths:
         raise InputError(f"{args.checkpoint_dir}: no adapters here (no adapter_config.json below it); 'llgbm zoo build' trains some")
-    first = PartialState(cpu=config.model.device == "cpu").is_main_process
-    engine = make_engine(config, args.layers, args.tokens)
+    if is_zoo(args.checkpoint_dir):
+        zoo = TeacherZoo.load(args.checkpoint_dir)
+        base = load_recorded(f"zoo {zoo.folder}", zoo.base, read_base_options(args))
+    else:
+        base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
+    first = PartialState(cpu=base.model.device.type == "cpu").is_main_process
+    engine = make_engine(config, args.layers, args.tokens, base=base)
     if first:
         for text, length in engine.cut_probes.items():
             print(f"llgbm: probe {text[:40]!r} is cut: {length} tokens, probe.max_length is {engine.options.max_length}", file=sys.stderr)

@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import require_at_least, require_seeds
+from llgbm.cli.options import add_base_arguments, read_base_options, require_at_least, require_seeds
 from llgbm.cli.output import print_json, print_table
 from llgbm.names import path_part
 from llgbm.percent import percent
@@ -39,13 +39,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top_k", type=int, default=3, help="teachers merged by merged_topk and merged_predicted (default: %(default)s)")
     parser.add_argument("--teacher_seed", type=number, default=None, help="seed of the teachers (default: the zoo's first)")
     parser.add_argument("--seed", type=int, default=0, help="draws demonstrations and shuffles (default: %(default)s)")
-    parser.add_argument("--device", type=str, default="cpu", help="where the base runs (default: %(default)s)")
-    parser.add_argument("--dtype", type=str, default="float32", help="the base's dtype, as the zoo was built with (default: %(default)s)")
     parser.add_argument("--memory_mib", type=int, default=64, help="roughly what one forward may take (default: %(default)s)")
     parser.add_argument("--cache_dir", type=str, default="outputs/cache", help="keeps the controls' scores (default: %(default)s)")
     text = "tasks to write answers beside the truth for, into example_answers.json (default: none)"
     parser.add_argument("--example_answers", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--json", action="store_true", help="print the document instead of tables")
+    add_base_arguments(parser, "the zoo")
 
 
 def run(args: Namespace) -> int:
@@ -138,8 +137,7 @@ def _choices(args: Namespace) -> Any:
         predictor=args.predictor,
         teacher_seed=args.teacher_seed,
         seed=args.seed,
-        device=args.device,
-        dtype=args.dtype,
+        base=read_base_options(args),
         memory_bytes=args.memory_mib << 20,
     )
 

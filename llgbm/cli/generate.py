@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
+from llgbm.cli.options import add_base_arguments, read_base_options
 from llgbm.cli.output import print_json, print_table
 from llgbm.errors import InputError
 
@@ -29,9 +30,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--output_dir", type=str, default="outputs/generated", help="PEFT folder, or one folder per task (default: %(default)s)"
     )
-    parser.add_argument("--base", type=str, default=None, help="the base, if the generator reads texts with it (default: as trained)")
-    parser.add_argument("--device", type=str, default="cpu", help="where such a base runs (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the folders as JSON")
+    add_base_arguments(parser, "the generator")
 
 
 def run(args: Namespace) -> int:
@@ -41,10 +41,11 @@ def run(args: Namespace) -> int:
 
     from llgbm.models.ensemble import load_generator
     from llgbm.models.export import generate_adapters
-    from llgbm.zoo.base import load_base
+    from llgbm.zoo.base import BaseOptions, load_recorded
 
-    spec = load_generator(args.checkpoint).spec
-    base = load_base(args.base or spec.base_name, device=args.device) if args.base or spec.encoder == "base" else None
+    spec, asked = load_generator(args.checkpoint).spec, read_base_options(args)
+    made_for, reads = spec.base, spec.encoder == "base" or asked != BaseOptions()
+    base = load_recorded(f"generator {args.checkpoint}", made_for, asked) if reads and made_for else None
     start = time.perf_counter()
     folders = generate_adapters(args.checkpoint, requests, args.output_dir, base)
     seconds = time.perf_counter() - start
@@ -52,7 +53,7 @@ def run(args: Namespace) -> int:
     if args.json:
         print_json({"adapters": rows, "seconds": round(seconds, 2)})
     else:
-        print_table(rows, title=f"{len(rows)} adapters for {spec.base_name}, {seconds:.1f} s with loading")
+        print_table(rows, title=f"{len(rows)} adapters for {made_for and made_for.name}, {seconds:.1f} s with loading")
     return 0
 
 

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -14,7 +14,17 @@ from llgbm.dotted import flatten, merge
 from llgbm.errors import InputError
 from llgbm.files import read_yaml
 
-SHORT = {"probe.probe_type": ("--probe_type",), "training.report_to": ("--report_to",)}
+if TYPE_CHECKING:
+    from llgbm.zoo.base import BaseOptions
+
+SHORT = {
+    "probe.probe_type": ("--probe_type",),
+    "training.report_to": ("--report_to",),
+    "model.name": ("--base",),
+    "model.dtype": ("--dtype",),
+    "model.device": ("--device",),
+    "model.revision": ("--revision",),
+}
 """Fields with a second, shorter flag."""
 
 
@@ -51,15 +61,49 @@ def add_override_arguments(
         group.add_argument(f"--{name}", *SHORT.get(name, ()), type=str, default=None, metavar="VALUE", help=help)
 
 
+def add_base_arguments(parser: ArgumentParser, made: str) -> None:
+    """Add a flag for every field of section model, which is as recorded in what was `made` unless it is given."""
+    group = parser.add_argument_group("base config")
+    for name, (kind, _, text) in describe_fields().items():
+        if name.startswith("model."):
+            help = f"{text.rstrip('.')} ({type_name(kind)}; default: as {made} was made with)"
+            group.add_argument(f"--{name}", *SHORT.get(name, ()), type=str, default=None, metavar="VALUE", help=help)
+
+
+def read_base_options(args: Namespace) -> "BaseOptions":
+    """What flags ask of a recorded base: another place, precision or device."""
+    from llgbm.zoo.base import BaseOptions
+
+    given = read_given(args, "model.")
+    build(merge({}, given), source="flags")
+    return BaseOptions(**{name.removeprefix("model."): value for name, value in given.items()})
+
+
+def read_config_of_zoo(args: Namespace) -> ExperimentConfig:
+    """`read_config`, with what its zoo decides as the zoo has it; InputError where a flag or the file asks for something else."""
+    from llgbm.workspace import settle
+    from llgbm.zoo.folder import TeacherZoo
+
+    config = read_config(args)
+    return settle(config, TeacherZoo.load(config.checkpoint_folder), read_given(args))
+
+
+def read_given(args: Namespace, prefix: str = "") -> dict[str, Any]:
+    """The config fields (those whose names begin so) given in so many words, in a file or as flags, by dotted name."""
+    file = args.get("config_file")
+    written = flatten(read_yaml(file)) if file else {}
+    return {**{name: value for name, value in written.items() if name.startswith(prefix)}, **read_overrides(args, prefix)}
+
+
 def read_config(args: Namespace) -> ExperimentConfig:
     """The config that flags ask for: preset or file first, single fields on top, whatever their order."""
     values = read_yaml(args.config_file) if args.config_file else preset_values(args.config)
     return build(merge(values, read_overrides(args)), source=args.config_file or f"config {args.config}")
 
 
-def read_overrides(args: Namespace) -> dict[str, Any]:
-    """The config fields given as flags, by dotted name."""
-    given, fields = args.as_flat(), describe_fields()
+def read_overrides(args: Namespace, prefix: str = "") -> dict[str, Any]:
+    """The config fields (those whose names begin so) given as flags, by dotted name."""
+    given, fields = args.as_flat(), {name: field for name, field in describe_fields().items() if name.startswith(prefix)}
     return {name: _parsed(name, getattr(given, name), fields[name][0]) for name in fields if getattr(given, name, None) is not None}
 
 

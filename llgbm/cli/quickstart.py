@@ -12,6 +12,7 @@ from llgbm.cli.output import print_table
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig
+    from llgbm.zoo.base import BaseOptions
     from llgbm.zoo.folder import TeacherZoo
 
 HELP = "Do everything once: teachers, deltas, generator, evaluation, an adapter from a sentence, and a report."
@@ -55,8 +56,10 @@ class _Quickstart:
 
     def run(self) -> None:
         from llgbm.files import hash_file
+        from llgbm.workspace import settle
 
         zoo = self._zoo()
+        self.config = settle(self.config, zoo, {"model.device": self.config.model.device})
         inputs = {"config": self.config.get_hash(), "zoo": zoo.content_hash}
         self._stage("deltas", inputs, [Path(self.config.delta_cache_dir) / "manifest.json"], lambda: self._deltas(zoo))
         self._stage("pictures", inputs, [self.folder / "figures" / "delta_map.png"], lambda: self._pictures(zoo))
@@ -113,7 +116,12 @@ class _Quickstart:
     def _pictures(self, zoo: "TeacherZoo") -> None:
         from llgbm.cli.visualize import draw_deltas
 
-        draw_deltas(self.config, self.config.delta_cache_dir, str(zoo.folder), str(self.folder / "figures"), with_umap=False)
+        draw_deltas(self.config, self.config.delta_cache_dir, str(zoo.folder), str(self.folder / "figures"), False, self._place())
+
+    def _place(self) -> "BaseOptions":
+        from llgbm.zoo.base import BaseOptions
+
+        return BaseOptions(device=self.config.model.device)
 
     def _train(self, zoo: "TeacherZoo") -> None:
         """Go on from an interrupted run of the same settings on the same zoo."""
@@ -126,13 +134,15 @@ class _Quickstart:
             train_generator(self.config, resume=resume, progress=progress)
 
     def _evaluate(self, document: Path) -> None:
+        from llgbm.evaluation.setting import EvaluationConfig
         from llgbm.evaluation.task_eval import evaluate
         from llgbm.files import write_json
         from llgbm.progress import ProgressBar
 
         with ProgressBar("evaluate", "tasks") as progress:
             cache = Path(self.config.output_dir) / "cache"
-            write_json(document, evaluate(self.folder, self.config.checkpoint_folder, cache_dir=cache, progress=progress).to_json())
+            choices = EvaluationConfig(base=self._place())
+            write_json(document, evaluate(self.folder, self.config.checkpoint_folder, choices, cache, progress).to_json())
 
     def _answer(self, path: Path) -> None:
         """Save answers of adapters generated for unseen tasks, and the first of these adapters."""
@@ -141,8 +151,7 @@ class _Quickstart:
         from llgbm.files import write_json
         from llgbm.models.export import Request, generate_adapters
 
-        model = self.config.model
-        setting = load_setting(self.folder, self.config.checkpoint_folder, EvaluationConfig(device=model.device, dtype=model.dtype))
+        setting = load_setting(self.folder, self.config.checkpoint_folder, EvaluationConfig(base=self._place()))
         document = answer_examples(setting)
         first = document["tasks"][0]
         request = Request(first["task"], first["description"], tuple(first["prompts"]))

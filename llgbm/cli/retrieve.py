@@ -1,15 +1,18 @@
 """`llgbm retrieve`: the adapters of a cache that do most nearly the same, and one adapter merged from them."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import add_config_arguments, read_config, require_at_least
+from llgbm.cli.options import add_base_arguments, add_config_arguments, read_base_options, read_config, require_at_least
 from llgbm.cli.output import print_json, print_table
 from llgbm.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from llgbm.delta import DeltaCache, DeltaEngine
@@ -43,7 +46,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=None, help="rank of the merged adapter (product, svd)")
     parser.add_argument("--output_dir", type=str, default=None, metavar="DIR", help="PEFT folder of the merged adapter")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    add_config_arguments(parser, sections=("model", "probe"))
+    add_config_arguments(parser, sections=("probe",))
+    add_base_arguments(parser, "the cache")
 
 
 def run(args: Namespace) -> int:
@@ -64,8 +68,8 @@ def run(args: Namespace) -> int:
     index = AdapterIndex.kept(args.index_dir, cache, **kind) if args.index_dir else AdapterIndex(cache, **kind)
     for fault in cache.faults:
         print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
-    engine = engine_of_cache(read_config(args), cache) if args.adapter or args.merge else None
-    delta = _predict(args, cache) if described else _read_delta(args.delta) if args.delta else _measure(engine, args.adapter)
+    engine = functools.cache(lambda: engine_of_cache(read_config(args), cache, read_base_options(args)))  # loaded where it is needed
+    delta = _predict(args, cache) if described else _read_delta(args.delta) if args.delta else _measure(engine(), args.adapter)
     own = Path(args.adapter).resolve() if args.adapter else None
     hits = [hit for hit in index.search(delta, args.k + (own is not None)) if Path(hit[0]).resolve() != own][: args.k]
     merged = _merge(args, engine, hits) if args.merge else None
@@ -80,10 +84,9 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _measure(engine: "DeltaEngine | None", adapter: str) -> "np.ndarray":
+def _measure(engine: "DeltaEngine", adapter: str) -> "np.ndarray":
     from llgbm.lora.peft_io import read_adapter
 
-    assert engine is not None
     return engine.deltas(read_adapter(adapter, engine.functional.shapes))[0]
 
 
@@ -91,11 +94,13 @@ def _predict(args: Namespace, cache: "DeltaCache") -> "np.ndarray":
     """The delta that an adapter for the described task would have, as the predictor sees it."""
     from llgbm.models.delta_predictor import DeltaPredictor
     from llgbm.models.export import read_prompts
-    from llgbm.zoo.base import load_base
+    from llgbm.zoo.base import load_recorded
 
     predictor = DeltaPredictor.from_pretrained(args.predictor)
     predictor.check_cache(cache)
-    base = load_base(predictor.spec.base_name) if predictor.spec.encoder == "base" else None
+    made_with = predictor.spec.base
+    reads = predictor.spec.encoder == "base"
+    base = load_recorded(f"predictor {args.predictor}", made_with, read_base_options(args)) if reads and made_with else None
     return predictor.predict(read_prompts(args.prompts) if args.prompts else None, args.description, base)[0].numpy()
 
 
@@ -109,15 +114,15 @@ def _read_delta(file: str) -> "np.ndarray":
         raise InputError(f"{file}: cannot be read ({error}); give a safetensors file with a tensor named delta") from error
 
 
-def _merge(args: Namespace, engine: "DeltaEngine | None", hits: list[tuple[str, float]]) -> dict[str, Any]:
+def _merge(args: Namespace, engine_of: "Callable[[], DeltaEngine]", hits: list[tuple[str, float]]) -> dict[str, Any]:
     """Write the merged adapter; hits of cosine 0 or below have no part in it."""
     from llgbm.lora.merging import AdapterMerger
     from llgbm.lora.peft_io import write_adapter
 
-    assert engine is not None
     alike = [(path, cosine) for path, cosine in hits if cosine > 0]
     if not alike:
         raise InputError("no hit has a cosine above 0, so there is nothing alike to merge; raise --k or look for something else")
+    engine = engine_of()
     total = sum(cosine for _, cosine in alike)
     weights = [cosine / total for _, cosine in alike]
     merger = AdapterMerger(engine.functional.shapes)

@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import add_config_arguments, read_config
+from llgbm.cli.options import add_config_arguments, read_config_of_zoo
 from llgbm.cli.output import print_json, print_table
 
 HELP = "Train a generator on a zoo of teachers."
@@ -17,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Train; print where the generator lies and how it does on the held-back tasks."""
-    config = read_config(args)
+    config = read_config_of_zoo(args)
     from llgbm.progress import ProgressBar
     from llgbm.training.behavior import train_generator
 

@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import add_override_arguments, read_config
+from llgbm.cli.options import add_override_arguments, read_config_of_zoo
 from llgbm.cli.output import print_json, print_table
 
 HELP = "Train on behavior alone: a generator (b1), or a predictor of fingerprints to retrieve by (b2)."
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Train; print where the result lies and how it does on the held-back tasks."""
     args.config = args.config or PRESETS.get(args.variant, PRESETS["b1"])
-    config = read_config(args)
+    config = read_config_of_zoo(args)
     from llgbm.progress import ProgressBar
     from llgbm.training.delta_only import train_delta_only
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import add_config_arguments, read_config
+from llgbm.cli.options import add_base_arguments, add_config_arguments, read_base_options, read_config
 from llgbm.cli.output import print_table
 from llgbm.errors import InputError
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig
+    from llgbm.zoo.base import BaseOptions
 
 HELP = "Draw pictures of saved results: the space of deltas, training curves, composition."
 
@@ -35,7 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="the adapters' zoo (default: %(default)s)")
     where = f"where pictures go (default: {FIGURES}; composition: its --input_dir, where reports find them)"
     parser.add_argument("--output_dir", type=str, default=None, help=where)
-    add_config_arguments(parser, sections=("model", "probe"))
+    add_config_arguments(parser, sections=("probe",))
+    add_base_arguments(parser, "the cache")
 
 
 def run(args: Namespace) -> int:
@@ -53,14 +55,16 @@ def run(args: Namespace) -> int:
 
         paths = draw_composition(Path(inputs[0]) / "composition.json", output)
     else:
-        paths = draw_deltas(read_config(args), inputs[0], args.checkpoint_dir, output)
+        paths = draw_deltas(read_config(args), inputs[0], args.checkpoint_dir, output, base=read_base_options(args))
         _show_silhouettes(Path(output))
     for path in paths:
         print(path)
     return 0
 
 
-def draw_deltas(config: "ExperimentConfig", cache_dir: str, zoo_dir: str, output_dir: str, with_umap: bool = True) -> list[Path]:
+def draw_deltas(
+    config: "ExperimentConfig", cache_dir: str, zoo_dir: str, output_dir: str, with_umap: bool = True, base: "BaseOptions | None" = None
+) -> list[Path]:
     """Every picture of a delta cache; those that need the adapters themselves are left out, with a line, when these cannot be had."""
     from llgbm.delta import DeltaCache
     from llgbm.report.deltas import draw_deltas, draw_views
@@ -71,7 +75,7 @@ def draw_deltas(config: "ExperimentConfig", cache_dir: str, zoo_dir: str, output
     for fault in cache.faults:
         print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
     try:
-        views = views_of_cache(config, cache, zoo_dir, Path(output_dir) / "delta_views.safetensors")
+        views = views_of_cache(config, cache, zoo_dir, Path(output_dir) / "delta_views.safetensors", base)
     except InputError as error:
         print(f"llgbm: the comparison with other embeddings is left out: {error}", file=sys.stderr)
         return paths

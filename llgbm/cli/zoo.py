@@ -1,5 +1,6 @@
 """`llgbm zoo build | list | tasks`: train teachers, look at them, look at what they are taught."""
 
+import sys
 from collections import Counter
 from typing import Any
 
@@ -49,8 +50,12 @@ def run(args: Namespace) -> int:
 def _build(args: Namespace) -> int:
     from llgbm.progress import ProgressBar
     from llgbm.zoo.build import build_zoo
+    from llgbm.zoo.folder import TeacherZoo, is_zoo
 
     config = read_config(args)
+    if is_zoo(config.checkpoint_folder):
+        for fault in TeacherZoo.load(config.checkpoint_folder).damaged().values():
+            print(f"llgbm: {fault}; that is done now", file=sys.stderr)
     with ProgressBar("zoo", "teachers") as progress:
         zoo = build_zoo(config, progress)
     _print_summary(zoo, args.json)

@@ -1,7 +1,7 @@
 """What an adapter does to hidden states: the engine that measures it and the cache that keeps it."""
 
 from llgbm.delta.behavior import Behavior, Predictions, observe, top_predictions
-from llgbm.delta.cache import DeltaCache
+from llgbm.delta.cache import DeltaCache, comparable, difference
 from llgbm.delta.compute import DeltaReport, compute_deltas, engine_of_cache
 from llgbm.delta.engine import (
     DeltaEngine,
@@ -21,9 +21,11 @@ __all__ = [
     "DeltaReport",
     "Predictions",
     "aggregate",
+    "comparable",
     "compute_adapter_delta",
     "compute_base_activation",
     "compute_deltas",
+    "difference",
     "engine_of_cache",
     "make_engine",
     "observe",

@@ -49,6 +49,24 @@ class CacheManifest:
     base: DeltaRecord | None = None
 
 
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration decides its deltas: of the base only its weights; what its tokenizer made of the probes stands beside it."""
+    base = config.get(BASE)
+    return {**config, BASE: base.get("hash")} if isinstance(base, Mapping) else dict(config)
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first entry in which two configurations of deltas differ, with its two values; None when their deltas are of one kind."""
+    left, right = comparable(one), comparable(other)
+    name = next((key for key in {**left, **right} if left.get(key) != right.get(key)), None)
+    return None if name is None else (name, *(_shown(config.get(name)) for config in (one, other)))
+
+
+def _shown(value: Any) -> Any:
+    """A base by name, dtype and hash."""
+    return f"{value['name']} ({value['dtype']}, {value['hash'][:8]})" if isinstance(value, Mapping) and "hash" in value else value
+
+
 class DeltaCache:
     """Deltas by adapter path.
 
@@ -78,11 +96,12 @@ class DeltaCache:
         """
         with self._locked():
             found = self._manifest["config"]
-            if found and found != dict(config):
-                differing = next(k for k in {**found, **config} if found.get(k) != config.get(k))
+            differing = difference(found, config) if found else None
+            if differing is not None:
+                name, here, asked = differing
                 raise InputError(
-                    f"{self.cache_dir}: holds deltas of another configuration ({differing} is {found.get(differing)}, "
-                    f"asked for {config.get(differing)}); choose another folder or remove it"
+                    f"{self.cache_dir}: holds deltas of another configuration ({name} is {here}, asked for {asked}); "
+                    "choose another folder or remove it"
                 )
             self._manifest["config"] = dict(config)
 

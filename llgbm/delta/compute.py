@@ -9,10 +9,12 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from llgbm.config import ExperimentConfig
-from llgbm.delta.cache import DeltaCache
+from llgbm.delta.cache import MANIFEST, DeltaCache
 from llgbm.delta.engine import DeltaEngine, DeltaOptions, make_engine
+from llgbm.errors import InputError
 from llgbm.lora.bulk import read_readable
 from llgbm.progress import ProgressCallback
+from llgbm.zoo.base import Base, BaseIdentity, BaseOptions, load_recorded
 
 
 @dataclass
@@ -61,17 +63,31 @@ def compute_deltas(
     return report if state.num_processes == 1 else _merged(gather_object([report]))
 
 
-def engine_of_cache(config: ExperimentConfig, cache: DeltaCache) -> DeltaEngine:
-    """The engine that filled a cache: base and probes from the config, layers, tokens and aggregation as the cache has them.
+def engine_of_cache(
+    config: ExperimentConfig, cache: DeltaCache, options: BaseOptions | None = None, base: Base | None = None
+) -> DeltaEngine:
+    """The engine that filled a cache: probes from the config; base, layers, tokens and aggregation as the cache has them.
+
+    Args:
+        config: Its section probe is read.
+        cache: Filled by `compute_deltas`.
+        options: Another place or device of the base than the cache recorded.
+        base: If it is loaded already.
 
     Raises:
-        InputError: The cache was filled with another base or other probes.
+        InputError: The cache does not say how its deltas were measured, or was filled with another base or other probes.
     """
     stored = cache.manifest["config"]
-    options = {field.name: stored[field.name] for field in fields(DeltaOptions) if field.name in stored}
-    if isinstance(options.get("layers"), list):
-        options["layers"] = tuple(options["layers"])
-    engine = make_engine(config, options=DeltaOptions(**options))
+    if not stored:
+        raise InputError(
+            f"{cache.cache_dir}: does not say how deltas were measured; run 'llgbm compute-deltas --output_dir {cache.cache_dir}' first"
+        )
+    recorded = BaseIdentity.read(stored.get("base"), cache.cache_dir / MANIFEST)
+    base = base or load_recorded(f"cache {cache.cache_dir}", recorded, options)
+    kept = {field.name: stored[field.name] for field in fields(DeltaOptions) if field.name in stored}
+    if isinstance(kept.get("layers"), list):
+        kept["layers"] = tuple(kept["layers"])
+    engine = make_engine(config, options=DeltaOptions(**kept), base=base)
     cache.bind(engine.config)
     return engine
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from llgbm.config import DeltaConfig, ExperimentConfig
 from llgbm.dataset import NO_LABEL, TokenBatch, encode_texts
 from llgbm.delta.behavior import Behavior, observe
+from llgbm.delta.cache import comparable
 from llgbm.errors import InputError
 from llgbm.files import hash_json
 from llgbm.framing import Framing, context_length
@@ -103,7 +104,7 @@ class DeltaEngine:
     def config(self) -> dict[str, Any]:
         """Everything but the adapter that decides a delta; a cache holds deltas of one such config."""
         return {
-            "base": self.base.content_hash,
+            "base": asdict(self.base.identity),
             "probes": self.probes.content_hash,
             "probe_tokens": self._tokens_hash,
             "probe_set": self.probes.name,
@@ -114,7 +115,7 @@ class DeltaEngine:
 
     def key(self, adapter_hash: str) -> str:
         """SHA-256 over the config and an adapter's content: names this adapter's delta."""
-        return hash_json([{k: v for k, v in self.config.items() if k != "probe_set"}, adapter_hash])
+        return hash_json([{k: v for k, v in comparable(self.config).items() if k != "probe_set"}, adapter_hash])
 
     @torch.no_grad()
     def deltas(self, factors: LoRAFactors) -> Float[np.ndarray, "K ..."]:

@@ -1,4 +1,4 @@
-"""What an evaluation asks and of whom: base, zoo and generator checked against each other, and the questions of each split."""
+"""What an evaluation asks and of whom: a workspace, and the questions of each split."""
 
 import random
 from collections.abc import Sequence
@@ -15,16 +15,12 @@ from llgbm.dataset import TokenBatch
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
 from llgbm.framing import Framing
-from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.peft_io import target_shapes
-from llgbm.models.delta_predictor import DeltaPredictor
 from llgbm.models.encoder import TextEncoder, build_encoder
-from llgbm.models.ensemble import load_generator
-from llgbm.models.writer import AdapterWriter
 from llgbm.scoring import MEMORY_BYTES
-from llgbm.zoo.base import Base, load_base
-from llgbm.zoo.folder import Teacher, TeacherZoo
+from llgbm.workspace import Workspace, open_workspace
+from llgbm.zoo.base import BaseOptions
+from llgbm.zoo.folder import Teacher
 from llgbm.zoo.suite import SPLITS, Example, Task
 
 
@@ -50,8 +46,8 @@ class EvaluationConfig:
     """Seed of the teachers to compare with; the zoo's first by default."""
     seed: int = 0
     """Draws demonstrations and shuffled conditions."""
-    device: str = "cpu"
-    dtype: str = "float32"
+    base: BaseOptions = field(default_factory=BaseOptions)
+    """Another place, precision or device of the base than the zoo recorded."""
     memory_bytes: int = MEMORY_BYTES
     """Roughly what one forward may take; changes nothing but speed and memory."""
     adapters_at_once: int = 64
@@ -78,14 +74,10 @@ class Question:
         return [*([description] if description else []), *prompts]
 
 
-@dataclass
-class Setting:
+@dataclass(kw_only=True)
+class Setting(Workspace):
     """Base, zoo and (perhaps) generator, ready to be asked."""
 
-    base: Base
-    functional: FunctionalLoRA
-    zoo: TeacherZoo
-    generator: AdapterWriter | None
     config: EvaluationConfig
     cache_dir: Path | None = None
     """Where methods keep what they trained."""
@@ -93,7 +85,6 @@ class Setting:
     """By task, of one seed."""
     kept: dict[str, LoRAFactors] = field(default_factory=dict)
     """Adapters that answer every question, by method, made once."""
-    predictor: DeltaPredictor | None = None
 
     def __post_init__(self) -> None:
         seeds = sorted({t.seed for t in self.zoo.teachers})
@@ -264,28 +255,7 @@ def load_setting(
         cache_dir: Keeps what methods train.
 
     Raises:
-        InputError: No zoo, no generator or predictor, or one of them or the base found under the zoo's name is of another base.
+        InputError: See `open_workspace`.
     """
-    zoo = TeacherZoo.load(data_dir)
-    generator = None if checkpoint is None else load_generator(checkpoint)
-    base = load_base(zoo.manifest["base"]["name"], config.dtype, config.device)
-    _check_hash(f"zoo {zoo.folder}", zoo.manifest["base"]["hash"], base)
-    if generator is not None:
-        _check_hash(f"generator {checkpoint}", generator.spec.base_hash, base)
-        generator = generator.to(base.model.device)
-    predictor = None if config.predictor is None else DeltaPredictor.from_pretrained(config.predictor)
-    if predictor is not None:
-        _check_hash(f"predictor {config.predictor}", predictor.spec.base_hash, base)
-    names = dict.fromkeys(
-        [*target_shapes(base.model, zoo.manifest["lora"]["target_modules"]), *(generator.spec.shapes if generator else ())]
-    )
-    functional = FunctionalLoRA(base.model, names)
-    return Setting(base, functional, zoo, generator, config, None if cache_dir is None else Path(cache_dir), predictor=predictor)
-
-
-def _check_hash(what: str, expected: str, base: Base) -> None:
-    if expected and expected != base.content_hash:
-        raise InputError(
-            f"{what} belongs to a base with hash {expected[:8]}, but {base.name} has {base.content_hash[:8]}; "
-            "use the same weights and dtype, or build it again on this base"
-        )
+    workspace = open_workspace(data_dir, checkpoint, config.predictor, config.base)
+    return Setting(**vars(workspace), config=config, cache_dir=None if cache_dir is None else Path(cache_dir))

@@ -20,19 +20,21 @@ from llgbm.files import hash_json, read_json, write_json
 from llgbm.matching import score_answers
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import Score
+from llgbm.zoo.base import BaseIdentity, content_of
 
 REFERENCE = "generated"
 """The method that is compared with every other."""
 CACHE_FORMAT = 2
-WITHOUT_EFFECT = ("splits", "methods", "predictor", "memory_bytes", "adapters_at_once", "device")
-"""Choices that decide what is scored or how fast, not what a method scores."""
+WITHOUT_EFFECT = ("splits", "methods", "predictor", "memory_bytes", "adapters_at_once", "base")
+"""Choices that decide what is scored or how fast, not what a method scores; the base's content stands in the key."""
 
 
 @dataclass
 class Evaluation:
     """What was scored: for each split, its questions, and for each method one score per question."""
 
-    base: dict[str, str]
+    base: BaseIdentity
+    """The base as it ran."""
     config_hash: str
     questions: dict[str, list[Question]] = field(default_factory=dict)
     scores: dict[str, dict[str, list[Score]]] = field(default_factory=dict)
@@ -56,7 +58,7 @@ class Evaluation:
             "splits": {split: {m: self._summary(split, m) for m in methods} for split, methods in self.scores.items()},
             "comparisons": [row for split in self.scores for row in self._comparisons(split)],
             "tasks": [row for split in self.scores for row in self._task_rows(split)],
-            "base": self.base,
+            "base": asdict(self.base),
             "config_hash": self.config_hash,
             **({"demonstrations": self.demonstrations} if self.demonstrations else {}),
             **({"fingerprints": self.fingerprints} if self.fingerprints else {}),
@@ -144,9 +146,11 @@ def evaluate(
 def run_evaluation(setting: Setting, config_hash: str | None = None, progress: ProgressCallback | None = None) -> Evaluation:
     """`evaluate` for what is loaded already; `config_hash` names the run, by default it is that of the evaluation's choices."""
     methods, splits = choose_methods(setting), setting.splits()
-    base_id = {"name": setting.base.name, "hash": setting.base.content_hash}
-    evaluation = Evaluation(base_id, config_hash or hash_json(asdict(setting.config))[:8])
+    evaluation = Evaluation(setting.base.identity, config_hash or hash_json(asdict(setting.config))[:8])
     questions = evaluation.questions = {split: setting.questions(split) for split in splits}
+    asked = [setting.teachers[question.task.name] for of_split in questions.values() for question in of_split]
+    pool = setting.pool if any(METHODS[method].uses_pool for method in methods) else []
+    setting.zoo.check([*dict.fromkeys([*asked, *pool])])  # scores that were kept stand under the hashes of the manifest
     total, done = len(methods) * sum(map(len, questions.values())), 0
     for split in splits:
         if setting.predictor is not None:
@@ -237,7 +241,8 @@ def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
     condition = [setting.encoder.content_id, *setting.condition_kind, questions[0].split] if chosen.reads_condition else []
     tasks = [q.task.name for q in questions]
     framing = [setting.framing.end, setting.framing.max_length, setting.framing.cut_left]
-    return hash_json([CACHE_FORMAT, method, setting.base.content_hash, framing, config, zoo, pool, condition, tasks])
+    base = content_of(setting.base.identity)
+    return hash_json([CACHE_FORMAT, method, base, framing, config, zoo, pool, condition, tasks])
 
 
 def _score(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:

@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from llgbm.config import DeltaConfig, ExperimentConfig, ProbeConfig
-from llgbm.delta import DeltaCache, DeltaEngine, make_engine
+from llgbm.delta import DeltaCache, DeltaEngine, difference, make_engine
 from llgbm.errors import InputError
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.reader import ConditionReader
-from llgbm.zoo.base import Base
+from llgbm.zoo.base import Base, BaseIdentity
 
 
 @dataclass
@@ -38,8 +38,8 @@ class PredictorSpec:
     """Content of the encoder it was trained with."""
     condition: str = "description"
     max_prompts: int = 8
-    base_name: str = ""
-    base_hash: str = ""
+    base: BaseIdentity | None = None
+    """On which base its fingerprints were measured."""
     trained_on: list[str] = field(default_factory=list)
     """Tasks whose fingerprints were training targets."""
     validated_on: list[str] = field(default_factory=list)
@@ -116,10 +116,10 @@ class DeltaPredictor(ConditionReader):
 
     def check(self, config: dict[str, Any], what: str) -> None:
         """InputError when deltas of this configuration are not what is predicted."""
-        ours = self.spec.delta_config
-        differing = next((name for name in ours if config.get(name) != ours[name]), None)
+        differing = difference(self.spec.delta_config, config)
         if differing is not None:
+            name, ours, theirs = differing
             raise InputError(
-                f"{what}: its deltas have {differing} {config.get(differing)}, the predictor learned {ours[differing]}; "
+                f"{what}: its deltas have {name} {theirs}, the predictor learned {ours}; "
                 "use what it was trained with, or train a predictor on these"
             )

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from llgbm.dataset import encode_texts
 from llgbm.errors import InputError
 from llgbm.files import hash_json, hash_tensors, write_bytes
-from llgbm.zoo.base import Base
+from llgbm.zoo.base import Base, content_of
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_TEXT_LENGTH = 256
@@ -103,7 +103,7 @@ class BaseEncoder:
 
     @property
     def content_id(self) -> str:
-        return f"base-1-{self._base.content_hash}"
+        return f"base-2-{hash_json(content_of(self._base.identity))}"
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "1 E"]]:

@@ -17,8 +17,9 @@ from llgbm.models.encoder import TextEncoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.reader import CONFIG_FILE
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
+from llgbm.zoo.base import content_of
 
-OWN = ("trained_on", "validated_on")
+OWN = ("trained_on", "validated_on", "base")
 """What generators of one ensemble may differ in."""
 
 
@@ -80,6 +81,10 @@ def unite(checkpoints: Sequence[str | Path]) -> GeneratorEnsemble:
         for name, value in dataclasses.asdict(generator.spec).items():
             if name not in OWN and value != getattr(first, name):
                 raise InputError(f"{checkpoint}: its {name} is not that of {checkpoints[0]}; give generators of one kind")
+        if (first.base and content_of(first.base)) != (generator.spec.base and content_of(generator.spec.base)):
+            raise InputError(
+                f"{checkpoint}: writes for {generator.spec.base}, {checkpoints[0]} for {first.base}; give generators of one base"
+            )
     trained = {task for generator in found for task in generator.spec.trained_on}
     held = {task for generator in found for task in generator.spec.validated_on} - trained
     spec = dataclasses.replace(first, members=len(found), trained_on=sorted(trained), validated_on=sorted(held))

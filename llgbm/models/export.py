@@ -12,9 +12,9 @@ from llgbm.files import hash_file, read_json, read_text, write_text
 from llgbm.lora.peft_io import write_adapter
 from llgbm.models.ensemble import load_generator
 from llgbm.models.reader import WEIGHTS_FILE
-from llgbm.models.writer import AdapterWriter
+from llgbm.models.writer import AdapterWriter, GeneratorSpec
 from llgbm.names import path_part, refuse_twins
-from llgbm.zoo.base import Base
+from llgbm.zoo.base import Base, BaseIdentity, check_base
 from llgbm.zoo.suite import read_jsonl
 
 CARD_FILE = "README.md"
@@ -58,17 +58,18 @@ def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], outpu
     """
     _check_names(requests)
     generator = load_generator(checkpoint)
-    if base is not None and base.content_hash != generator.spec.base_hash:
-        raise InputError(
-            f"{checkpoint}: writes adapters for {generator.spec.base_name} ({generator.spec.base_hash[:8]}), "
-            f"the base is {base.name} ({base.content_hash[:8]}); use the base it was trained on"
-        )
+    made_for = generator.spec.base
+    if made_for is None:
+        raise InputError(f"{checkpoint}: does not say for which base it writes; train the generator anew")
+    if base is not None:
+        check_base(f"generator {checkpoint}", made_for, base, any_dtype=True)  # who loaded the base asked for its dtype
     factors = generator.generate(prompts=[request.texts() for request in requests], base=base)
     source = hash_file(AdapterWriter.folder_in(checkpoint) / WEIGHTS_FILE)
     folders = [Path(output_dir) if len(requests) == 1 else Path(output_dir) / path_part(request.name, "task") for request in requests]
     for k, (folder, request) in enumerate(zip(folders, requests, strict=True)):
-        write_adapter(folder, factors, k, base_name=generator.spec.base_name, fan_in_fan_out=generator.spec.fan_in_fan_out)
-        write_text(folder / CARD_FILE, model_card(generator, request, source))
+        found_again = {"revision": made_for.revision}
+        write_adapter(folder, factors, k, base_name=made_for.name, fan_in_fan_out=generator.spec.fan_in_fan_out, extra_config=found_again)
+        write_text(folder / CARD_FILE, model_card(generator.spec, made_for, request, source))
     return folders
 
 
@@ -102,14 +103,13 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     return tuple(prompts)
 
 
-def model_card(generator: AdapterWriter, request: Request, generator_hash: str) -> str:
+def model_card(spec: GeneratorSpec, base: BaseIdentity, request: Request, generator_hash: str) -> str:
     """The README of one generated adapter."""
-    spec = generator.spec
     quoted = "\n".join(f"> {' '.join(text.split())}\n" for text in request.texts()[:SHOWN_PROMPTS])
     more = len(request.texts()) - SHOWN_PROMPTS
     modules = sorted({name.rsplit(".", 1)[-1] for name in spec.shapes})
     return f"""---
-base_model: {json.dumps(spec.base_name)}
+base_model: {json.dumps(base.name)}
 library_name: peft
 tags: [lora, generated, llgbm]
 ---
@@ -121,7 +121,7 @@ A LoRA adapter written by a generator in one forward pass; nobody trained it on 
 
 | | |
 |---|---|
-| base | `{spec.base_name}` (content {spec.base_hash[:16]}) |
+| base | `{base.name}`, {f"revision {base.revision}, " if base.revision else ""}{base.dtype} (content {base.hash[:16]}) |
 | rank, alpha | {spec.rank}, {spec.alpha:g} |
 | modules | {", ".join(f"`{m}`" for m in modules)} |
 | generator | {generator_hash[:16]}, size {spec.size}, trained on {len(spec.trained_on)} tasks |

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from llgbm.errors import InputError
 from llgbm.files import read_json, write_bytes, write_json
 from llgbm.models.encoder import TextEncoder, build_encoder
-from llgbm.zoo.base import Base
+from llgbm.zoo.base import Base, BaseIdentity, check_base
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ConditionReader(nn.Module):
     """A network whose input is the embedded texts of K tasks.
 
     Args:
-        spec: A dataclass with `embedding_dim`, `size`, `encoder`, `encoder_id` and all else that rebuilds the network.
+        spec: A dataclass with `embedding_dim`, `size`, `encoder`, `encoder_id`, `base` and all else that rebuilds the network.
         encoder: The text encoder, if it is built already.
     """
 
@@ -110,7 +110,9 @@ class ConditionReader(nn.Module):
         """
         if self._encoder is None:
             encoder = build_encoder(self.spec.encoder, base)
-            if self.spec.encoder_id and encoder.content_id != self.spec.encoder_id:
+            if encoder.name == "base" and base is not None and self.spec.base is not None:
+                check_base(f"the {self.kind}", self.spec.base, base, any_dtype=True)  # who loaded the base asked for its dtype
+            elif self.spec.encoder_id and encoder.content_id != self.spec.encoder_id:
                 raise InputError(
                     f"text encoder {self.spec.encoder} is {encoder.content_id}, the {self.kind} was trained with {self.spec.encoder_id}; "
                     f"install that version of the encoder, or train the {self.kind} anew"
@@ -180,12 +182,13 @@ class ConditionReader(nn.Module):
         missing = next((name for name in required if name not in content), None)
         if missing is not None:
             raise InputError(f"{path}: key {missing!r} is missing, so this is no {cls.kind}; give the folder of one")
-        return cls.make_spec({f.name: content[f.name] for f in fields if f.name in content})
+        return cls.make_spec({f.name: content[f.name] for f in fields if f.name in content}, path)
 
     @classmethod
-    def make_spec(cls, values: dict[str, Any]) -> Any:
+    def make_spec(cls, values: dict[str, Any], source: Path) -> Any:
         """The spec of what its file holds."""
-        return cls.spec_type(**values)
+        base = values.get("base")
+        return cls.spec_type(**{**values, "base": None if base is None else BaseIdentity.read(base, source)})
 
 
 def load_weights(network: ConditionReader, weights: dict[str, Tensor], source: Path) -> None:

@@ -5,11 +5,12 @@ Letters: K tasks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.reader import ConditionReader
-from llgbm.zoo.base import Base
+from llgbm.zoo.base import Base, BaseIdentity
 
 
 @dataclass
@@ -28,8 +29,8 @@ class GeneratorSpec:
     """Content of the encoder the generator was trained with."""
     condition: str = "description"
     max_prompts: int = 8
-    base_name: str = ""
-    base_hash: str = ""
+    base: BaseIdentity | None = None
+    """For which base it writes; None where that was never said."""
     fan_in_fan_out: bool = False
     trained_on: list[str] = field(default_factory=list)
     """Tasks whose teachers were training targets."""
@@ -50,10 +51,10 @@ class AdapterWriter(ConditionReader):
     spec: GeneratorSpec
 
     @classmethod
-    def make_spec(cls, values: dict[str, Any]) -> GeneratorSpec:
+    def make_spec(cls, values: dict[str, Any], source: Path) -> GeneratorSpec:
         """JSON has lists where shapes are pairs."""
         shapes = {name: (int(d_in), int(d_out)) for name, (d_in, d_out) in values["shapes"].items()}
-        return GeneratorSpec(**{**values, "shapes": shapes})
+        return super().make_spec({**values, "shapes": shapes}, source)
 
     def parameters_per_number(self) -> float:
         """Trained parameters for each number of one emitted adapter."""

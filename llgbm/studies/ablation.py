@@ -27,6 +27,8 @@ from llgbm.files import hash_json, read_yaml, write_json
 from llgbm.names import path_part, twin_key
 from llgbm.progress import ProgressCallback
 from llgbm.training.behavior import train_generator
+from llgbm.workspace import settle
+from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import TeacherZoo
 
 RESULT_FILE = "study.json"
@@ -146,8 +148,8 @@ def run_study(
         raise InputError(f"study {study.name} has no variant {unknown!r}; choose from {', '.join(study.variants)}")
     all_seeds = list(seeds or study.seeds)
     cells = [(variant, seed) for seed in all_seeds for variant in variants or study.variants]
-    configs = [study.experiment(variant, seed, overrides, folder) for variant, seed in cells]
-    _check_zoos(configs)
+    _check_zoos([study.experiment(variant, seed, overrides, folder) for variant, seed in cells])
+    configs = [_on_its_zoo(study, variant, seed, overrides, folder) for variant, seed in cells]
     total, done = sum(config.training.total_steps for config in configs), 0
     for (variant, seed), config in zip(cells, configs, strict=True):
         _run_cell(study, config, _part(progress, done, total, f"{variant}/{seed}"))
@@ -156,7 +158,7 @@ def run_study(
         (variant, seed)
         for variant in study.variants
         for seed in all_seeds
-        if _is_done(study, study.experiment(variant, seed, overrides, folder))
+        if _is_done(study, _on_its_zoo(study, variant, seed, overrides, folder))
     ]
     result = summarize(study, folder, finished)
     write_json(folder / RESULT_FILE, result)
@@ -188,6 +190,13 @@ def summarize(study: Study, folder: Path, cells: Sequence[tuple[str, int]]) -> d
     }
 
 
+def _on_its_zoo(study: Study, variant: str, seed: int, overrides: Mapping[str, Any], folder: Path) -> ExperimentConfig:
+    """A cell's config with what its zoo decides as the zoo has it; InputError where study or overrides want something else."""
+    config = study.experiment(variant, seed, overrides, folder)
+    given = {**flatten(study.set), **flatten(study.variants[variant]), **overrides}
+    return settle(config, TeacherZoo.load(config.checkpoint_folder), given)
+
+
 def _check_zoos(configs: Sequence[ExperimentConfig]) -> None:
     for folder, suite in {config.checkpoint_folder: config.zoo.suite for config in configs}.items():
         if not (Path(folder) / "manifest.json").is_file():
@@ -199,9 +208,8 @@ def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback
         return
     folder = config.run_folder
     train_generator(config, resume=True, progress=progress)
-    chosen = EvaluationConfig(
-        splits=tuple(study.splits), methods=tuple(study.methods), device=config.model.device, dtype=config.model.dtype
-    )
+    where = BaseOptions(device=config.model.device)
+    chosen = EvaluationConfig(splits=tuple(study.splits), methods=tuple(study.methods), base=where)
     document = evaluate(folder, config.checkpoint_folder, chosen, folder.parent / "cache").to_json()
     write_json(folder / "eval_main.json", {**document, "cell": _cell_hash(study, config)})
 

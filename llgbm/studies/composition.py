@@ -19,6 +19,7 @@ from llgbm.evaluation.setting import EvaluationConfig, load_setting
 from llgbm.evaluation.statistics import add_holm, p_text, paired_by
 from llgbm.percent import percent
 from llgbm.progress import ProgressCallback
+from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import Teacher, TeacherZoo
 
 FILE = "composition.json"
@@ -38,12 +39,13 @@ def compose_zoo(
     seeds: Sequence[int] = (0, 1, 2),
     n_pairs: int = 24,
     max_examples: int | None = None,
+    base: BaseOptions | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Every experiment on a zoo.
 
     Args:
-        config: Its sections model and probe say on what the cache's deltas were measured.
+        config: Its section probe says on what the cache's deltas were measured.
         zoo_folder: With mixtures among its teachers.
         cache_dir: Deltas of the zoo's teachers.
         checkpoint: A generator's run; without it its ways are left out.
@@ -51,6 +53,7 @@ def compose_zoo(
         seeds: For everything drawn.
         n_pairs: Random pairs of seen tasks of different domains, beside the mixtures.
         max_examples: Test examples per task; all by default.
+        base: Another place, precision or device of the base than the zoo recorded.
         progress: Called with pairs done and to do, per experiment.
 
     Returns:
@@ -59,7 +62,7 @@ def compose_zoo(
     Raises:
         InputError: No zoo, no deltas, no mixtures, or what is asked for does not fit together.
     """
-    setting = load_setting(checkpoint, zoo_folder, EvaluationConfig(max_examples=max_examples))
+    setting = load_setting(checkpoint, zoo_folder, EvaluationConfig(max_examples=max_examples, base=base or BaseOptions()))
     cache = DeltaCache(cache_dir)
     deltas, teachers = named_deltas(cache, setting.zoo)
     mixtures = mixtures_of(setting.zoo, teachers)
@@ -70,7 +73,7 @@ def compose_zoo(
         "interpolation": _over_seeds([e.test_interpolation(mixtures) for e in experiments]),
     }
     add_holm([test["overall"] for test in geometry.values()])
-    evaluator = CompositionEvaluator(setting, teachers, deltas, engine_of_cache(config, cache))
+    evaluator = CompositionEvaluator(setting, teachers, deltas, engine_of_cache(config, cache, base=setting.base))
     pairs = [Pair(m.one, m.two, m.whole) for m in mixtures]
     others = _random_pairs(teachers, n_pairs, seeds[0], {frozenset((m.one, m.two)) for m in mixtures})
     scored = evaluator.evaluate(pairs, ways, seeds, progress)

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from llgbm.config import ExperimentConfig
-from llgbm.delta.cache import DeltaCache
+from llgbm.delta.cache import DeltaCache, comparable
 from llgbm.delta.compute import engine_of_cache
 from llgbm.delta.engine import DeltaEngine
 from llgbm.errors import InputError
@@ -26,6 +26,7 @@ from llgbm.lora.factors import LoRAFactors, product_gram
 from llgbm.lora.peft_io import read_adapters
 from llgbm.probes import ProbeSet, suite_probes
 from llgbm.tracking.stages import Stages
+from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import TeacherZoo
 
 MAX_ADAPTERS = 500
@@ -91,7 +92,9 @@ def compute_views(
     )
 
 
-def views_of_cache(config: ExperimentConfig, cache: DeltaCache, zoo_dir: str | Path, path: str | Path) -> AdapterViews:
+def views_of_cache(
+    config: ExperimentConfig, cache: DeltaCache, zoo_dir: str | Path, path: str | Path, options: BaseOptions | None = None
+) -> AdapterViews:
     """Embed the adapters of a cache in every way, unless the file at `path` holds just that already.
 
     Of more than `MAX_ADAPTERS` adapters, evenly spaced ones are taken. Trajectories need a zoo, whose suite has the answers.
@@ -101,11 +104,15 @@ def views_of_cache(config: ExperimentConfig, cache: DeltaCache, zoo_dir: str | P
     """
     deltas = cache.get_all_deltas()
     names = list(deltas)[:: math.ceil(len(deltas) / MAX_ADAPTERS)]
-    engine = engine_of_cache(config, cache)
+    engine = engine_of_cache(config, cache, options)
     answered = None
     if (Path(zoo_dir) / "manifest.json").exists():
         answered = suite_probes(TeacherZoo.load(zoo_dir).suite, with_responses=True).at_most(TRAJECTORY_PROBES)
-    inputs = [engine.config, {name: cache.manifest["adapters"][name]["sha256"] for name in names}, answered and answered.content_hash]
+    inputs = [
+        comparable(engine.config),
+        {name: cache.manifest["adapters"][name]["sha256"] for name in names},
+        answered and answered.content_hash,
+    ]
 
     def work() -> None:
         factors = read_adapters(names, engine.functional.shapes)

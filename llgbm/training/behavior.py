@@ -20,6 +20,8 @@ from llgbm.training.problem import Problem
 from llgbm.training.setup import Setup, new_generator, prepare
 from llgbm.training.step import compare, generate, validate
 from llgbm.training.targets import TargetOptions, TeacherTargets
+from llgbm.workspace import settle
+from llgbm.zoo.folder import TeacherZoo
 
 
 def train_generator(config: ExperimentConfig, resume: bool = False, progress: ProgressCallback | None = None) -> TrainingResult:
@@ -36,6 +38,7 @@ def train_generator(config: ExperimentConfig, resume: bool = False, progress: Pr
     """
     weights = active_terms({name: float(value) for name, value in vars(config.objective).items()})
     parse_schedules(config.training.schedules)
+    config = settle(config, TeacherZoo.load(config.checkpoint_folder))
     return train(config, lambda device: BehaviorProblem(config, weights, device), resume, progress)
 
 

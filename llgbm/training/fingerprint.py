@@ -24,6 +24,7 @@ from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.problem import Problem
 from llgbm.training.setup import Setup, prepare
 from llgbm.training.step import VALIDATION_WORDINGS, to_device
+from llgbm.workspace import settle
 from llgbm.zoo.folder import Teacher, TeacherZoo
 
 
@@ -39,6 +40,7 @@ def train_predictor(config: ExperimentConfig, resume: bool = False, progress: Pr
         InputError: A setting, the zoo, the cache or a checkpoint does not fit, or a teacher has no delta.
         DivergedError: The loss is not finite.
     """
+    config = settle(config, TeacherZoo.load(config.checkpoint_folder))
     return train(config, lambda device: FingerprintProblem(config, device), resume, progress)
 
 
@@ -117,8 +119,7 @@ def new_predictor(config: ExperimentConfig, setup: Setup, engine: DeltaEngine, t
         encoder_id=setup.encoder.content_id,
         condition=config.generator.condition,
         max_prompts=config.generator.max_prompts,
-        base_name=setup.base.name,
-        base_hash=setup.base.content_hash,
+        base=setup.base.identity,
         trained_on=sorted(set(setup.train.task_names)),
         validated_on=sorted(set(setup.validation.task_names)) if setup.validation else [],
     )
@@ -135,6 +136,7 @@ def teacher_deltas(engine: DeltaEngine, zoo: TeacherZoo, teachers: Sequence[Teac
     Raises:
         InputError: The cache is another configuration's, or a teacher cannot be read or has no finite delta.
     """
+    zoo.check(teachers)
     cache = DeltaCache(cache_dir)
     report = compute_deltas(engine, find_adapters(zoo.folder), cache)
     paths = [str(zoo.folder / teacher.path) for teacher in teachers]

@@ -38,6 +38,7 @@ from llgbm.training.checkpoints import (
 from llgbm.training.plan import StepPlan
 from llgbm.training.problem import Problem
 from llgbm.training.processes import from_first, new_accelerator, start_trackers
+from llgbm.training.setup import check_device
 from llgbm.training.watch import FiniteWatch
 
 
@@ -116,6 +117,7 @@ class _Run:
         self.folder = config.run_folder
         self.checkpoints = self.folder / "checkpoints"
         self.accelerator: Accelerator = new_accelerator(config, self.folder)
+        check_device(config.model.device, self.accelerator.device)
         self.is_main = self.accelerator.is_main_process
         self._check_shares()
         set_seed(config.seed)

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
-from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.writer import GeneratorSpec
 from llgbm.training.conditions import ConditionTable
-from llgbm.zoo.base import Base, load_base
+from llgbm.workspace import Workspace, open_workspace
+from llgbm.zoo.base import Base, BaseOptions, check_usable
 from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task
 
@@ -44,13 +46,10 @@ class TeacherSet:
         return self.examples.rows(slice(chosen.start * self.per_teacher, chosen.stop * self.per_teacher))
 
 
-@dataclass
-class Setup:
+@dataclass(kw_only=True)
+class Setup(Workspace):
     """Everything loaded and on its device."""
 
-    base: Base
-    zoo: TeacherZoo
-    functional: FunctionalLoRA
     encoder: TextEncoder
     conditions: ConditionTable
     train: TeacherSet
@@ -58,14 +57,13 @@ class Setup:
 
 
 def prepare(config: ExperimentConfig, device: str) -> Setup:
-    """Load base, zoo and encoder.
+    """Load zoo, base and encoder; the zoo says which base, the config may say where it lies.
 
     Raises:
         InputError: The zoo was trained on another base, has no teachers to train on, or a setting is out of range.
     """
-    base = load_base(config.model.name, config.model.dtype, device, config.model.revision)
-    zoo = TeacherZoo.load(config.checkpoint_folder)
-    check_same_base(zoo, base)
+    workspace = open_workspace(config.checkpoint_folder, options=BaseOptions(config.model.name, config.model.revision, device=device))
+    zoo, base = workspace.zoo, workspace.base
     chosen, held_back = split_teachers(zoo, config)
     encoder = build_encoder(config.generator.encoder, base)
     tasks = {t.task: zoo.suite[t.task] for t in (*chosen, *held_back)}
@@ -73,18 +71,17 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
     cache = Path(config.output_dir) / "embeddings"
     conditions = ConditionTable(list(tasks.values()), encoder, generator.condition, generator.max_prompts, str(cache))
     train = _teacher_set(zoo, base, chosen, config.training.train_examples)
-    functional = FunctionalLoRA(base.model, train.factors.module_names)
     validation = _teacher_set(zoo, base, held_back, VALIDATION_EXAMPLES) if held_back else None
-    return Setup(base, zoo, functional, encoder, conditions, train, validation)
+    return Setup(**vars(workspace), encoder=encoder, conditions=conditions, train=train, validation=validation)
 
 
-def check_same_base(zoo: TeacherZoo, base: Base) -> None:
-    """InputError when the zoo's teachers belong to another base."""
-    trained_on = zoo.manifest["base"]
-    if trained_on["hash"] != base.content_hash:
+def check_device(asked: str, used: torch.device) -> None:
+    """InputError unless training runs on the device that was asked for."""
+    check_usable(asked)
+    wanted = torch.device(asked)
+    if wanted.type != used.type or wanted.index not in (None, used.index or 0):
         raise InputError(
-            f"zoo {zoo.folder}: its teachers were trained on {trained_on['name']} ({trained_on['hash'][:8]}), "
-            f"the base is {base.name} ({base.content_hash[:8]}); set model.name to the zoo's base, or train a zoo on this one"
+            f"model.device is {asked}, but training would run on {used}; give {used}, or make {asked} the one device to be seen"
         )
 
 
@@ -123,8 +120,7 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
         encoder_id=setup.encoder.content_id,
         condition=config.generator.condition,
         max_prompts=config.generator.max_prompts,
-        base_name=setup.base.name,
-        base_hash=setup.base.content_hash,
+        base=setup.base.identity,
         fan_in_fan_out=setup.functional.fan_in_fan_out,
         trained_on=sorted(set(setup.train.task_names)),
         validated_on=sorted(set(setup.validation.task_names)) if setup.validation else [],

@@ -1,10 +1,12 @@
 """The frozen base: any causal LM of transformers, from a directory, the hub, or the one that ships with the package."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from llgbm.errors import InputError, first_line
-from llgbm.files import hash_json, hash_tensors
+from llgbm.files import absolute, hash_json, hash_tensors
 
 MICRO = "micro"
 MICRO_FOLDER = Path(__file__).parent / "micro" / "base"
@@ -24,18 +26,164 @@ NOT_CONTENT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", 
 
 
 @dataclass(frozen=True)
+class BaseIdentity:
+    """Which base a zoo, a cache, a generator or an evaluation was made with: where it is found again, and its content."""
+
+    name: str
+    """`micro`, a hub id, or the absolute path of a directory."""
+    revision: str | None
+    """Commit (else branch or tag) of a hub model."""
+    dtype: str
+    """Precision its weights were loaded in."""
+    device: str
+    """Kind of device it ran on; where it runs again by default, no part of its content."""
+    hash: str
+    """SHA-256 over config and weights as loaded; another for another dtype."""
+    source_hash: str
+    """SHA-256 over config and weights in the dtype they are stored in; the same whatever dtype they are loaded in."""
+    tokenizer_hash: str
+    """SHA-256 over what decides how texts become tokens."""
+    template_hash: str | None
+    """SHA-256 of the chat template, if there is one."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.dtype}, {self.hash[:8]})"
+
+    @classmethod
+    def read(cls, values: object, where: str | Path) -> "BaseIdentity":
+        """An identity as JSON holds it; InputError when something is missing or of another type."""
+        content: Any = values if isinstance(values, dict) else {}
+        for entry in fields(cls):
+            value = content.get(entry.name)
+            optional = entry.name in ("revision", "template_hash")
+            if entry.name not in content or not (isinstance(value, str) or (optional and value is None)):
+                raise InputError(
+                    f"{where}: the record of its base has no {entry.name}, which this version needs; make it again, "
+                    "a zoo with 'llgbm zoo build', which keeps its teachers"
+                )
+        return cls(**{entry.name: content[entry.name] for entry in fields(cls)})
+
+
+CONTENT = ("hash", "tokenizer_hash", "template_hash")
+"""What of an identity decides a result."""
+
+
+def content_of(identity: Mapping[str, Any] | BaseIdentity) -> dict[str, Any]:
+    """What of an identity decides a result: for keys of caches, and to compare; neither place nor device."""
+    values = vars(identity) if isinstance(identity, BaseIdentity) else identity
+    return {key: values.get(key) for key in CONTENT}
+
+
+@dataclass(frozen=True)
+class BaseOptions:
+    """What is asked for instead of what is recorded; None is as recorded."""
+
+    name: str | None = None
+    """Where the same base lies now."""
+    revision: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
 class Base:
     """A causal LM in eval mode whose parameters take no gradients, with its tokenizer (padding token guaranteed)."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    revision: str | None = None
+    stored_dtype: str | None = None
+    """As its files have it; None where the model comes from no files."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the weights' precision."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over the config and every weight; the same wherever the files lie, another for another dtype."""
-        config = {key: value for key, value in self.model.config.to_diff_dict().items() if key not in NOT_CONTENT}
-        return hash_json([_plain(config), hash_tensors(self.model.state_dict())])
+        return _content_hash(self.model)
+
+    @cached_property
+    def source_hash(self) -> str:
+        """`content_hash` in the dtype the weights are stored in, whatever they were loaded in (this loads them once more)."""
+        if self.stored_dtype in (None, self.dtype):
+            return self.content_hash
+        return _content_hash(_model(self.name, _source(self.name), "auto", self.revision))
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 over what decides how texts become tokens."""
+        return _tokenizer_hash(self.tokenizer)
+
+    @property
+    def identity(self) -> BaseIdentity:
+        """What is recorded of this base."""
+        template: Any = self.tokenizer.chat_template
+        return BaseIdentity(
+            name=self.name,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.model.device.type,
+            hash=self.content_hash,
+            source_hash=self.source_hash,
+            tokenizer_hash=self.tokenizer_hash,
+            template_hash=hash_json(template) if template else None,
+        )
+
+
+def load_recorded(what: str, recorded: BaseIdentity, options: BaseOptions | None = None) -> Base:
+    """Load the base that something was made with, and see that it still is the same.
+
+    Args:
+        what: What was made with it, for messages.
+        recorded: As it was then.
+        options: What is asked for instead: another place, precision or device.
+
+    Raises:
+        InputError: See `load_base` and `check_base`.
+    """
+    asked = options or BaseOptions()
+    revision = asked.revision or (recorded.revision if asked.name in (None, recorded.name) else None)
+    base = load_base(asked.name or recorded.name, asked.dtype or recorded.dtype, asked.device or recorded.device, revision)
+    check_base(what, recorded, base, any_dtype=asked.dtype is not None)
+    return base
+
+
+def check_base(what: str, recorded: BaseIdentity, base: Base, any_dtype: bool = False) -> None:
+    """See that a base is the recorded one.
+
+    Args:
+        what: What was made with it, for messages.
+        recorded: The base it was made with.
+        base: The base at hand.
+        any_dtype: Whether another precision of the same stored weights was asked for, and so will do.
+
+    Raises:
+        InputError: Weights, tokenizer or chat template are others, or the precision is and nobody asked for that.
+    """
+    other_dtype = recorded.dtype != base.dtype
+    if recorded.hash != base.content_hash and not (other_dtype and recorded.source_hash == base.source_hash):
+        raise InputError(
+            f"{what} belongs to a base with hash {recorded.hash[:8]}, but {base.name} has {base.content_hash[:8]}; "
+            f"use the weights it was made with ({recorded.name}), or make it again on this base"
+        )
+    if other_dtype and not any_dtype:
+        raise InputError(
+            f"{what} was made with {recorded.name} in {recorded.dtype}, the base is loaded in {base.dtype}; "
+            f"say --dtype {base.dtype} if that is what you want"
+        )
+    if recorded.tokenizer_hash != base.tokenizer_hash:
+        raise InputError(
+            f"{what} was made with another tokenizer ({recorded.tokenizer_hash[:8]}) than {base.name} has ({base.tokenizer_hash[:8]}); "
+            "use the tokenizer it was made with, or make it again with this one"
+        )
+    if recorded.template_hash != base.identity.template_hash:
+        raise InputError(
+            f"{what} was made with another chat template than {base.name} has; use the one it was made with, or make it again with this one"
+        )
 
 
 def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", revision: str | None = None) -> Base:
@@ -52,17 +200,40 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
-    _check_device(device)
-    source = str(MICRO_FOLDER if name == MICRO else name)
+    check_usable(device)
+    source = _source(name)
     _check_source(name, source)
-    _check_causal(name, _config(name, source, revision))
+    config: Any = _config(name, source, revision)
+    _check_causal(name, config)
+    stored = None if config.dtype is None else str(config.dtype).removeprefix("torch.")
     model = _model(name, source, DTYPES[dtype], revision).to(torch.device(device))  # pyright: ignore[reportArgumentType]
     tokenizer = _tokenizer(name, source, revision)
     _ensure_padding(name, tokenizer, model)
-    return Base(model.eval().requires_grad_(False), tokenizer, name)
+    found_at = absolute(source) if name != MICRO and Path(source).is_dir() else name
+    commit = getattr(config, "_commit_hash", None) or revision
+    return Base(model.eval().requires_grad_(False), tokenizer, found_at, commit, stored or "unknown")
 
 
-def _check_device(device: str) -> None:
+def _source(name: str) -> str:
+    return str(MICRO_FOLDER if name == MICRO else name)
+
+
+def _content_hash(model: PreTrainedModel) -> str:
+    return hash_json([_plain(model.config.to_diff_dict()), hash_tensors(model.state_dict())])
+
+
+def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of its whole pipeline, where the tokenizers library has one; how the last call padded or cut does not count."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        pipeline: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    else:
+        pipeline = {key: value for key, value in json.loads(backend.to_str()).items() if key not in ("padding", "truncation")}
+    return hash_json([pipeline, _plain(tokenizer.special_tokens_map)])
+
+
+def check_usable(device: str) -> None:
+    """InputError when torch cannot put a tensor on the device."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -99,7 +270,7 @@ def _check_causal(name: str, config: PretrainedConfig) -> None:
         raise InputError(f"base {name}: is {what}, not a causal language model; use a decoder such as Qwen2ForCausalLM")
 
 
-def _model(name: str, source: str, dtype: torch.dtype, revision: str | None) -> PreTrainedModel:
+def _model(name: str, source: str, dtype: torch.dtype | Literal["auto"], revision: str | None) -> PreTrainedModel:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -144,9 +315,9 @@ def _ensure_padding(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTra
 
 
 def _plain(value: object) -> object:
-    """JSON without types that only Python knows (dtypes, tuples, integer keys)."""
+    """JSON without what is no content, and without types that only Python knows (tuples, integer keys)."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items() if key not in NOT_CONTENT}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -21,11 +21,11 @@ from llgbm.names import path_part
 from llgbm.progress import ProgressCallback
 from llgbm.tracking.lock import hold
 from llgbm.tracking.record import ExperimentLogger
-from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.base import CONTENT, Base, load_base
 from llgbm.zoo.check import require_fit
 from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task, TaskSuite
-from llgbm.zoo.suites import load_suite
+from llgbm.zoo.suites import load_suite, stored_source
 from llgbm.zoo.trainer import make_lesson, train_adapters
 
 
@@ -33,7 +33,7 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
     """Train every missing teacher of the configured suite and seeds, batch by batch; teachers that are there are not touched.
 
     A batch is written whole before the manifest names it; an interrupted build starts again at the batch in hand and
-    ends with the same adapters.
+    ends with the same adapters. Adapters that are lost, or not as they were trained, are trained again to the same bits.
 
     Raises:
         InputError: The base is not fit for the suite (see `zoo.check`); or the folder holds a zoo of another base or training
@@ -59,7 +59,8 @@ def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) ->
     with ExperimentLogger(folder.parent, folder.name) as logger:
         logger.log_config(content(config))
         logger.log_inputs(base=base.content_hash, suite=suite.content_hash)
-        _write_manifest(folder, header, suite, config.zoo, rows)
+        if rows:  # a manifest without teachers is none
+            _write_manifest(folder, header, suite, config.zoo, rows)
         for batch in batches:
             missing = {path for path in (_path(task, seed) for task, seed in batch) if path in wanted and path not in rows}
             if missing:
@@ -99,7 +100,8 @@ def _train_batch(
     for k, found in zip(chosen, exact, strict=True):
         task, seed = batch[k]
         path = folder / _path(task, seed)
-        write_adapter(path, trained.factors, k, base_name=base.name, fan_in_fan_out=functional.fan_in_fan_out)
+        found_again = {"revision": base.revision}
+        write_adapter(path, trained.factors, k, base_name=base.name, fan_in_fan_out=functional.fan_in_fan_out, extra_config=found_again)
         write_json(path / "prompts.json", list(task.prompts))
         yield Teacher(_path(task, seed), task.name, task.domain, task.split, seed, trained.steps[k], found, adapter_hash(path))
 
@@ -134,28 +136,38 @@ def _header(config: ExperimentConfig, base: Base, suite: TaskSuite) -> dict[str,
     training = {k: v for k, v in asdict(config.zoo).items() if k not in ("suite", "seeds")}
     tasks = {task.name: hash_json([suite.frame, asdict(task)]) for task in suite}
     return {
-        "base": {"name": base.name, "hash": base.content_hash},
-        "suite": {"source": str(config.zoo.suite), "hash": suite.content_hash, "tasks": tasks},
+        "base": asdict(base.identity),
+        "suite": {"source": stored_source(config.zoo.suite), "hash": suite.content_hash, "tasks": tasks},
         "lora": asdict(config.lora),
         "zoo": training,
     }
 
 
 def _resumable(folder: Path, header: dict[str, Any]) -> tuple[dict[str, Teacher], list[list[str]]]:
-    """What an earlier build finished, and the batches it planned; refuses a folder that was built otherwise."""
+    """What an earlier build finished and is still sound, and the batches it planned; refuses a folder that was built otherwise."""
     if not (folder / "manifest.json").exists():
         return {}, []
     zoo = TeacherZoo.load(folder)
-    rows = {t.path: t for t in zoo.teachers if (folder / t.path / "adapter_model.safetensors").is_file()}
+    damaged = zoo.damaged()
+    rows = {t.path: t for t in zoo.teachers if t.path not in damaged}
     if not zoo.teachers:
         return {}, []
     for key, value in header.items():
         stored = zoo.manifest.get(key)
-        if not (_grown(zoo, value) if key == "suite" else _decisive(key, stored) == _decisive(key, value)):
+        if not _same(key, stored, value, zoo):
             raise InputError(
                 f"{folder}: holds a zoo with another {key} ({stored}, asked for {value}); choose another checkpoint_folder or remove it"
             )
     return rows, zoo.manifest.get("batches", [])
+
+
+def _same(key: str, stored: Any, value: Any, zoo: TeacherZoo) -> bool:
+    """Whether a part of the manifest says the same for what teachers learn; where base and suite lie does not count."""
+    if key == "suite":
+        return _grown(zoo, value)
+    if key == "base":
+        return isinstance(stored, dict) and all(stored.get(name, value[name]) == value[name] for name in CONTENT)
+    return _decisive(key, stored) == _decisive(key, value)
 
 
 def _grown(zoo: TeacherZoo, suite: dict[str, Any]) -> bool:

@@ -13,12 +13,15 @@ from llgbm.config import ZooConfig
 from llgbm.errors import InputError
 from llgbm.files import hash_json, read_json
 from llgbm.framing import Framing
+from llgbm.lora.bulk import read_readable
 from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.peft_io import read_adapters
 from llgbm.names import relative_path
-from llgbm.zoo.base import Base
+from llgbm.zoo.base import Base, BaseIdentity, content_of
 from llgbm.zoo.suite import TaskSuite
 from llgbm.zoo.suites import load_suite
+
+READ_AT_ONCE = 64
+"""Teachers whose files are checked together."""
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -64,12 +67,18 @@ class Manifest:
     """Paths of teachers that train together."""
 
 
+def is_zoo(folder: str | Path) -> bool:
+    """Whether the folder has a zoo's manifest; one that is no zoo's is for `TeacherZoo.load` to refuse."""
+    return (Path(folder) / "manifest.json").is_file()
+
+
 class TeacherZoo:
     """A folder of teachers with its manifest."""
 
     def __init__(self, folder: Path, manifest: dict) -> None:
         self.folder, self.manifest = folder, manifest
         self.teachers = list(read_as(Manifest, manifest, str(folder)).teachers)
+        self._sound: set[str] = set()
 
     @classmethod
     def load(cls, folder: str | Path) -> "TeacherZoo":
@@ -80,6 +89,11 @@ class TeacherZoo:
         manifest = read_json(manifest_path)
         read_as(Manifest, manifest, f"{manifest_path}, which 'llgbm zoo build' writes anew")
         return cls(Path(folder), manifest)
+
+    @cached_property
+    def base(self) -> BaseIdentity:
+        """The base the teachers were trained on. InputError when the manifest does not say all of it."""
+        return BaseIdentity.read(self.manifest.get("base"), self.folder / "manifest.json")
 
     @cached_property
     def suite(self) -> TaskSuite:
@@ -96,12 +110,46 @@ class TeacherZoo:
     @property
     def content_hash(self) -> str:
         """SHA-256 over base, suite and the teachers' weights."""
-        return hash_json([self.manifest["base"]["hash"], self.manifest["suite"]["hash"], sorted((t.path, t.hash) for t in self.teachers)])
+        return hash_json([content_of(self.base), self.manifest["suite"]["hash"], sorted((t.path, t.hash) for t in self.teachers)])
 
     def select(self, split: str | None = None, seed: int | None = None) -> list[Teacher]:
         """Teachers of one split and one seed, in manifest order."""
         return [t for t in self.teachers if split in (None, t.split) and seed in (None, t.seed)]
 
     def factors(self, teachers: Sequence[Teacher]) -> LoRAFactors:
-        """The teachers' factors, stacked in the given order."""
-        return read_adapters([self.folder / teacher.path for teacher in teachers])
+        """The teachers' factors, stacked in the given order. InputError names one whose files are not what the manifest says."""
+        factors, faults = self._read(teachers)
+        if faults or factors is None:
+            raise InputError(next(iter(faults.values()), f"zoo {self.folder}: no teachers to read; build it with 'llgbm zoo build'"))
+        return factors
+
+    def check(self, teachers: Sequence[Teacher]) -> None:
+        """InputError names the first teacher whose files are not what the manifest says; what this zoo has checked is not read again."""
+        fresh = [teacher for teacher in teachers if teacher.path not in self._sound]
+        for fault in self.damaged(fresh).values():
+            raise InputError(fault)
+        self._sound |= {teacher.path for teacher in fresh}
+
+    def damaged(self, teachers: Sequence[Teacher] | None = None) -> dict[str, str]:
+        """Path -> what is wrong, for those teachers (all by default) whose files are not what the manifest says."""
+        asked, faults = self.teachers if teachers is None else teachers, {}
+        for start in range(0, len(asked), READ_AT_ONCE):
+            faults |= self._read(asked[start : start + READ_AT_ONCE])[1]
+        return faults
+
+    def _read(self, teachers: Sequence[Teacher]) -> tuple[LoRAFactors | None, dict[str, str]]:
+        """The factors of those that are as they were trained, and what is wrong with the others."""
+        batch = read_readable([self.folder / teacher.path for teacher in teachers])
+        reasons = dict(batch.failures)
+        recorded = {str(self.folder / teacher.path): teacher for teacher in teachers}
+        for i, path in enumerate(batch.paths):
+            assert batch.factors is not None
+            found = batch.factors.content_hash(i)
+            if found != recorded[path].hash:
+                reasons[path] = f"its weights have hash {found[:8]}, the manifest says {recorded[path].hash[:8]}"
+        again = f"'llgbm zoo build --checkpoint_folder {self.folder}' trains it again"
+        faults = {
+            recorded[path].path: f"teacher {recorded[path].path} of zoo {self.folder} is not as it was trained ({reason}); {again}"
+            for path, reason in reasons.items()
+        }
+        return batch.factors, faults

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from llgbm.checking import RECORD, Text, read_as, shown
 from llgbm.errors import InputError
-from llgbm.files import read_json
+from llgbm.files import absolute, read_json
 from llgbm.names import path_part, twin_key
 from llgbm.zoo.micro.world import micro_suite
 from llgbm.zoo.suite import ALPACA_FRAME, CHAT_FRAME, Example, Task, TaskSuite, read_jsonl
@@ -57,6 +57,11 @@ class ExampleRow:
     task: str
     input: Text
     output: Annotated[Text, Field(min_length=1)]
+
+
+def stored_source(source: str | Path) -> str:
+    """A suite's name as others record it: a built-in one as it is, a folder by its absolute path, so that it is found from anywhere."""
+    return str(source) if str(source) in SUITES else absolute(source)
 
 
 def load_suite(source: str | Path) -> TaskSuite:

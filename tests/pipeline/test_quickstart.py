@@ -105,3 +105,15 @@ def test_broken_suite_is_named_and_nothing_is_written(arguments: list[str], tmp_
     err = capsys.readouterr().err
     assert "train.jsonl:141: not valid JSON" in err
     assert not (tmp_path / "zoo").exists()
+
+
+def test_quickstart_in_bfloat16_and_an_evaluation_in_float32_when_asked_for(arguments: list[str], tmp_path: Path) -> None:
+    assert main([*arguments, "--model.dtype", "bfloat16"]) == 0
+    run, zoo = tmp_path / "outputs" / "smoke", tmp_path / "zoo"
+    document = json.loads((run / "eval_main.json").read_text())
+    assert document["base"] == json.loads((zoo / "manifest.json").read_text())["base"]
+    assert document["base"]["dtype"] == "bfloat16"
+    again = ["evaluate", "--checkpoint", str(run), "--data_dir", str(zoo), "--output", str(tmp_path / "single.json"), "--max_examples", "1"]
+    assert main([*again, "--methods", "base", "generated", "--cache_dir", str(tmp_path / "cache"), "--dtype", "float32"]) == 0
+    found = json.loads((tmp_path / "single.json").read_text())["base"]
+    assert (found["dtype"], found["source_hash"]) == ("float32", document["base"]["source_hash"])

@@ -66,7 +66,7 @@ class PerfectGenerator(LoRAGenerator):
         self.teachers = {letter: zoo.factors([t]) for letter, t in teachers.items()}
         encoder = HashingEncoder()
         base, first = load_base(zoo.manifest["base"]["name"]), self.teachers["a"]
-        spec = GeneratorSpec(first.shapes, 2, 4.0, encoder.dim, condition=condition, base_hash=base.content_hash)
+        spec = GeneratorSpec(first.shapes, 2, 4.0, encoder.dim, condition=condition, base=base.identity)
         spec.trained_on = ["say a", "say b", "say c"]
         spec.encoder_id = encoder.content_id
         torch.manual_seed(0)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from llgbm.errors import InputError
-from llgbm.zoo.base import MICRO_FOLDER, load_base
+from llgbm.zoo.base import MICRO_FOLDER, BaseIdentity, BaseOptions, check_base, load_base, load_recorded
 
 STORIES = Path(__file__).parents[3] / "shared" / "data" / "model_stories260k" / "hf"
 
@@ -169,3 +169,66 @@ def test_dtype_and_device_faults_are_named(folder: Path) -> None:
         load_base(str(folder), "int8")
     with pytest.raises(InputError, match=r"device 'nonsense' cannot be used here"):
         load_base(str(folder), device="nonsense")
+
+
+def test_an_identity_survives_json_and_says_what_it_lacks(folder: Path) -> None:
+    identity = load_base(str(folder), "bfloat16").identity
+    assert BaseIdentity.read(json.loads(json.dumps(vars(identity))), "x") == identity
+    assert (identity.name, identity.dtype, identity.device, identity.template_hash) == (str(folder), "bfloat16", "cpu", None)
+    for name in ("dtype", "tokenizer_hash"):
+        with pytest.raises(InputError, match=rf"manifest.json: the record of its base has no {name}, .* 'llgbm zoo build'"):
+            BaseIdentity.read({**vars(identity), name: 7}, "manifest.json")
+    with pytest.raises(InputError, match="the record of its base has no name"):
+        BaseIdentity.read("micro", "manifest.json")
+
+
+def test_the_source_hash_is_the_same_whatever_the_dtype(folder: Path) -> None:
+    single, half = (load_base(str(folder), dtype).identity for dtype in ("float32", "bfloat16"))
+    assert single.source_hash == half.source_hash == single.hash != half.hash
+    model = tiny_model().to(torch.bfloat16)
+    model.save_pretrained(folder)
+    single, half = (load_base(str(folder), dtype).identity for dtype in ("float32", "bfloat16"))
+    assert single.source_hash == half.source_hash == half.hash != single.hash
+
+
+def test_a_relative_path_is_recorded_so_that_it_is_found_from_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    recorded = load_base(folder.name).identity
+    monkeypatch.chdir("/")
+    assert load_recorded("it", recorded).name == str(folder)
+
+
+def test_a_recorded_base_is_loaded_as_it_was(folder: Path, tmp_path: Path) -> None:
+    recorded = load_base(str(folder), "bfloat16").identity
+    assert load_recorded("it", recorded).identity == recorded
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    shutil.rmtree(folder)
+    assert load_recorded("it", recorded, BaseOptions(name=str(moved))).content_hash == recorded.hash
+    with pytest.raises(InputError, match="is no directory"):
+        load_recorded("it", recorded)
+
+
+def test_another_precision_must_be_asked_for_and_come_from_the_same_weights(folder: Path) -> None:
+    recorded = load_base(str(folder), "bfloat16").identity
+    asked = BaseOptions(dtype="float32")
+    assert load_recorded("it", recorded, asked).dtype == "float32"
+    with pytest.raises(InputError, match=r"it was made with .* in bfloat16, the base is loaded in float32; say --dtype float32"):
+        check_base("it", recorded, load_base(str(folder)))
+    other = tiny_model()
+    next(other.parameters()).data.view(-1)[5] += 1e-6  # gone in bfloat16
+    other.save_pretrained(folder)
+    with pytest.raises(InputError, match=rf"it belongs to a base with hash {recorded.hash[:8]}, but {folder} has"):
+        load_recorded("it", recorded, asked)
+
+
+def test_another_tokenizer_or_template_is_another_base(folder: Path) -> None:
+    recorded = load_base(str(folder)).identity
+    base = load_base(str(folder))
+    base.tokenizer(["w1 w2", "w1"], padding=True, truncation=True, max_length=1)
+    check_base("it", recorded, base)  # how a call padded is no content
+    base.tokenizer.chat_template = "{{ messages }}"
+    with pytest.raises(InputError, match="it was made with another chat template than"):
+        check_base("it", recorded, base)
+    save_tokenizer(folder, pad_token="<pad>", eos_token="<s>")
+    with pytest.raises(InputError, match=r"it was made with another tokenizer \(.*\) than .* has"):
+        load_recorded("it", recorded)

@@ -19,6 +19,7 @@ from llgbm.training.checkpoints import is_origin
 from llgbm.training.delta_only import train_delta_only
 from llgbm.training.fingerprint import FingerprintProblem, teacher_deltas, train_predictor
 from llgbm.training.loop import DivergedError, TrainingResult
+from llgbm.workspace import settle
 from llgbm.zoo.base import load_base
 from llgbm.zoo.folder import TeacherZoo
 
@@ -166,14 +167,14 @@ def test_what_does_not_fit_is_refused(config, tmp_path):
 
 
 def test_one_folder_holds_one_kind_of_run(config):
-    finished = train_predictor(config)
-    hashes = {"config_hash": config.get_hash(), "zoo_hash": TeacherZoo.load(config.checkpoint_folder).content_hash}
+    finished, zoo = train_predictor(config), TeacherZoo.load(config.checkpoint_folder)
+    hashes = {"config_hash": settle(config, zoo).get_hash(), "zoo_hash": zoo.content_hash}
     assert not is_origin(finished.folder / "checkpoints", hashes)
     with pytest.raises(InputError, match="holds a predictor; train the generator under another experiment_name"):
         train_generator(config)
     other = changed(config, experiment_name="other", **BEHAVIOR)
     folder = train_generator(other).folder
-    assert is_origin(folder / "checkpoints", {**hashes, "config_hash": other.get_hash()})
+    assert is_origin(folder / "checkpoints", {**hashes, "config_hash": settle(other, zoo).get_hash()})
     with pytest.raises(InputError, match="holds a generator; train the predictor under another experiment_name"):
         train_predictor(other)
 

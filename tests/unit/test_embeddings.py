@@ -140,9 +140,9 @@ def test_command_draws_everything_once_from_saved_data(
     capsys.readouterr()
     assert main([*draw, *base]) == 0
     assert "the comparison with other embeddings is left out" in capsys.readouterr().err
-    assert main([*draw]) == 0  # the built-in base is another one
-    assert "left out: " in (shown := capsys.readouterr().err)
-    assert "holds deltas of another configuration (base is" in shown
+    assert main([*draw, "--model.name", "micro"]) == 0
+    assert "left out: cache" in (shown := capsys.readouterr().err)
+    assert "belongs to a base with hash" in shown
 
 
 def test_command_needs_three_deltas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,8 @@
 """Text encoders: unit rows, independent of the batch, deterministic, named faults."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -65,7 +68,9 @@ def test_the_base_encoder_averages_real_tokens_only(base):
 
 def test_content_ids_tell_encoders_apart(base):
     assert HashingEncoder(512).content_id != HashingEncoder(1024).content_id
-    assert BaseEncoder(base).content_id.endswith(base.content_hash)
+    other = replace(base, tokenizer=copy.deepcopy(base.tokenizer))
+    other.tokenizer.chat_template = "{{ messages }}"
+    assert BaseEncoder(base).content_id == BaseEncoder(replace(base, name="elsewhere")).content_id != BaseEncoder(other).content_id
 
 
 def test_the_cache_encodes_once_and_gives_the_same_bits(tmp_path):

@@ -1,5 +1,7 @@
 """Ensembles: the mean of what members write, one generator to every caller, members of one kind only."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,6 +13,7 @@ from llgbm.models.encoder import HashingEncoder
 from llgbm.models.ensemble import GeneratorEnsemble, load_generator, mean_change, unite
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.writer import GeneratorSpec
+from llgbm.zoo.base import load_base
 
 SHAPES = {"layers.0.q_proj": (12, 12), "layers.0.up_proj": (12, 20), "layers.1.q_proj": (12, 12)}
 ENCODER = HashingEncoder(64)
@@ -84,8 +87,17 @@ def test_held_back_tasks_are_those_no_member_trained_on(tmp_path):
 def test_faults_are_named(members, tmp_path, capsys):
     assert main(["ensemble", "--checkpoints", str(tmp_path / "0"), "--output_dir", str(tmp_path / "all")]) == 2
     assert "1 generators given; an ensemble needs two or more" in capsys.readouterr().err
-    save_member(tmp_path / "other", 3, base_hash="else")
-    with pytest.raises(InputError, match=r"other: its base_hash is not that of .*0; give generators of one kind"):
+    here = load_base("micro").identity
+    save_member(tmp_path / "elsewhere", 3, base=replace(here, name="/elsewhere", device="cuda"))
+    save_member(tmp_path / "here", 4, base=here)
+    unite([tmp_path / "elsewhere", tmp_path / "here"])
+    save_member(tmp_path / "other", 3, base=replace(here, hash="else"))
+    with pytest.raises(
+        InputError, match=r"other: writes for micro \(float32, else\), .*here for micro \(float32, .*; give generators of one base"
+    ):
+        unite([tmp_path / "here", tmp_path / "other"])
+    save_member(tmp_path / "other", 3, size="m")
+    with pytest.raises(InputError, match=r"other: its size is not that of .*0; give generators of one kind"):
         unite([tmp_path / "0", tmp_path / "other"])
     unite([tmp_path / "0", tmp_path / "1"]).save_pretrained(tmp_path / "all")
     with pytest.raises(InputError, match="all: is an ensemble already"):

@@ -32,7 +32,7 @@ def base(tmp_path_factory) -> Base:
 def checkpoint(base, tmp_path_factory):
     encoder = HashingEncoder()
     shapes = target_shapes(base.model, ["q_proj", "down_proj"])
-    spec = GeneratorSpec(shapes, 2, 4.0, encoder.dim, encoder_id=encoder.content_id, base_name=base.name, base_hash=base.content_hash)
+    spec = GeneratorSpec(shapes, 2, 4.0, encoder.dim, encoder_id=encoder.content_id, base=base.identity)
     generator = LoRAGenerator(spec, encoder)
     for head in generator.heads:
         torch.nn.init.normal_(head.write_b.weight)
@@ -118,7 +118,7 @@ def test_faulty_requests_are_named(checkpoint, tmp_path):
         ([Request("a", "x"), Request("a", "y")], None, "'a' is asked for twice"),
         ([Request("../a", "x"), Request("b", "y")], None, "task '../a' holds the separator '/'"),
         ([Request("a")], None, "task 1 of 1 has no prompt|nothing to generate from"),
-        ([Request("a", "x")], other, "the base is other"),
+        ([Request("a", "x")], other, "belongs to a base with hash .*, but other has"),
     ):
         with pytest.raises(InputError, match=message):
             generate_adapters(checkpoint, requests, tmp_path, base)

@@ -26,6 +26,7 @@ LAYERS = (
     ("zoo.build",),
     ("delta",),
     ("retrieval", "models", "losses"),
+    ("workspace",),
     ("training",),
     ("evaluation", "compositionality"),
     ("studies", "reproducibility"),

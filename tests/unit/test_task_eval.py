@@ -123,7 +123,7 @@ def test_intervals_and_tests_are_clustered_by_the_tasks_attributes(zoo_folder):
     tasks = [replace(own, name=f"task {i}", attributes={"operation": f"op {i // 4}"}) for i in range(40)]
     rng = np.random.default_rng(0)
     right = torch.from_numpy((rng.random((40, 8)) < rng.random(10).repeat(4)[:, None]).astype(np.int64))
-    found = Evaluation({}, "", {"seen": [Question(task, "seen") for task in tasks]})
+    found = Evaluation(setting.base.identity, "", {"seen": [Question(task, "seen") for task in tasks]})
     ones = torch.ones(8)
     found.scores["seen"] = {
         "base": [Score(torch.zeros(8, dtype=torch.bool), ones, ones.long())] * 40,
@@ -263,7 +263,7 @@ def test_a_generator_trained_on_other_tasks_is_refused(zoo_folder):
 
 def test_a_generator_of_another_base_is_refused(zoo_folder, tmp_path):
     generator = PerfectGenerator(TeacherZoo.load(zoo_folder))
-    generator.spec.base_hash = "1" * 64
+    generator.spec.base = replace(generator.spec.base, hash="1" * 64)
     generator.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"generator .* belongs to a base with hash 11111111"):
         evaluate(tmp_path, zoo_folder)

@@ -245,7 +245,7 @@ def test_a_zoo_of_another_base_is_refused(config, tmp_path):
     content = json.loads(manifest.read_text())
     content["base"]["hash"] = "0" * 64
     manifest.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"teachers were trained on .* \(00000000\), the base is"):
+    with pytest.raises(InputError, match=r"zoo .* belongs to a base with hash 00000000, but"):
         train_generator(changed(config, checkpoint_folder=other.checkpoint_folder))
 
 

@@ -1,6 +1,6 @@
 """A world small enough to train in: a random base, a suite of four tasks, and random teachers."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -96,5 +96,6 @@ def _build_zoo(folder: Path, suite: TaskSuite, b_scale: float) -> None:
         row = {"path": path, "task": task.name, "domain": task.domain, "split": task.split, "seed": 0, "steps": 1, "exact_match": 1.0}
         teachers.append({**row, "hash": adapter_hash(folder / "zoo" / path)})
     source = str(folder / "suite")
-    header = {"base": {"name": base.name, "hash": base.content_hash}, "suite": {"source": source, "hash": load_suite(source).content_hash}}
-    write_json(folder / "zoo" / "manifest.json", {**header, "lora": {"target_modules": TARGETS}, "zoo": {}, "teachers": teachers})
+    header = {"base": asdict(base.identity), "suite": {"source": source, "hash": load_suite(source).content_hash}}
+    lora = {"rank": 2, "alpha": 4.0, "target_modules": TARGETS}
+    write_json(folder / "zoo" / "manifest.json", {**header, "lora": lora, "zoo": {}, "teachers": teachers})

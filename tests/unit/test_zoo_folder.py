@@ -1,0 +1,114 @@
+"""A zoo's teachers are what its manifest says, or named; and an open zoo is found from any folder."""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training_world import build_world, changed
+
+from llgbm.cli import main
+from llgbm.config import ExperimentConfig
+from llgbm.errors import InputError
+from llgbm.files import read_json, write_json
+from llgbm.training.behavior import train_generator
+from llgbm.zoo.build import build_zoo
+from llgbm.zoo.folder import TeacherZoo
+
+FILE = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ExperimentConfig:
+    return build_world(tmp_path)
+
+
+def swap(one: Path, two: Path) -> None:
+    shutil.copytree(one, one.parent / "kept")
+    shutil.rmtree(one)
+    shutil.copytree(two, one)
+
+
+def flip(one: Path, two: Path) -> None:
+    content = bytearray((one / FILE).read_bytes())
+    content[-3] ^= 1
+    (one / FILE).write_bytes(content)
+
+
+def truncate(one: Path, two: Path) -> None:
+    (one / FILE).write_bytes((one / FILE).read_bytes()[:-9])
+
+
+def spoil(one: Path, two: Path) -> None:
+    tensors = load_file(one / FILE)
+    next(iter(tensors.values()))[0, 0] = torch.nan
+    save_file(tensors, one / FILE)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(swap, "its weights have hash"), (flip, "its weights have hash"), (truncate, "truncated or broken"), (spoil, "NaN or infinite")],
+)
+def test_a_teacher_that_is_not_as_it_was_trained_is_named(
+    config: ExperimentConfig, damage: Callable[[Path, Path], None], reason: str
+) -> None:
+    zoo = TeacherZoo.load(config.checkpoint_folder)
+    one, two = zoo.teachers[1], zoo.teachers[2]
+    zoo.check(zoo.teachers)
+    damage(zoo.folder / one.path, zoo.folder / two.path)
+    message = rf"teacher {one.path} of zoo .* is not as it was trained \(.*{reason}.*\); 'llgbm zoo build .*' trains it again"
+    for read in (zoo.factors, TeacherZoo.load(zoo.folder).check):
+        with pytest.raises(InputError, match=message):
+            read(zoo.teachers)
+    assert list(zoo.damaged()) == [one.path]
+    assert zoo.factors([two]).n_adapters == 1
+    with pytest.raises(InputError, match=message):
+        train_generator(config)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lora.rank", "64"], "lora.rank is 64, but zoo .* was made with 2, and a zoo decides that"),
+        (["--zoo.suite", "nonexistent"], "no such folder"),
+        (["--model.dtype", "bfloat16"], "model.dtype is bfloat16, but zoo .* was made with float32"),
+        (["--model.device", "banana"], "device 'banana' cannot be used here"),
+    ],
+)
+def test_train_refuses_what_the_zoo_decides_otherwise(
+    config: ExperimentConfig, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    places = ["--checkpoint_folder", config.checkpoint_folder, "--output_dir", config.output_dir]
+    assert main(["train", "--config", "smoke", *places, *flags]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (Path(config.output_dir) / "smoke").exists()
+
+
+def test_what_a_zoo_decides_is_what_is_recorded(config: ExperimentConfig) -> None:
+    run = train_generator(changed(config, lora__rank=64, model__dtype="bfloat16", zoo__suite="nonexistent", training__total_steps=1))
+    recorded = ExperimentConfig.load(run.folder / "config.yaml")
+    assert (recorded.lora.rank, recorded.model.dtype) == (2, "float32")
+    assert recorded.zoo.suite == TeacherZoo.load(config.checkpoint_folder).manifest["suite"]["source"]
+
+
+def test_a_zoo_is_opened_from_any_folder(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, zoo = replace(config.model, name="base"), replace(config.zoo, suite="suite", steps=1, batch_size=1, check_interval=1)
+    build_zoo(replace(config, model=model, zoo=zoo, checkpoint_folder="built"))
+    monkeypatch.chdir("/")
+    flags = ["--checkpoint", "none", "--data_dir", str(tmp_path / "built"), "--output", str(tmp_path / "e.json")]
+    assert main(["evaluate", *flags, "--cache_dir", str(tmp_path / "cache"), "--methods", "base", "--max_examples", "1"]) == 0
+    assert read_json(tmp_path / "e.json")["base"]["name"] == str(tmp_path / "base")
+
+
+def test_a_manifest_that_says_too_little_of_its_base_is_refused(config: ExperimentConfig) -> None:
+    path = Path(config.checkpoint_folder) / "manifest.json"
+    manifest = read_json(path)
+    del manifest["base"]["tokenizer_hash"]
+    write_json(path, manifest)
+    with pytest.raises(InputError, match="the record of its base has no tokenizer_hash"):
+        _ = TeacherZoo.load(config.checkpoint_folder).base
