@@ -59,8 +59,7 @@ def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) ->
     with ExperimentLogger(folder.parent, folder.name) as logger:
         logger.log_config(content(config))
         logger.log_inputs(base=base.content_hash, suite=suite.content_hash)
-        if rows:  # a manifest without teachers is none
-            _write_manifest(folder, header, suite, config.zoo, rows)
+        _write_manifest(folder, header, suite, config.zoo, rows)
         for batch in batches:
             missing = {path for path in (_path(task, seed) for task, seed in batch) if path in wanted and path not in rows}
             if missing:

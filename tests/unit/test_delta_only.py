@@ -11,7 +11,7 @@ from training_world import build_world, changed
 
 from llgbm.delta import DeltaCache, compute_adapter_delta, make_engine
 from llgbm.errors import InputError
-from llgbm.lora.peft_io import read_adapter, write_adapter
+from llgbm.lora.peft_io import adapter_hash, read_adapter, write_adapter
 from llgbm.models.delta_predictor import DeltaPredictor
 from llgbm.probes import load_probes
 from llgbm.training.behavior import train_generator
@@ -144,13 +144,19 @@ def test_teachers_without_a_delta_are_named(config, tmp_path):
     folder = tmp_path / "zoo"
     shutil.copytree(config.checkpoint_folder, folder)
     zoo, engine = TeacherZoo.load(folder), make_engine(config)
-    huge, gone = (folder / teacher.path for teacher in zoo.teachers[:2])
+    huge, linked, kept = (folder / teacher.path for teacher in zoo.teachers[:3])
     write_adapter(huge, read_adapter(huge).map(lambda t: t * 1e30), base_name="tiny")
-    shutil.rmtree(gone)
+    shutil.rmtree(linked)
+    with pytest.raises(InputError, match=r"teacher .* of zoo .* is not as it was trained \(.*no such folder"):
+        teacher_deltas(engine, zoo, zoo.teachers[1:2], tmp_path / "cache")
+    linked.symlink_to(kept)
+    for row, path in zip(zoo.manifest["teachers"], (huge, linked), strict=False):
+        row["hash"] = adapter_hash(path)
+    zoo = TeacherZoo(folder, zoo.manifest)
     with pytest.raises(InputError, match=f"teacher {huge} has no delta to learn: .* NaN or infinite"):
         teacher_deltas(engine, zoo, zoo.teachers[:1], tmp_path / "cache")
-    with pytest.raises(InputError, match=f"holds no delta of teacher {gone}; build the zoo again"):
-        teacher_deltas(engine, zoo, zoo.teachers[1:], tmp_path / "cache")
+    with pytest.raises(InputError, match=r"holds no delta of teacher .*; build the zoo again"):  # one folder under two names is one adapter
+        teacher_deltas(engine, zoo, zoo.teachers[1:3], tmp_path / "cache")
 
 
 def test_what_does_not_fit_is_refused(config, tmp_path):
