@@ -214,7 +214,7 @@ def test_folder_without_manifest_and_with_a_foreign_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not a zoo \(no manifest.json\)"):
         TeacherZoo.load(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match="not a zoo manifest"):
+    with pytest.raises(InputError, match=r"manifest.json, which .llgbm zoo build. writes anew: base is missing"):
         TeacherZoo.load(tmp_path)
 
 
