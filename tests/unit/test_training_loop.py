@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from training_world import build_world, changed
 
 from llgbm.errors import InputError
+from llgbm.files import hash_tensors
 from llgbm.losses import OBJECTIVES
 from llgbm.models.generator import LoRAGenerator
 from llgbm.training.behavior import train_generator
@@ -283,25 +284,71 @@ def test_kill_nine_then_resume(config, tmp_path, seconds_after_first_step):
     assert same(weights(train_generator(config, resume=True)), weights(whole))
 
 
+TWO_PROCESSES = """
+import faulthandler, json, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from accelerate import PartialState
+from llgbm.config import ExperimentConfig
+from llgbm.files import hash_tensors
+from llgbm.losses import OBJECTIVES, active_terms
+from llgbm.training.behavior import BehaviorProblem
+from llgbm.training.loop import DivergedError, train
+
+faulthandler.dump_traceback_later(200, exit=True)  # processes that wait for each other say where
+state = PartialState(cpu=True)
+rank, fails = state.process_index, sys.argv[2] == "fails"
+config = ExperimentConfig.load(sys.argv[1])
+config = replace(config, output_dir=f"{config.output_dir}/rank{rank}")  # no disk is shared
+calls, problems, kl = [], [], OBJECTIVES["kl"]
+
+def breaks(evidence):
+    calls.append(1)
+    return kl.compute(evidence) * (torch.nan if len(calls) > 4 else 1.0)
+
+if fails and rank == 1:
+    OBJECTIVES["kl"] = replace(kl, compute=breaks)
+
+def make(device):
+    problems.append(BehaviorProblem(config, active_terms({k: float(v) for k, v in vars(config.objective).items()}), device))
+    return problems[0]
+
+said = {"processes": state.num_processes}
+try:
+    result = train(config, make, resume=not fails)
+    said |= {"best_step": result.best_step, "weights": hash_tensors(problems[0].network.state_dict())}
+except DivergedError as error:
+    said |= {"error": str(error)}
+Path(f"{sys.argv[1]}.{sys.argv[2]}.{rank}.json").write_text(json.dumps(said))
+"""
+
+
 @pytest.mark.slow
-def test_two_processes_follow_the_curve_of_one(config, tmp_path):
-    one = changed(config, experiment_name="one", training__delta_batch_size=3, **WHOLE_STEP_TERMS)
+def test_two_processes_stop_together_resume_from_the_first_ones_disk_and_follow_the_curve_of_one(config, tmp_path):
+    one = changed(config, experiment_name="one", training__delta_batch_size=3, training__save_interval=1, **WHOLE_STEP_TERMS)
     train_generator(one)
     two = changed(one, experiment_name="two")
-    two.save(tmp_path / "config.yaml")
-    script = tmp_path / "train.py"
-    script.write_text(
-        "from accelerate import PartialState\nfrom llgbm.config import ExperimentConfig\n"
-        "from llgbm.training.behavior import train_generator\n"
-        f"assert PartialState(cpu=True).num_processes == 2\ntrain_generator(ExperimentConfig.load({str(tmp_path / 'config.yaml')!r}))\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
-    figures = [
-        [row[k] for row in metrics(c) for k in ("loss", "loss/kl", "loss/product", *WHOLE_STEP_FIGURES, "grad_norm")] for c in (one, two)
-    ]
+    two.save(tmp_path / "two.yaml")
+    (tmp_path / "train.py").write_text(TWO_PROCESSES)
+    said = {}
+    for mode in ("fails", "resumes"):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "train.py")]
+        command, environment = [*launch, str(tmp_path / "two.yaml"), mode], {**os.environ, "PYTHONPATH": str(Path.cwd())}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        said[mode] = [json.loads((tmp_path / f"two.yaml.{mode}.{rank}.json").read_text()) for rank in (0, 1)]
+    assert [row["processes"] for rows in said.values() for row in rows] == [2, 2, 2, 2]
+    assert said["fails"][0]["error"] == said["fails"][1]["error"]
+    assert "stopped at step 5: kl is nan; the checkpoint of step 4 is kept" in said["fails"][0]["error"]
+    assert said["resumes"][0] == said["resumes"][1]
+    assert not (Path(config.output_dir) / "rank1" / "two").exists()
+    there = changed(two, output_dir=str(Path(config.output_dir) / "rank0"))
+    names = ("loss", "loss/kl", "loss/product", *WHOLE_STEP_FIGURES, "grad_norm")
+    figures = [[row[k] for row in metrics(c) for k in names] for c in (one, there)]
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
-    assert all(torch.allclose(weights_of(one)[k], weights_of(two)[k], atol=1e-5) for k in weights_of(one))
+    assert all(torch.allclose(weights_of(one)[k], weights_of(there)[k], atol=1e-5) for k in weights_of(one))
+    assert hash_tensors(weights_of(there)) == said["resumes"][0]["weights"]
 
 
 @pytest.mark.slow
