@@ -296,9 +296,15 @@ class _Run:
         return TrainingResult(self.folder, result, state.step, state.best_step, figures, state.seconds)
 
     def close(self, failed: BaseException | None = None) -> None:
-        """End the trackers and close the log, whatever happened."""
+        """End the trackers and close the log, whatever happened.
+
+        The wrapped network goes before the process group that it holds: were it the last to hold it, the group's threads
+        would be joined under the interpreter's lock, for which they may wait, and the process would never end.
+        """
         if self.logger and failed is not None:
             self.logger.fail(failed)
         elif self.logger:
             self.logger.finalize({"best_step": self.state.best_step, **(self.state.best or {})})
+        del self.model, self.optimizer
+        self.accelerator.free_memory()
         self.accelerator.end_training()
