@@ -353,7 +353,7 @@ def test_two_processes_stop_together_resume_from_the_first_ones_disk_and_follow_
 
 @pytest.mark.slow
 def test_a_step_that_two_processes_cannot_share_is_named(config, tmp_path):
-    config = changed(config, training__tasks_per_step=3)
+    config = changed(config, training__tasks_per_step=3, zoo__suite=str(Path(config.checkpoint_folder).parent / "suite"))
     config.save(tmp_path / "config.yaml")
     code = f"from llgbm.cli import main; raise SystemExit(main(['train', '--config_file', {str(tmp_path / 'config.yaml')!r}]))"
     (tmp_path / "train.py").write_text(code)
