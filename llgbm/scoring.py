@@ -58,7 +58,8 @@ class Score:
         """The scores of several batches, one after another."""
         strays = [s.strays for s in scores if s.strays is not None]
         parts = [torch.cat([getattr(s, part) for s in scores]) for part in ("exact", "nll_sum", "n_tokens")]
-        return Score(*parts, torch.cat(strays) if len(strays) == len(scores) else None)
+        exact, nll_sum, n_tokens = parts
+        return Score(exact, nll_sum, n_tokens, torch.cat(strays) if len(strays) == len(scores) else None)
 
 
 def score(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch, memory_bytes: int = MEMORY_BYTES) -> Score:

@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "train-delta-only": "llgbm.cli.train_delta_only",
     "ensemble": "llgbm.cli.ensemble",
     "generate": "llgbm.cli.generate",
+    "try": "llgbm.cli.try_adapter",
     "evaluate": "llgbm.cli.evaluate",
     "retrieve": "llgbm.cli.retrieve",
     "ablate": "llgbm.cli.ablate",

@@ -1,5 +1,6 @@
 """`llgbm generate`: adapters for tasks that are only described."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -54,6 +55,7 @@ def run(args: Namespace) -> int:
         print_json({"adapters": rows, "seconds": round(seconds, 2)})
     else:
         print_table(rows, title=f"{len(rows)} adapters for {made_for and made_for.name}, {seconds:.1f} s with loading")
+        print(f'try it: llgbm try {shlex.quote(str(folders[0]))} "a text"')
     return 0
 
 

@@ -84,6 +84,14 @@ def read_config(folder: Path) -> AdapterConfig:
     return read_as(AdapterConfig, config, f"adapter {folder}: {CONFIG_FILE}")
 
 
+def base_of(folder: str | Path) -> str:
+    """The base an adapter names; InputError when it names none."""
+    name = read_json(Path(folder) / CONFIG_FILE).get("base_model_name_or_path") if read_config(Path(folder)) else None
+    if not isinstance(name, str) or not name:
+        raise InputError(f"adapter {folder}: its {CONFIG_FILE} names no base; give one with --model.name")
+    return name
+
+
 def _features(config: dict[str, Any]) -> Iterable[str]:
     """What the config asks for beyond W + scaling * B A."""
     yield from (label for key, label in UNSUPPORTED.items() if config.get(key))

@@ -14,7 +14,7 @@ from llgbm.models.ensemble import load_generator
 from llgbm.models.reader import WEIGHTS_FILE
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
 from llgbm.names import path_part, refuse_twins
-from llgbm.zoo.base import Base, BaseIdentity, check_base
+from llgbm.zoo.base import Base, BaseIdentity, check_base, loadable_name
 from llgbm.zoo.suite import read_jsonl
 
 CARD_FILE = "README.md"
@@ -68,8 +68,15 @@ def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], outpu
     folders = [Path(output_dir) if len(requests) == 1 else Path(output_dir) / path_part(request.name, "task") for request in requests]
     for k, (folder, request) in enumerate(zip(folders, requests, strict=True)):
         found_again = {"revision": made_for.revision}
-        write_adapter(folder, factors, k, base_name=made_for.name, fan_in_fan_out=generator.spec.fan_in_fan_out, extra_config=found_again)
-        write_text(folder / CARD_FILE, model_card(generator.spec, made_for, request, source))
+        write_adapter(
+            folder,
+            factors,
+            k,
+            base_name=loadable_name(made_for.name),
+            fan_in_fan_out=generator.spec.fan_in_fan_out,
+            extra_config=found_again,
+        )
+        write_text(folder / CARD_FILE, model_card(folder.absolute(), generator.spec, made_for, request, source))
     return folders
 
 
@@ -103,8 +110,8 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     return tuple(prompts)
 
 
-def model_card(spec: GeneratorSpec, base: BaseIdentity, request: Request, generator_hash: str) -> str:
-    """The README of one generated adapter."""
+def model_card(folder: Path, spec: GeneratorSpec, base: BaseIdentity, request: Request, generator_hash: str) -> str:
+    """The README of the adapter generated into a folder; its snippet runs as it stands while the folder stays there."""
     quoted = "\n".join(f"> {' '.join(text.split())}\n" for text in request.texts()[:SHOWN_PROMPTS])
     more = len(request.texts()) - SHOWN_PROMPTS
     modules = sorted({name.rsplit(".", 1)[-1] for name in spec.shapes})
@@ -128,9 +135,9 @@ A LoRA adapter written by a generator in one forward pass; nobody trained it on 
 | text encoder | `{spec.encoder}` |
 
 ```python
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM
 
-model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+model = AutoPeftModelForCausalLM.from_pretrained({json.dumps(str(folder))})
 ```
 
 Check it on examples of your task before you rely on it: a generator can misread a request.

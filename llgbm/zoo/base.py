@@ -214,6 +214,11 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
     return Base(model.eval().requires_grad_(False), tokenizer, found_at, commit, stored or "unknown")
 
 
+def loadable_name(name: str) -> str:
+    """The base under a name that transformers and PEFT find too: of the built-in one, its folder in this installation."""
+    return _source(name)
+
+
 def _source(name: str) -> str:
     return str(MICRO_FOLDER if name == MICRO else name)
 
