@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -38,10 +39,16 @@ def require_fit(base: Base, framing: Framing, suite: TaskSuite) -> None:
 
 def twins(base: Base, token: int) -> int:
     """How many other tokens have the same output embedding (to `ALIKE`), so that no state can tell them apart."""
-    rows = base.model.get_output_embeddings().weight
+    rows = _output_embeddings(base)
     own = rows[token].float()
     near = sum(int(((part.float() - own).norm(dim=1) < ALIKE * own.norm()).sum()) for part in rows.split(ROWS_AT_ONCE))
     return near - 1
+
+
+def _output_embeddings(base: Base) -> torch.Tensor:
+    """[V, D]"""
+    head: Any = base.model.get_output_embeddings()
+    return head.weight
 
 
 @torch.no_grad()
@@ -49,7 +56,7 @@ def _tokens(base: Base, framing: Framing) -> Iterator[Finding]:
     said = {token: f"{base.tokenizer.decode([token])!r} (token {token})" for token in (framing.pad, framing.end)}
     yield Finding("padding", True, said[framing.pad])
     advice = "give one that the base knows, e.g. --zoo.end_token '\\n'"
-    vocabulary = base.model.get_output_embeddings().weight.shape[0]
+    vocabulary = _output_embeddings(base).shape[0]
     if framing.end >= vocabulary:
         yield Finding("end token", False, f"{said[framing.end]} is none of the {vocabulary} that the base can write; {advice}")
         return

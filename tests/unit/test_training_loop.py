@@ -220,12 +220,15 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(config, monkey
     assert complete_steps(Path(config.output_dir) / "run" / "checkpoints")[-1] == 4
 
 
+def test_a_zoo_whose_tasks_are_all_held_back_leaves_none_to_train_on(tmp_path):
+    with pytest.raises(InputError, match="1 seen tasks, 1 of them held back, leave none to train on"):
+        train_generator(build_world(tmp_path, n_tasks=1))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"training__max_train_tasks": 0}, "leave none to train on"),
         ({"training__mixed_precision": "fp16"}, "fp16 needs a GPU"),
-        ({"generator__condition": "prompts", "generator__max_prompts": 0}, "max_prompts is 0"),
         ({"generator__encoder": "hashin"}, "did you mean 'hashing'"),
         ({"objective__kl": 0.0, "objective__product": 0.0}, "every weight in objective is 0"),
         ({"objective__delta": 1.0, "delta__token_idx": -999}, "delta.token_idx -999 is outside a probe"),
