@@ -66,7 +66,7 @@ def load_best(folder: Path, network: ConditionReader) -> None:
 
     def read() -> dict[str, Tensor]:
         if not is_complete(folder):
-            raise InputError(f"{folder}: the best checkpoint is not whole any more; train again with --overwrite")
+            raise InputError(f"{folder}: the best checkpoint is not whole any more; train again under another experiment_name")
         return load_file(folder / WEIGHTS_FILE)
 
     load_weights(network, tensors_from_first(read, next(network.parameters()).device), folder / WEIGHTS_FILE)
