@@ -42,6 +42,8 @@ class ModelConfig:
     """Where the base runs: cpu, cuda, cuda:1, mps."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
+    memory_gb: Number | None = Field(default=None, gt=0)
+    """Memory that a command may take where the base runs, in GiB and in all; by default what is free."""
 
 
 @dataclass(config=SECTION)
@@ -110,6 +112,10 @@ class ZooConfig:
     """Longer examples are left out, or cut on the left."""
     end_token: str | None = None
     """What ends an answer instead of the base's end token (of a chat: what its template puts there); one token, a new line is \\n."""
+    max_grad_norm: Number | None = Field(default=None, gt=0)
+    """Each teacher's gradient is clipped to this norm; by default not."""
+    gradient_checkpointing: Flag = False
+    """Recompute the base's activations in the backward pass; without it, only where not even one example fits otherwise."""
 
 
 @dataclass(config=SECTION)
@@ -188,6 +194,8 @@ class TrainingConfig:
     """Examples of each task the objective draws from; teachers' predictions on them are computed once."""
     kl_top_k: Integer = Field(default=0, ge=0)
     """Compare the teachers' k most likely tokens; 0 compares the whole vocabulary."""
+    teacher_cache_gb: Number = Field(default=2.0, ge=0)
+    """Memory for the teachers' factors in GiB; if they need more, they are read from disk when they are needed."""
     target_cache_gb: Number = Field(default=4.0, ge=0)
     """Memory for the teachers' outputs in GiB; if they need more, they are computed in every step."""
     validation_fraction: Number = Field(default=0.1, ge=0, le=0.9)
@@ -258,12 +266,15 @@ UNSCIENTIFIC = {
     "checkpoint_folder",
     "delta_cache_dir",
     "model.device",
+    "model.memory_gb",
     "training.log_interval",
     "training.save_interval",
     "training.report_to",
     "training.gradient_checkpointing",
     "training.target_cache_gb",
+    "training.teacher_cache_gb",
     "zoo.adapters_per_batch",
+    "zoo.gradient_checkpointing",
 }
 """Fields that change where, how fast or how visibly an experiment runs, not what it finds."""
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from llgbm.delta.behavior import Predictions
 from llgbm.errors import InputError
+from llgbm.functional_lora import ChunkedLogits, Logits, by_token
 from llgbm.lora.distance import product_distance_by_module
 from llgbm.lora.factors import LoRAFactors, product_inner
 
@@ -34,7 +35,7 @@ class Evidence:
     teacher: LoRAFactors | None = None
     owner: Int[Tensor, " n"] | None = None
     """The adapter each response token belongs to."""
-    logits: Float[Tensor, "n V"] | None = None
+    logits: Float[Tensor, "n V"] | ChunkedLogits | None = None
     """The generated adapters' logits at the positions that predict response tokens."""
     answers: Int[Tensor, " n"] | None = None
     """The gold response tokens."""
@@ -47,9 +48,9 @@ class Evidence:
     probe_weight: float = 1.0
     """Weight of what probes say here, where a step is cut into parts that hold more or fewer of its probed adapters."""
     teacher_fingerprints: Float[Tensor, "J F"] | None = None
-    probe_logits: Float[Tensor, "p V"] | None = None
+    probe_logits: Float[Tensor, "p V"] | ChunkedLogits | None = None
     """The generated adapters' logits on probe texts, and the base's."""
-    base_probe_logits: Float[Tensor, "p V"] | None = None
+    base_probe_logits: Float[Tensor, "p V"] | ChunkedLogits | None = None
     read: Float[Tensor, "K H"] | None = None
     """What the generator read from each adapter's condition."""
     read_again: Float[Tensor, "M H"] | None = None
@@ -108,7 +109,7 @@ def kl_loss(c: Evidence) -> Tensor:
 def sft_loss(c: Evidence) -> Tensor:
     """Cross-entropy of the gold response tokens, mean per token, then per adapter."""
     logits, answers = _have(c.logits, "sft", "generated logits"), _have(c.answers, "sft", "labeled examples")
-    return _per_adapter(F.cross_entropy(logits.float(), answers, reduction="none"), c, "sft")
+    return _per_adapter(token_nll(logits, answers), c, "sft")
 
 
 def trajectory_loss(c: Evidence) -> Tensor:
@@ -192,7 +193,7 @@ def variance_loss(c: Evidence) -> Tensor:
 def tether_loss(c: Evidence) -> Tensor:
     """KL(base || generated) on the probes, in nats per token: what the adapter changes where it should not."""
     own, base = _have(c.probe_logits, "tether", "probe logits"), _have(c.base_probe_logits, "tether", "base logits on probes")
-    return c.probe_weight * token_kl(Predictions(base.float().log_softmax(-1)), own).mean()
+    return c.probe_weight * by_token(lambda own, base: _kl(own, base.float().log_softmax(-1)), own, base).mean()
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -268,15 +269,28 @@ def parse_schedules(entries: Sequence[str]) -> dict[str, str]:
     return schedules
 
 
-def token_kl(teacher: Predictions, logits: Float[Tensor, "n V"]) -> Float[Tensor, " n"]:
+def token_nll(logits: Logits, answers: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Negative log-likelihood of each token's answer, in nats."""
+    return by_token(lambda own, gold: F.cross_entropy(own.float(), gold, reduction="none"), logits, answers)
+
+
+def token_kl(teacher: Predictions, logits: Logits) -> Float[Tensor, " n"]:
     """KL(teacher || softmax(logits)) in nats for each token.
 
     Summed as p log(p / q) - p + q: a normalizer's rounding error, which moves all of log q, cancels, so near distributions keep digits.
     """
-    own, theirs = logits.float().log_softmax(-1), teacher.log_probs.float()
     if teacher.tokens is None:
-        return (theirs.exp() * (theirs - own - 1) + own.exp()).sum(-1)
-    own = own.gather(-1, teacher.tokens)
+        return by_token(_kl, logits, teacher.log_probs)
+    return by_token(_kl_of_top, logits, teacher.log_probs, teacher.tokens)
+
+
+def _kl(logits: Tensor, log_probs: Tensor) -> Tensor:
+    own, theirs = logits.float().log_softmax(-1), log_probs.float()
+    return (theirs.exp() * (theirs - own - 1) + own.exp()).sum(-1)
+
+
+def _kl_of_top(logits: Tensor, log_probs: Tensor, tokens: Tensor) -> Tensor:
+    own, theirs = logits.float().log_softmax(-1).gather(-1, tokens), log_probs.float()
     rest, own_rest = ((1 - x.exp().sum(-1)).clamp_min(1e-7) for x in (theirs, own))
     return (theirs.exp() * (theirs - own)).sum(-1) + rest * (rest.log() - own_rest.log())
 

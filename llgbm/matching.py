@@ -15,7 +15,7 @@ from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA, greedy_decode
 from llgbm.functional_lora.decoding import padded_left
 from llgbm.lora.factors import LoRAFactors
-from llgbm.scoring import MEMORY_BYTES, Score, score_each
+from llgbm.scoring import Score, score_each
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What a decoder writes for a character of which some bytes are missing."""
@@ -33,14 +33,13 @@ def score_answers(
     factors: LoRAFactors | None,
     batches: Sequence[TokenBatch],
     framing: Framing,
-    memory_bytes: int = MEMORY_BYTES,
 ) -> list[Score]:
     """`score_each`, with `exact` by text; likelihoods are of the expected tokens.
 
     Raises:
         InputError: As `score_each`.
     """
-    scores = score_each(functional, factors, batches, framing.pad, memory_bytes)
+    scores = score_each(functional, factors, batches, framing.pad)
     return [
         _by_text(functional, None if factors is None else factors.select([k]), batch, score, framing)
         for k, (batch, score) in enumerate(zip(batches, scores, strict=True))

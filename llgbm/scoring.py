@@ -16,11 +16,10 @@ from torch.nn import functional as F
 
 from llgbm.dataset import TokenBatch, concatenate
 from llgbm.errors import InputError
-from llgbm.functional_lora import FunctionalLoRA
+from llgbm.functional_lora import FunctionalLoRA, by_token
+from llgbm.functional_lora.measure import comfortable_rows, rows_at_once
 from llgbm.lora.factors import LoRAFactors
-
-MEMORY_BYTES = 1 << 26
-"""Default budget of one forward. Small enough for CPU caches: with the micro base larger chunks are no faster."""
+from llgbm.lora.stored import StoredFactors
 
 
 @dataclass(frozen=True)
@@ -62,30 +61,33 @@ class Score:
         return Score(exact, nll_sum, n_tokens, torch.cat(strays) if len(strays) == len(scores) else None)
 
 
-def score(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch, memory_bytes: int = MEMORY_BYTES) -> Score:
-    """Score every row of a batch.
+def score(functional: FunctionalLoRA, factors: LoRAFactors | StoredFactors | None, batch: TokenBatch) -> Score:
+    """Score every row of a batch, as many rows at once as `functional.memory` allows and as make it faster.
 
     Args:
         functional: The wrapped base.
         factors: K adapters; row k * b + j is answered by adapter k. None scores the base.
         batch: N = K * b rows; each needs at least one response token.
-        memory_bytes: Roughly what one forward may take; larger batches are split by adapters, then by rows.
 
     Raises:
-        InputError: N is no multiple of K, or a row has no response token.
+        InputError: N is no multiple of K, a row has no response token, or not even one row fits into memory.
     """
     n_adapters = 1 if factors is None else factors.n_adapters
     if n_adapters == 0 or len(batch) % n_adapters:
         raise InputError(f"{len(batch)} rows for {n_adapters} adapters; give every adapter the same number of rows")
     if not bool(batch.predicts.any(1).all()):
         raise InputError(f"row {int(batch.predicts.any(1).long().argmin())} has no response token; every scored row needs an answer")
-    per_adapter = len(batch) // n_adapters
-    at_once = max(1, memory_bytes // _row_bytes(functional, batch))
-    if factors is None or at_once < per_adapter:
-        chunks = _by_rows(factors, per_adapter, n_adapters, at_once)
-    else:
-        chunks = _by_adapters(factors, per_adapter, n_adapters, at_once // per_adapter)
-    return Score.join([_forward(functional, chosen, batch.rows(rows)) for chosen, rows in chunks])
+    each = len(batch) // n_adapters
+
+    def work(adapters: range, rows: range) -> Score:
+        first = adapters.start * each + rows.start
+        if factors is None or (len(adapters) == n_adapters and isinstance(factors, LoRAFactors)):
+            chosen = factors
+        else:
+            chosen = factors.select(adapters)
+        return _forward(functional, chosen, batch.rows(slice(first, first + len(adapters) * len(rows))))
+
+    return Score.join(functional.memory.run("scoring", n_adapters, each, _rows_at_once(functional, batch), work))
 
 
 def score_each(
@@ -93,7 +95,6 @@ def score_each(
     factors: LoRAFactors | None,
     batches: Sequence[TokenBatch],
     pad_token_id: int,
-    memory_bytes: int = MEMORY_BYTES,
 ) -> list[Score]:
     """Score adapter k on its own batch k, whatever the numbers and lengths of their rows.
 
@@ -108,7 +109,7 @@ def score_each(
     order = sorted(range(len(batches)), key=lambda k: (len(batches[k]), batches[k].input_ids.shape[1]))
     for group in _alike(order, batches):
         chosen = None if factors is None else factors.select(group)
-        joined = score(functional, chosen, concatenate([batches[k] for k in group], pad_token_id), memory_bytes)
+        joined = score(functional, chosen, concatenate([batches[k] for k in group], pad_token_id))
         rows = len(batches[group[0]])
         results |= {k: joined.rows(slice(i * rows, (i + 1) * rows)) for i, k in enumerate(group)}
     return [results[k] for k in range(len(batches))]
@@ -128,30 +129,17 @@ def _alike(order: list[int], batches: Sequence[TokenBatch]) -> Iterator[list[int
         yield group
 
 
-def _by_adapters(factors: LoRAFactors, per_adapter: int, n_adapters: int, at_once: int) -> Iterator[tuple[LoRAFactors, slice]]:
-    for start in range(0, n_adapters, at_once):
-        stop = min(start + at_once, n_adapters)
-        yield factors.select(range(start, stop)), slice(start * per_adapter, stop * per_adapter)
-
-
-def _by_rows(factors: LoRAFactors | None, per_adapter: int, n_adapters: int, at_once: int) -> Iterator[tuple[LoRAFactors | None, slice]]:
-    for k in range(n_adapters):
-        one = None if factors is None else factors.select([k])
-        for start in range(k * per_adapter, (k + 1) * per_adapter, at_once):
-            yield one, slice(start, min(start + at_once, (k + 1) * per_adapter))
-
-
 @torch.no_grad()
 def _forward(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch) -> Score:
     batch = batch.to(functional.device)
     factors = None if factors is None else factors.to(device=functional.device)
-    logits = functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
+    logits = functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts, chunked=True).any_logits
     assert logits is not None
     n_tokens = batch.predicts.sum(1)
     owner = torch.repeat_interleave(n_tokens)
-    zeros = torch.zeros(len(batch), device=logits.device)
-    strays = _strays(logits.argmax(-1), batch.targets, owner, n_tokens)
-    nll_sum = zeros.index_add(0, owner, F.cross_entropy(logits.float(), batch.targets, reduction="none"))
+    found = by_token(_said_and_nll, logits, batch.targets)
+    strays = _strays(found[:, 0].long(), batch.targets, owner, n_tokens)
+    nll_sum = torch.zeros(len(batch), device=functional.device).index_add(0, owner, found[:, 1])
     return Score((strays[:, 0] < 0).cpu(), nll_sum.cpu(), n_tokens.cpu(), strays.cpu())
 
 
@@ -167,13 +155,14 @@ def _strays(
     return torch.stack([first.masked_fill(right, -1), said[starts + first.masked_fill(right, 0)].masked_fill(right, -1)], dim=1)
 
 
-def _row_bytes(functional: FunctionalLoRA, batch: TokenBatch) -> int:
-    """A rough upper estimate of what one row needs in a forward: one layer's activations, attention, and its logits."""
-    config = functional.model.config.get_text_config()
+def _said_and_nll(logits: Float[Tensor, "n V"], targets: Int[Tensor, " n"]) -> Float[Tensor, "n 2"]:
+    """The most likely token (float32 holds those below 2^24 exactly) and the expected one's negative log-likelihood in nats."""
+    nll = F.cross_entropy(logits.float(), targets, reduction="none")
+    return torch.stack([logits.argmax(-1).float(), nll], 1)
+
+
+def _rows_at_once(functional: FunctionalLoRA, batch: TokenBatch) -> int:
+    """As many rows as make a forward faster and fit into memory."""
     length = batch.input_ids.shape[1]
-    widest = max((max(shape) for shape in functional.shapes.values()), default=config.hidden_size)
-    itemsize = functional.model.dtype.itemsize
-    activations = itemsize * length * (8 * config.hidden_size + 3 * widest)
-    attention = itemsize * length * length * config.num_attention_heads
-    logits = (itemsize + 8) * int(batch.predicts.sum(1).max()) * config.vocab_size
-    return activations + attention + logits
+    most = min(len(batch), comfortable_rows(functional, length))
+    return rows_at_once(functional, "scoring", length, most, answers=int(batch.predicts.sum(1).max()))

@@ -42,7 +42,7 @@ def open_workspace(
         zoo_folder: The zoo; it says which base its teachers were trained on.
         checkpoint: A generator's run folder, `generator/` folder or checkpoint.
         predictor: A predictor's run folder, `predictor/` folder or checkpoint.
-        options: Another place, precision or device of the base than the zoo recorded.
+        options: Another place, precision or device of the base than the zoo recorded, and the memory that may be taken.
 
     Raises:
         InputError: No zoo, generator or predictor there, or one of them, or the base as it is found now, belongs to another base.
@@ -57,7 +57,7 @@ def open_workspace(
     if generator is not None:
         generator = generator.to(base.model.device)
     names = [*target_shapes(base.model, zoo.manifest["lora"]["target_modules"]), *(generator.spec.shapes if generator else ())]
-    functional = FunctionalLoRA(base.model, dict.fromkeys(names))
+    functional = FunctionalLoRA(base.model, dict.fromkeys(names), asked.memory_gb)
     return Workspace(zoo=zoo, base=base, functional=functional, generator=generator, predictor=forecaster)
 
 

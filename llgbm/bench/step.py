@@ -14,7 +14,6 @@ from torch import Tensor
 
 from llgbm.bench.clock import now
 from llgbm.bench.deltas import random_qwen2
-from llgbm.bench.memory import peak_bytes
 from llgbm.bench.syncs import host_syncs
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
@@ -23,6 +22,7 @@ from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
 from llgbm.losses import Evidence, mean_per_adapter, objective_loss, product_loss, token_kl
+from llgbm.memory import peak_bytes
 from llgbm.training.plan import StepPlan
 from llgbm.training.setup import TeacherSet
 from llgbm.training.step import compare
@@ -273,7 +273,8 @@ def _kl(step: Step, logits: Tensor) -> Tensor:
 
 
 def _product(step: Step) -> Tensor:
-    return product_loss(Evidence(step.generated, step.targets.teachers, scale=step.targets.scale))
+    teachers = step.targets.teachers.select(range(step.n_adapters))
+    return product_loss(Evidence(step.generated, teachers, scale=step.targets.scale))
 
 
 def _take_gradients(step: Step) -> list[Tensor]:

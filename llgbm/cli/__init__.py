@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks transformers for it
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        with _sigterm_raises():
+        with _sigterm_raises(), _spoken_logs():
             status = _dispatch(arguments)
             sys.stdout.flush()  # here, so that a closed pipe is noticed while it can be answered
             return status
@@ -96,6 +97,21 @@ def _leave_closed_pipes() -> int:
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
     return BROKEN_PIPE
+
+
+@contextmanager
+def _spoken_logs() -> Iterator[None]:
+    """What the package logs, on standard error while a command runs."""
+    logger, handler = logging.getLogger("llgbm"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("llgbm: %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -39,7 +39,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top_k", type=int, default=3, help="teachers merged by merged_topk and merged_predicted (default: %(default)s)")
     parser.add_argument("--teacher_seed", type=number, default=None, help="seed of the teachers (default: the zoo's first)")
     parser.add_argument("--seed", type=int, default=0, help="draws demonstrations and shuffles (default: %(default)s)")
-    parser.add_argument("--memory_mib", type=int, default=64, help="roughly what one forward may take (default: %(default)s)")
     parser.add_argument("--cache_dir", type=str, default="outputs/cache", help="keeps the controls' scores (default: %(default)s)")
     text = "tasks to write answers beside the truth for, into example_answers.json (default: none)"
     parser.add_argument("--example_answers", type=int, default=0, metavar="N", help=text)
@@ -125,7 +124,7 @@ def _cell(summary: dict[str, Any] | None) -> str:
 def _choices(args: Namespace) -> Any:
     from llgbm.evaluation.setting import EvaluationConfig
 
-    for name in ("max_examples", "demonstrations", "top_k", "memory_mib"):
+    for name in ("max_examples", "demonstrations", "top_k"):
         require_at_least(name, getattr(args, name))
     require_seeds("seed", args.seed)
     return EvaluationConfig(
@@ -138,7 +137,6 @@ def _choices(args: Namespace) -> Any:
         teacher_seed=args.teacher_seed,
         seed=args.seed,
         base=read_base_options(args),
-        memory_bytes=args.memory_mib << 20,
     )
 
 

@@ -24,6 +24,7 @@ SHORT = {
     "model.dtype": ("--dtype",),
     "model.device": ("--device",),
     "model.revision": ("--revision",),
+    "model.memory_gb": ("--memory_gb",),
 }
 """Fields with a second, shorter flag."""
 
@@ -62,16 +63,17 @@ def add_override_arguments(
 
 
 def add_base_arguments(parser: ArgumentParser, made: str) -> None:
-    """Add a flag for every field of section model, which is as recorded in what was `made` unless it is given."""
+    """Add a flag for every field of section model, which (but for memory) is as recorded in what was `made` unless given."""
     group = parser.add_argument_group("base config")
     for name, (kind, _, text) in describe_fields().items():
         if name.startswith("model."):
-            help = f"{text.rstrip('.')} ({type_name(kind)}; default: as {made} was made with)"
+            default = "" if name == "model.memory_gb" else f"; default: as {made} was made with"
+            help = f"{text.rstrip('.')} ({type_name(kind)}{default})"
             group.add_argument(f"--{name}", *SHORT.get(name, ()), type=str, default=None, metavar="VALUE", help=help)
 
 
 def read_base_options(args: Namespace) -> "BaseOptions":
-    """What flags ask of a recorded base: another place, precision or device."""
+    """What flags ask of a recorded base: another place, precision, device or memory."""
     from llgbm.zoo.base import BaseOptions
 
     given = read_given(args, "model.")

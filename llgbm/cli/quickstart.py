@@ -121,7 +121,7 @@ class _Quickstart:
     def _place(self) -> "BaseOptions":
         from llgbm.zoo.base import BaseOptions
 
-        return BaseOptions(device=self.config.model.device)
+        return BaseOptions(device=self.config.model.device, memory_gb=self.config.model.memory_gb)
 
     def _train(self, zoo: "TeacherZoo") -> None:
         """Go on from an interrupted run of the same settings on the same zoo."""

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from llgbm.functional_lora import FunctionalLoRA
+from llgbm.functional_lora import ChunkedLogits, FunctionalLoRA, Logits
 from llgbm.lora.factors import LoRAFactors
 
 
 @dataclass
 class Predictions:
-    """Log-probabilities at n tokens: the whole vocabulary, or the k most likely tokens when `tokens` is set."""
+    """Log-probabilities at n tokens: the whole vocabulary, perhaps by chunks, or the k most likely tokens when `tokens` is set."""
 
-    log_probs: Float[Tensor, "n V"]
+    log_probs: Float[Tensor, "n V"] | ChunkedLogits
     tokens: Int[Tensor, "n V"] | None = None
 
 
@@ -37,7 +37,9 @@ class Behavior:
         predictions, states = self.predictions, self.states
         if predictions is not None:
             tokens = predictions.tokens
-            predictions = Predictions(predictions.log_probs[index], None if tokens is None else tokens[index])
+            log_probs = predictions.log_probs
+            chosen = log_probs.select(index) if isinstance(log_probs, ChunkedLogits) else log_probs[index]
+            predictions = Predictions(chosen, None if tokens is None else tokens[index])
         return Behavior(predictions, None if states is None else {layer: s[index] for layer, s in states.items()})
 
     @staticmethod
@@ -47,7 +49,7 @@ class Behavior:
         if parts[0].predictions is not None:
             found = [p.predictions for p in parts if p.predictions is not None]
             tokens = [p.tokens for p in found if p.tokens is not None]
-            predictions = Predictions(torch.cat([p.log_probs for p in found]), torch.cat(tokens) if tokens else None)
+            predictions = Predictions(_joined([p.log_probs for p in found]), torch.cat(tokens) if tokens else None)
         if parts[0].states is not None:
             states = {layer: torch.cat([p.states[layer] for p in parts if p.states is not None]) for layer in parts[0].states}
         return Behavior(predictions, states)
@@ -77,15 +79,29 @@ def observe(
         top_k: Keep only that many most likely tokens, with their log-probabilities over the whole vocabulary; 0 keeps all.
     """
     logits_at = at if predictions else None
-    out = functional(factors, input_ids, attention_mask, hidden_layers=layers, hidden_at=at, logits_at=logits_at)
+    out = functional(factors, input_ids, attention_mask, hidden_layers=layers, hidden_at=at, logits_at=logits_at, chunked=True)
     states = {layer: out.hidden[layer][at].float() for layer in layers} if layers else None
-    return Behavior(None if out.logits is None else top_predictions(out.logits, top_k), states)
+    return Behavior(None if out.any_logits is None else top_predictions(out.any_logits, top_k), states)
 
 
-def top_predictions(logits: Float[Tensor, "n V"], top_k: int) -> Predictions:
+def top_predictions(logits: Logits, top_k: int) -> Predictions:
     """Log-probabilities over the vocabulary, or of its `top_k` most likely tokens."""
+    if isinstance(logits, ChunkedLogits):
+        if not top_k:
+            return Predictions(logits.log_softmax())
+        parts = [top_predictions(logits[rows], top_k) for rows in logits.chunks()]
+        tokens = [part.tokens for part in parts if part.tokens is not None]
+        return Predictions(_joined([part.log_probs for part in parts]), torch.cat(tokens) if tokens else None)
     log_probs = logits.float().log_softmax(-1)
     if not 0 < top_k < log_probs.shape[-1]:
         return Predictions(log_probs)
     values, tokens = log_probs.topk(top_k, dim=-1)
     return Predictions(values, tokens)
+
+
+def _joined(parts: Sequence[Tensor | ChunkedLogits]) -> Tensor | ChunkedLogits:
+    """Log-probabilities at consecutive tokens; by chunks where all parts are."""
+    chunked = [part for part in parts if isinstance(part, ChunkedLogits)]
+    if len(chunked) == len(parts):
+        return ChunkedLogits.join(chunked)
+    return torch.cat([part[:] for part in parts])

@@ -21,14 +21,15 @@ from llgbm.errors import InputError
 from llgbm.files import hash_json
 from llgbm.framing import Framing, context_length
 from llgbm.functional_lora import FunctionalLoRA
+from llgbm.functional_lora.measure import rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapter, target_shapes
 from llgbm.probes import ProbeSet, load_probes
 from llgbm.zoo.base import Base, load_base
 from llgbm.zoo.suite import Example
 
-MEMORY_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30}
-"""Default budget of one forward's hidden states by kind of device. Fixed, not read off the machine: the adapters that share a forward
+COMFORTABLE_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30}
+"""Hidden states of one forward by kind of device, if they fit. Fixed, not read off the machine: the adapters that share a forward
 are then the same everywhere, and so are the bits. On the CPU more is slower, activations leave the caches: 120 micro teachers take
 0.71 s by 19, 0.90 s by 76."""
 
@@ -60,7 +61,8 @@ class DeltaEngine:
         probes: On what it is compared.
         options: What is kept.
         shapes: Modules that adapters may touch; by default every linear module but the head.
-        memory_bytes: Budget that decides how many adapters share a forward; by default `MEMORY_BYTES`.
+        memory_gb: GiB the process may take where the base is; None takes what is free. Adapters that share a forward are at most as many
+            as `COMFORTABLE_BYTES` allows.
 
     A sum's rounding depends on the shape of the product it is part of. A delta is therefore the difference of two forwards of
     one shape: K adapters together, and the base as often. What an adapter does not change is then exactly zero, and an
@@ -79,18 +81,17 @@ class DeltaEngine:
         probes: ProbeSet,
         options: DeltaOptions | None = None,
         shapes: Mapping[str, tuple[int, int]] | None = None,
-        memory_bytes: int | None = None,
+        memory_gb: float | None = None,
     ) -> None:
         self.base, self.probes, self.options = base, probes, options or DeltaOptions()
-        self.functional = FunctionalLoRA(base.model, shapes or target_shapes(base.model, "all-linear"))
+        self.functional = FunctionalLoRA(base.model, shapes or target_shapes(base.model, "all-linear"), memory_gb)
         batch, self.cut_probes = _encode(base, probes, self.options)
         self._tokens_hash = hash_json([ids[mask.bool()].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)])
         self.batch = batch.to(self.functional.device)
         layers = self.options.layers
         wanted = range(self.functional.n_layers + 1) if layers == "all" else (layers,) if isinstance(layers, int) else layers
         self.layers: tuple[int, ...] = tuple(wanted)
-        budget = memory_bytes or MEMORY_BYTES.get(self.functional.device.type, MEMORY_BYTES["cpu"])
-        self.adapters_at_once = max(1, budget // self._bytes_per_adapter())
+        self.adapters_at_once = self._adapters_at_once()
         self._bases: dict[int, Float[Tensor, "K L P D"]] = {}
         self.base_states = self._base(1)[0]
 
@@ -124,7 +125,8 @@ class DeltaEngine:
         [K, D] for one layer and mean or max; a layer axis follows K when several layers are kept; concat makes the
         last axis P * D, none puts an axis of P probes before D.
         """
-        return np.concatenate([self._chunk(factors.select(chunk)) for chunk in self._chunks(factors.n_adapters)])
+        work, count = lambda adapters, _: self._chunk(factors.select(adapters)), factors.n_adapters
+        return np.concatenate(self.functional.memory.run("adapters' deltas", count, 1, self.adapters_at_once, work))
 
     @torch.no_grad()
     def behavior(self, factors: LoRAFactors | None, predictions: bool = True, top_k: int = 0) -> Behavior:
@@ -168,6 +170,13 @@ class DeltaEngine:
         hidden = self.functional(factors, ids, mask, hidden_layers=self.layers, hidden_at=looked_at).hidden
         states = torch.stack([token_states(hidden[layer], batch, self.options.tokens) for layer in self.layers])
         return states.unflatten(1, (k, -1)).transpose(0, 1)
+
+    def _adapters_at_once(self) -> int:
+        """As many as make a forward faster and fit into memory."""
+        rows, tokens = self.batch.input_ids.shape
+        comfortable = COMFORTABLE_BYTES.get(self.functional.device.type, COMFORTABLE_BYTES["cpu"]) // self._bytes_per_adapter()
+        most, all_layers = rows * max(1, comfortable), len(self.layers) > 1
+        return max(1, rows_at_once(self.functional, "deltas", tokens, most, all_layers=all_layers) // rows)
 
     def _bytes_per_adapter(self) -> int:
         """Kept layers and the widest activation of every probe token, in float32."""
@@ -230,7 +239,7 @@ def make_engine(
         layers: Instead of delta.layer_idx: a number, several with commas, or `all`.
         tokens: Instead of delta.token_idx: a number, `last`, `mean` or `response`.
         options: Instead of all that the config keeps.
-        base: If it is loaded already; the section model is not read then.
+        base: If it is loaded already; of the section model only the memory is read then.
 
     Raises:
         InputError: Layers or tokens are none of these; see also `DeltaEngine`.
@@ -242,7 +251,7 @@ def make_engine(
         options = replace(options, layers=_parsed_layers(layers))
     if tokens is not None:
         options = replace(options, tokens=_parsed_tokens(tokens))
-    return DeltaEngine(base, probes, options)
+    return DeltaEngine(base, probes, options, memory_gb=config.model.memory_gb)
 
 
 def compute_base_activation(base: Base, probes: ProbeSet, options: DeltaOptions | None = None) -> Float[np.ndarray, "..."]:

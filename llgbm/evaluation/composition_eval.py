@@ -174,9 +174,7 @@ class CompositionEvaluator:
     def negative_log_likelihood(self, adapters: LoRAFactors, chunk_pair: Pair, per_adapter: int, seed: int) -> np.ndarray:
         """Mean NLL of each of `per_adapter` candidate adapters on train examples of both tasks of one pair, nats per token."""
         batch = concatenate([self._shown(name, seed) for name in (chunk_pair.one, chunk_pair.two)], self.setting.pad_token_id)
-        scores = score_each(
-            self.setting.functional, adapters, [batch] * per_adapter, self.setting.pad_token_id, self.setting.config.memory_bytes
-        )
+        scores = score_each(self.setting.functional, adapters, [batch] * per_adapter, self.setting.pad_token_id)
         return np.array([score.nll for score in scores])
 
     def _clusters(self, pairs: Sequence[Pair]) -> Clusters:
@@ -198,7 +196,7 @@ class CompositionEvaluator:
         """Each pair's adapter on the test examples of both tasks."""
         batches = [self.setting.tokens(task) for two in chunk.tasks() for task in two]
         factors = None if adapters is None else LoRAFactors.stack(list(adapters)).select([i for i in range(len(adapters)) for _ in "12"])
-        scores = score_answers(self.setting.functional, factors, batches, self.setting.framing, self.setting.config.memory_bytes)
+        scores = score_answers(self.setting.functional, factors, batches, self.setting.framing)
         return [_row(one, two) for one, two in zip(scores[::2], scores[1::2], strict=True)]
 
     def _possible(self, ways: Sequence[str], pairs: Sequence[Pair]) -> list[str]:

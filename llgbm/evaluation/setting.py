@@ -17,7 +17,6 @@ from llgbm.errors import InputError
 from llgbm.framing import Framing
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder, build_encoder
-from llgbm.scoring import MEMORY_BYTES
 from llgbm.workspace import Workspace, open_workspace
 from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import Teacher
@@ -47,9 +46,7 @@ class EvaluationConfig:
     seed: int = 0
     """Draws demonstrations and shuffled conditions."""
     base: BaseOptions = field(default_factory=BaseOptions)
-    """Another place, precision or device of the base than the zoo recorded."""
-    memory_bytes: int = MEMORY_BYTES
-    """Roughly what one forward may take; changes nothing but speed and memory."""
+    """Another place, precision, device or memory of the base than the zoo recorded."""
     adapters_at_once: int = 64
     """Adapters held in memory at once, besides those a method keeps itself."""
 

@@ -25,7 +25,7 @@ from llgbm.zoo.base import BaseIdentity, content_of
 REFERENCE = "generated"
 """The method that is compared with every other."""
 CACHE_FORMAT = 2
-WITHOUT_EFFECT = ("splits", "methods", "predictor", "memory_bytes", "adapters_at_once", "base")
+WITHOUT_EFFECT = ("splits", "methods", "predictor", "adapters_at_once", "base")
 """Choices that decide what is scored or how fast, not what a method scores; the base's content stands in the key."""
 
 
@@ -250,7 +250,7 @@ def _score(method: str, questions: Sequence[Question], setting: Setting) -> list
     for start in range(0, len(questions), setting.config.adapters_at_once):
         asked = questions[start : start + setting.config.adapters_at_once]
         attempt = METHODS[method].attempt(setting, asked)
-        scores += score_answers(setting.functional, attempt.factors, attempt.batches, setting.framing, setting.config.memory_bytes)
+        scores += score_answers(setting.functional, attempt.factors, attempt.batches, setting.framing)
     for question, score in zip(questions, scores, strict=True):
         if not math.isfinite(score.nll):
             raise InputError(

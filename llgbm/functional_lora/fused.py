@@ -3,6 +3,8 @@
 Shapes: K adapters, N rows of T tokens, D hidden size, r rank, n chosen rows, V vocabulary.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -97,6 +99,10 @@ class SelectedHead(nn.Module):
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
+        self.given: Tensor | None = None
+        """Apply the head to these instead of what the model hands over."""
+        self.is_keeping = False
+        self.kept: Tensor | None = None
         self.register_buffer("rows", torch.empty(0, dtype=torch.long), persistent=False)
 
     @property
@@ -110,6 +116,26 @@ class SelectedHead(nn.Module):
         return getattr(self.head, "bias", None)
 
     def forward(self, hidden: Float[Tensor, "N T D"]) -> Float[Tensor, "n V"]:
+        if self.given is not None:
+            return self.head(self.given)
+        if self.is_keeping:
+            self.kept = hidden.flatten(0, 1)[self.rows]
+            return hidden.new_zeros(0, 1)
         if isinstance(self.head, Slot) and len(self.rows):  # adapters are told apart by row: select afterwards
             return self.head(hidden).flatten(0, 1)[self.rows]
         return (self.head.linear if isinstance(self.head, Slot) else self.head)(hidden.flatten(0, 1)[self.rows])
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Meanwhile compute no logits, but keep the selected hidden states for `take`."""
+        self.is_keeping = True
+        try:
+            yield
+        finally:
+            self.is_keeping = False
+
+    def take(self) -> Float[Tensor, "n D"]:
+        """What was kept, once."""
+        kept, self.kept = self.kept, None
+        assert kept is not None  # the model called its head
+        return kept

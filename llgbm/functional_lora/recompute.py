@@ -21,18 +21,31 @@ CALL_BUFFERS = ("lora_a", "lora_b", COLUMNS)
 """What functional LoRA puts into a layer's modules for one call."""
 
 
-def recompute_layers(functional: FunctionalLoRA) -> None:
+def can_recompute(functional: FunctionalLoRA) -> bool:
+    """Whether the base's layers support it."""
+    return any(isinstance(module, GradientCheckpointingLayer) for module in functional.model.modules())
+
+
+def recompute_layers(functional: FunctionalLoRA, field: str = "training.gradient_checkpointing") -> None:
     """Make every layer of the wrapped base recompute its activations; its outputs and gradients stay the same.
+
+    Args:
+        functional: The wrapped base; one that recomputes already stays as it is.
+        field: The config field that asks for it.
 
     Raises:
         InputError: The base's layers do not support it.
     """
+    if functional.recomputes:
+        return
     layers = [module for module in functional.model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         kind = type(functional.model).__name__
-        raise InputError(f"training.gradient_checkpointing is not supported by {kind}; set it to false")
+        raise InputError(f"{field} is not supported by {kind}; set it to false")
     for layer in layers:
         layer.forward = _recomputed(layer)
+    functional.recomputes = True
+    functional.measured.clear()
 
 
 def _recomputed(layer: nn.Module) -> Callable[..., Any]:

@@ -7,10 +7,12 @@ given is never touched. B A is never formed and factors are never repeated per t
 Shapes: K adapters, b sequences each, N = K * b rows of T tokens, D hidden size, r rank, V vocabulary.
 """
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -22,9 +24,11 @@ from transformers.pytorch_utils import Conv1D
 from llgbm.errors import InputError
 from llgbm.functional_lora.families import check_family, counts_positions_itself
 from llgbm.functional_lora.fused import SelectedHead, Slot
+from llgbm.functional_lora.head import LARGE_VOCABULARY, LOGITS_BYTES, ChunkedLogits, Logits, head_only
 from llgbm.functional_lora.last_layer import COLUMNS, chosen_tokens, narrow_last_layer
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.targets import linear_shape, maps_each_token
+from llgbm.memory import MemoryPlan
 
 
 @dataclass
@@ -34,9 +38,16 @@ class FunctionalOutput:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     """Requested layer number -> hidden states, [N, T, D]."""
     logits: Float[Tensor, "n V"] | None = None
-    """One row per True of `logits_at`, row-major; None when not asked for."""
+    """One row per True of `logits_at`, row-major; None when not asked for, or when they come by chunks."""
+    chunked: ChunkedLogits | None = None
+    """Instead of `logits` where these would be large."""
     past_key_values: Any = None
     """The model's key-value cache when `use_cache`; None also where the family keeps none by that name (RWKV, GPT)."""
+
+    @property
+    def any_logits(self) -> Logits | None:
+        """Whichever of `logits` and `chunked` there is."""
+        return self.logits if self.chunked is None else self.chunked
 
 
 class FunctionalLoRA:
@@ -46,15 +57,21 @@ class FunctionalLoRA:
         model: A causal LM of transformers, or any subclass. Not modified. Parameters that require gradients are
             frozen in the copy (same storage), so the base is never trained through it.
         module_names: Full names of the `nn.Linear` or `Conv1D` modules that adapters may touch.
+        memory_gb: GiB the process may take where the base is; None takes what is free.
 
     Raises:
         InputError: A name is not a module of the model, or not one that takes LoRA factors; or the model's family works
             in a way that functional LoRA cannot follow.
     """
 
-    def __init__(self, model: PreTrainedModel, module_names: Iterable[str]) -> None:
+    def __init__(self, model: PreTrainedModel, module_names: Iterable[str], memory_gb: float | None = None) -> None:
         check_family(model)
         self.model: PreTrainedModel = _structural_copy(model).eval()
+        self.memory = MemoryPlan(model.device, memory_gb)
+        self.measured: dict[tuple[int, bool, bool], int] = {}
+        """What `row_bytes` has measured."""
+        self.recomputes = False
+        """Whether the layers' activations are computed again in the backward pass (`recompute_layers`)."""
         self.shapes: dict[str, tuple[int, int]] = {}
         self.fan_in_fan_out = False
         self._slots: dict[str, Slot] = {}
@@ -69,7 +86,8 @@ class FunctionalLoRA:
         if head is None:
             raise InputError(f"the base, a {type(model).__name__}, has no output embedding; use a causal language model")
         self._head = next(name for name, module in self.model.named_modules() if module is head)
-        self.model.set_submodule(self._head, SelectedHead(head))
+        self._selected = SelectedHead(head)
+        self.model.set_submodule(self._head, self._selected)
         takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
         self._takes_positions = takes_positions and not counts_positions_itself(self.model)
 
@@ -88,6 +106,41 @@ class FunctionalLoRA:
         """Number of transformer layers; hidden states are numbered 0 (embeddings) to n_layers."""
         return self.model.config.get_text_config().num_hidden_layers
 
+    @cached_property
+    def vocabulary(self) -> int:
+        """Number of logits of a token."""
+        return self._selected.weight.shape[0]
+
+    @cached_property
+    def _shell(self) -> nn.Module | None:
+        """The model without layers; None where the head cannot be run apart from them, so that it gives the same logits."""
+        shell = None if isinstance(self._selected.head, Slot) else head_only(self.model, self._head)
+        if shell is None:
+            return None
+        ids = torch.arange(min(3, self.vocabulary), device=self.device)[None]
+        at = torch.ones_like(ids, dtype=torch.bool)
+        with torch.no_grad():
+            whole = self(None, ids, logits_at=at).logits
+            assert whole is not None
+            with self._selected.keeping():
+                self(None, ids, logits_at=at)
+            if self._selected.kept is None:  # the model does not call its head as a module
+                return None
+            try:
+                apart = self._head_logits(shell, self._selected.take())
+            except (AttributeError, TypeError, KeyError, IndexError, ValueError, RuntimeError):
+                return None
+        near = 64 * torch.finfo(whole.dtype).eps * whole.float().abs().max()
+        return shell if apart.shape == whole.shape and bool((apart - whole).abs().max() <= near) else None
+
+    def _head_logits(self, shell: nn.Module, states: Float[Tensor, "m D"]) -> Float[Tensor, "m V"]:
+        """The head on given states, and all that the model does to logits afterwards."""
+        self._selected.given = states
+        try:
+            return shell(torch.zeros(1, 1, dtype=torch.long, device=states.device), use_cache=False).logits
+        finally:
+            self._selected.given = None
+
     def __call__(
         self,
         factors: LoRAFactors | None,
@@ -99,6 +152,7 @@ class FunctionalLoRA:
         logits_at: Bool[Tensor, "N T"] | None = None,
         past_key_values: Any = None,
         use_cache: bool = False,
+        chunked: bool = False,
     ) -> FunctionalOutput:
         """One forward of K adapters, or of the base alone.
 
@@ -112,6 +166,7 @@ class FunctionalLoRA:
             logits_at: Positions whose logits are wanted; selected before the output embedding. None skips it.
             past_key_values: Cache of an earlier call with `use_cache`.
             use_cache: Return the cache.
+            chunked: Large logits may come as `ChunkedLogits`, computed when they are looked at.
 
         Raises:
             InputError: Rows are no multiple of K, a module has no slot or another shape, a layer does not exist.
@@ -125,19 +180,34 @@ class FunctionalLoRA:
             arguments["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
         layers = {layer: self._layer(layer) for layer in hidden_layers}
         rows, columns = chosen_tokens(logits_at, self._looked_at(self.n_layers in layers.values(), hidden_at, logits_at))
+        apart = None
         if rows is not None:
             substituted[f"{self._head}.rows"] = rows
+            apart = self._shell if chunked and self._is_large(len(rows)) else None
         if columns is not None:
             substituted[f"{self._last_block}.{COLUMNS}"] = columns
         if layers:
             # A list asks recent transformers to keep these layers only; older ones read it as True and keep all.
             arguments["output_hidden_states"] = sorted(set(layers.values()))
-        output = torch.func.functional_call(self.model, substituted, (input_ids,), arguments, tie_weights=False)
+        with contextlib.nullcontext() if apart is None else self._selected.keeping():
+            output = torch.func.functional_call(self.model, substituted, (input_ids,), arguments, tie_weights=False)
         return FunctionalOutput(
             {layer: output.hidden_states[index] for layer, index in layers.items()},
-            None if logits_at is None else output.logits,
+            None if logits_at is None or apart is not None else output.logits,
+            None if apart is None else ChunkedLogits(self._selected.take(), partial(self._head_logits, apart), self._tokens_of_chunk),
             getattr(output, "past_key_values", None) if use_cache else None,
         )
+
+    def by_chunks(self, n_tokens: int) -> bool:
+        """Whether the logits of so many tokens come by chunks when they may."""
+        return self._is_large(n_tokens) and self._shell is not None
+
+    def _is_large(self, n_tokens: int) -> bool:
+        return self.vocabulary > LARGE_VOCABULARY or 4 * n_tokens * self.vocabulary > LOGITS_BYTES
+
+    @property
+    def _tokens_of_chunk(self) -> int:
+        return max(1, LOGITS_BYTES // (4 * self.vocabulary))
 
     def _substituted(self, factors: LoRAFactors | None, n_rows: int) -> dict[str, Tensor]:
         """Buffer name -> tensor for one call: A, and B with the scaling folded in, where the module is, in the base's dtype."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.reader import SIZES
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
@@ -122,24 +122,44 @@ class LoRAGenerator(AdapterWriter):
         )
 
     @torch.no_grad()
-    def fit_scale(self, teachers: LoRAFactors) -> None:
+    def fit_scale(self, teachers: LoRAFactors | StoredFactors) -> None:
         """Take output scales and the constant A from the teachers: per-module RMS, and the mean of their A.
 
         Teachers trained from one seed share their initial A, so most of A is that mean. Modules a teacher does not
         target count as absent.
         """
-        own = self.spec.alpha / self.spec.rank
+        sums = {name: _Sums(torch.zeros(self.spec.rank, d_in, dtype=torch.double)) for name, (d_in, _) in self.spec.shapes.items()}
+        for part in parts_of(teachers):
+            for name in sums.keys() & part.a.keys():
+                sums[name].add(part, name, self.spec.alpha / self.spec.rank)
         for head in self.heads:
             assert isinstance(head, Head)
-            for i, name in enumerate(head.group.names):
-                present = torch.tensor([rank > 0 for rank in teachers.ranks[name]])
-                if not present.any():
-                    continue
-                a, b = teachers.a[name][present].float(), teachers.b[name][present].float()
-                b = b * (teachers.scaling[name][present].float() / own)[:, None, None]
-                head.rms_a[i], head.rms_b[i] = (x.square().mean().sqrt().clamp_min(1e-8) for x in (a, b))
-                mean = F.pad(a.mean(0), (0, 0, 0, self.spec.rank - a.shape[1]))
-                head.constant_a[i] = mean / head.rms_a[i]
+            for i, found in ((i, sums[name]) for i, name in enumerate(head.group.names) if sums[name].count):
+                head.rms_a[i], head.rms_b[i] = max(found.mean_square_a**0.5, 1e-8), max(found.mean_square_b**0.5, 1e-8)
+                head.constant_a[i] = (found.a / found.count).to(head.rms_a) / head.rms_a[i]
+
+
+@dataclass
+class _Sums:
+    """Over the teachers that have a module: how many, the sum of their A, and mean squares of A and of B at one scaling."""
+
+    a: Tensor
+    count: int = 0
+    mean_square_a: float = 0.0
+    mean_square_b: float = 0.0
+
+    def add(self, part: LoRAFactors, name: str, scaling: float) -> None:
+        """More teachers."""
+        present = [k for k, rank in enumerate(part.ranks[name]) if rank]
+        if not present:
+            return
+        a, b = part.a[name][present].double(), part.b[name][present].double()
+        b = b * (part.scaling[name][present].double() / scaling)[:, None, None]
+        share = len(present) / (self.count + len(present))
+        self.mean_square_a += share * (float(a.square().mean()) - self.mean_square_a)
+        self.mean_square_b += share * (float(b.square().mean()) - self.mean_square_b)
+        self.a[: a.shape[1]] += a.sum(0).to(self.a)
+        self.count += len(present)
 
 
 def _split_layer(name: str) -> tuple[str, int]:

@@ -208,7 +208,7 @@ def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback
         return
     folder = config.run_folder
     train_generator(config, resume=True, progress=progress)
-    where = BaseOptions(device=config.model.device)
+    where = BaseOptions(device=config.model.device, memory_gb=config.model.memory_gb)
     chosen = EvaluationConfig(splits=tuple(study.splits), methods=tuple(study.methods), base=where)
     document = evaluate(folder, config.checkpoint_folder, chosen, folder.parent / "cache").to_json()
     write_json(folder / "eval_main.json", {**document, "cell": _cell_hash(study, config)})

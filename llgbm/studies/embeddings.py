@@ -150,7 +150,7 @@ def _output_gram(engine: DeltaEngine, factors: LoRAFactors) -> Tensor:
         one = DeltaEngine(engine.base, ProbeSet(engine.probes.name, (text,), responses), options)
         predictions = one.behavior(factors).predictions
         assert predictions is not None
-        total += _gram([(predictions.log_probs / 2).exp()])
+        total += _gram([(predictions.log_probs[:] / 2).exp()])
     return total
 
 

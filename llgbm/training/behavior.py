@@ -18,7 +18,7 @@ from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.problem import Problem
 from llgbm.training.setup import Setup, new_generator, prepare
-from llgbm.training.step import compare, generate, validate
+from llgbm.training.step import adapters_at_once, compare, generate, validate
 from llgbm.training.targets import TargetOptions, TeacherTargets
 from llgbm.workspace import settle
 from llgbm.zoo.folder import TeacherZoo
@@ -66,6 +66,7 @@ class BehaviorProblem(Problem):
         options = TargetOptions(frozenset(self.weights), layers, training.kl_top_k, int(training.target_cache_gb * 2**30))
         self.targets = TeacherTargets(setup.functional, setup.train.factors, setup.train.examples, options)
         self.probes = ProbeTargets.build(setup, self.config, frozenset(self.weights))
+        self.at_once = adapters_at_once(training, setup.train, self.targets, self.network)
 
     def plan(self, step: int) -> StepPlan:
         training, train = self.config.training, self.setup.train

@@ -9,7 +9,8 @@ from torch import Tensor
 from llgbm.config import DeltaConfig, ExperimentConfig
 from llgbm.dataset import TokenBatch, encode_texts
 from llgbm.delta import aggregate, token_states
-from llgbm.functional_lora import FunctionalLoRA
+from llgbm.functional_lora import ChunkedLogits, FunctionalLoRA, Logits
+from llgbm.functional_lora.measure import rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import OBJECTIVES, Evidence, check_fingerprints
 from llgbm.probes import load_probes
@@ -31,7 +32,7 @@ class ProbeTargets:
     base_states: Float[Tensor, "P D"]
     fingerprints: Float[Tensor, "K F"] | None
     """Every teacher's fingerprint, if `delta` is trained."""
-    base_logits: Float[Tensor, "p V"] | None
+    base_logits: Float[Tensor, "p V"] | ChunkedLogits | None
     """The base's logits at every probe token, if `tether` is trained."""
 
     @classmethod
@@ -46,14 +47,21 @@ class ProbeTargets:
         probes = encode_texts(setup.base.tokenizer, texts, config.probe.max_length).to(functional.device)
         at = probes.attention_mask.bool() if "probe_logits" in needed else None
         layer = config.delta.layer_idx
-        out = functional(None, probes.input_ids, probes.attention_mask, hidden_layers=(layer,), logits_at=at)
+        out = functional(None, probes.input_ids, probes.attention_mask, hidden_layers=(layer,), logits_at=at, chunked=True)
         base_states = token_states(out.hidden[layer], probes, config.delta.token_idx)
-        targets = cls(functional, probes, config.delta, config.training.delta_batch_size, base_states, None, out.logits)
+        targets = cls(functional, probes, config.delta, config.training.delta_batch_size, base_states, None, out.any_logits)
         if "fingerprints" in needed:
             teachers = setup.train.factors
-            starts = range(0, teachers.n_adapters, TEACHERS_AT_ONCE)
-            parts = (teachers.select(range(s, min(s + TEACHERS_AT_ONCE, teachers.n_adapters))) for s in starts)
-            targets.fingerprints = torch.cat([targets.run(part, False)[0] for part in parts])
+            tokens, each = probes.input_ids.shape[1], len(probes)
+            at_once = rows_at_once(functional, "teachers' fingerprints", tokens, TEACHERS_AT_ONCE * each) // each
+            parts = functional.memory.run(
+                "teachers' fingerprints",
+                teachers.n_adapters,
+                1,
+                max(1, at_once),
+                lambda some, _: targets.run(teachers.select(some), False)[0],
+            )
+            targets.fingerprints = torch.cat(parts)
             check_fingerprints(targets.fingerprints)
         return targets
 
@@ -72,13 +80,13 @@ class ProbeTargets:
         if self.base_logits is not None:
             evidence.probe_logits, evidence.base_probe_logits = logits, self.base_logits.repeat(count, 1)
 
-    def run(self, factors: LoRAFactors, with_logits: bool) -> tuple[Float[Tensor, "K F"], Tensor | None]:
+    def run(self, factors: LoRAFactors, with_logits: bool) -> tuple[Float[Tensor, "K F"], Logits | None]:
         """Delta fingerprints of K adapters, and their logits at every probe token."""
         k, n_probes = factors.n_adapters, len(self.probes)
         ids, mask = self.probes.input_ids.repeat(k, 1), self.probes.attention_mask.repeat(k, 1)
         layer = self.delta.layer_idx
         at = mask.bool() if with_logits else None
-        out = self.functional(factors, ids, mask, hidden_layers=(layer,), logits_at=at)
+        out = self.functional(factors, ids, mask, hidden_layers=(layer,), logits_at=at, chunked=True)
         repeated = TokenBatch(ids, mask, torch.full_like(ids, -100))
         states = token_states(out.hidden[layer], repeated, self.delta.token_idx).unflatten(0, (k, n_probes))
-        return aggregate(states - self.base_states, self.delta.aggregation).flatten(1), out.logits
+        return aggregate(states - self.base_states, self.delta.aggregation).flatten(1), out.any_logits

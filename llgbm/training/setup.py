@@ -11,6 +11,8 @@ from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.stored import StoredFactors, parts_of
+from llgbm.memory import GIB
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.writer import GeneratorSpec
@@ -30,7 +32,7 @@ class TeacherSet:
 
     teachers: list[Teacher]
     tasks: list[Task]
-    factors: LoRAFactors
+    factors: LoRAFactors | StoredFactors
     examples: TokenBatch
     per_teacher: int
 
@@ -62,7 +64,9 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
     Raises:
         InputError: The zoo was trained on another base, has no teachers to train on, or a setting is out of range.
     """
-    workspace = open_workspace(config.checkpoint_folder, options=BaseOptions(config.model.name, config.model.revision, device=device))
+    model = config.model
+    options = BaseOptions(model.name, model.revision, device=device, memory_gb=model.memory_gb)
+    workspace = open_workspace(config.checkpoint_folder, options=options)
     zoo, base = workspace.zoo, workspace.base
     chosen, held_back = split_teachers(zoo, config)
     encoder = build_encoder(config.generator.encoder, base)
@@ -70,8 +74,9 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
     generator = config.generator
     cache = Path(config.output_dir) / "embeddings"
     conditions = ConditionTable(list(tasks.values()), encoder, generator.condition, generator.max_prompts, str(cache))
-    train = _teacher_set(zoo, base, chosen, config.training.train_examples)
-    validation = _teacher_set(zoo, base, held_back, VALIDATION_EXAMPLES) if held_back else None
+    cache_gb = config.training.teacher_cache_gb
+    train = _teacher_set(zoo, base, chosen, config.training.train_examples, cache_gb)
+    validation = _teacher_set(zoo, base, held_back, VALIDATION_EXAMPLES, cache_gb) if held_back else None
     return Setup(**vars(workspace), encoder=encoder, conditions=conditions, train=train, validation=validation)
 
 
@@ -108,12 +113,13 @@ def split_teachers(zoo: TeacherZoo, config: ExperimentConfig) -> tuple[list[Teac
 def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
     """A generator for the zoo's base, modules and rank, which writes the zero adapter so far."""
     factors = setup.train.factors
-    rank = max(a.shape[1] for a in factors.a.values())
     first = factors.module_names[0]
+    parts = [(max(a.shape[1] for a in part.a.values()), float(part.scaling[first].max())) for part in parts_of(factors) if first in part.a]
+    rank, scaling = (max(values) for values in zip(*parts, strict=True))
     spec = GeneratorSpec(
         shapes=dict(factors.shapes),
         rank=rank,
-        alpha=rank * float(factors.scaling[first].max()),
+        alpha=rank * scaling,
         embedding_dim=setup.encoder.dim,
         size=config.generator.size,
         encoder=config.generator.encoder,
@@ -130,11 +136,11 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
     return generator
 
 
-def _teacher_set(zoo: TeacherZoo, base: Base, teachers: Sequence[Teacher], examples: int) -> TeacherSet:
+def _teacher_set(zoo: TeacherZoo, base: Base, teachers: Sequence[Teacher], examples: int, cache_gb: float) -> TeacherSet:
     framing = zoo.framing(base)
     tasks = [zoo.suite[teacher.task] for teacher in teachers]
     fitting = [framing.of_task(task, "train") for task in tasks]
     per_teacher = min(examples, *map(len, fitting))
     device = base.model.device
     encoded = framing.batch([example for of_task in fitting for example in of_task[:per_teacher]]).to(device)
-    return TeacherSet(list(teachers), tasks, zoo.factors(teachers).to(device), encoded, per_teacher)
+    return TeacherSet(list(teachers), tasks, zoo.open_factors(teachers, device, int(cache_gb * GIB)), encoded, per_teacher)

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llgbm.config import TrainingConfig
 from llgbm.functional_lora import FunctionalLoRA
+from llgbm.functional_lora.measure import logits_bytes, row_bytes
 from llgbm.losses import Evidence
 from llgbm.models.generator import LoRAGenerator
 from llgbm.scoring import Score, score
@@ -17,6 +19,10 @@ from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.setup import TeacherSet
 from llgbm.training.targets import TeacherTargets, owners
 
+OPTIMIZER_COPIES = 3
+"""Of the generator's parameters: gradients and two moments."""
+ADAPTER_COPIES = 6
+"""Of a generated adapter: as written, scaled and laid out, and the gradients of these."""
 VALIDATION_WORDINGS = 4
 """Conditions of each held-back task, of one wording each, on which a checkpoint is judged."""
 
@@ -69,15 +75,29 @@ def compare(
             hidden_layers=layers,
             hidden_at=at,
             logits_at=at if needs("logits") else None,
+            chunked=True,
         )
         theirs = targets.outputs(plan.teachers, rows, batch)
         evidence.owner = owners(batch, len(rows) // len(plan))
-        evidence.logits, evidence.answers, evidence.predictions = out.logits, batch.targets, theirs.predictions
+        evidence.logits, evidence.answers, evidence.predictions = out.any_logits, batch.targets, theirs.predictions
         evidence.states = {layer: out.hidden[layer][at] for layer in layers} or None
         evidence.teacher_states = theirs.states
     if probes is not None:
         probes.fill(evidence, plan)
     return evidence
+
+
+def adapters_at_once(training: TrainingConfig, train: TeacherSet, targets: TeacherTargets, generator: LoRAGenerator) -> int:
+    """Adapters of a micro-batch: those the config asks for, or as many as fit into memory."""
+    needs, functional, most = targets.options.needs, targets.functional, training.batch_size
+    trained = sum(parameter.nbytes for parameter in generator.parameters())
+    written = ADAPTER_COPIES * sum(4 * generator.spec.rank * (d_in + d_out) for d_in, d_out in generator.spec.shapes.values())
+    if not (needs("logits") or needs("states")):
+        return functional.memory.at_once("training", written, most, OPTIMIZER_COPIES * trained)
+    examples, answers = training.examples_per_task, training.examples_per_task * int(train.examples.predicts.sum(1).max())
+    row = row_bytes(functional, train.examples.input_ids.shape[1], backward=True, all_layers=needs("states"))
+    fixed = OPTIMIZER_COPIES * trained + logits_bytes(functional, most * answers)
+    return functional.memory.at_once("training", written + examples * row, most, fixed)
 
 
 @torch.no_grad()

@@ -14,8 +14,10 @@ from llgbm.dataset import TokenBatch
 from llgbm.delta import Behavior, observe
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
+from llgbm.functional_lora.measure import rows_at_once
 from llgbm.lora.factors import LoRAFactors, product_inner
-from llgbm.losses import OBJECTIVES, mean_per_adapter, token_kl
+from llgbm.lora.stored import StoredFactors, parts_of
+from llgbm.losses import OBJECTIVES, mean_per_adapter, token_kl, token_nll
 from llgbm.progress import ProgressCallback
 
 TEACHERS_AT_ONCE = 16
@@ -45,7 +47,7 @@ class TeacherTargets:
     def __init__(
         self,
         functional: FunctionalLoRA,
-        teachers: LoRAFactors,
+        teachers: LoRAFactors | StoredFactors,
         examples: TokenBatch,
         options: TargetOptions,
         progress: ProgressCallback | None = None,
@@ -86,21 +88,32 @@ class TeacherTargets:
         )
 
     def _all_outputs(self, progress: ProgressCallback | None) -> Behavior:
-        count, found = self.teachers.n_adapters, []
-        for start in range(0, count, TEACHERS_AT_ONCE):
-            chosen = range(start, min(start + TEACHERS_AT_ONCE, count))
-            batch = self.examples.rows(slice(start * self.per_teacher, chosen.stop * self.per_teacher))
-            found.append(self._compute(chosen, batch))
-            if progress is not None:
-                progress(chosen.stop, count)
-        return Behavior.join(found)
+        count, each = self.teachers.n_adapters, self.per_teacher
+
+        def work(teachers: range, rows: range) -> Behavior:
+            first = teachers.start * each + rows.start
+            found = self._compute(teachers, self.examples.rows(slice(first, first + len(teachers) * len(rows))))
+            if progress is not None and rows.stop == each:
+                progress(teachers.stop, count)
+            return found
+
+        return Behavior.join(self.functional.memory.run("teachers' outputs", count, each, self._rows_at_once(each), work))
+
+    def _rows_at_once(self, per_teacher: int) -> int:
+        """Rows of one forward of teachers, as many as fit."""
+        answers = int(self.examples.predicts.sum(1).max())
+        length, states = self.examples.input_ids.shape[1], self.options.needs("states")
+        return rows_at_once(
+            self.functional, "teachers' outputs", length, TEACHERS_AT_ONCE * per_teacher, answers=answers, all_layers=states
+        )
 
     def _estimated_bytes(self) -> int:
         model = self.functional.model
         tokens = self.offsets[-1]
         width = 0
         if self.options.needs("predictions"):
-            width += 3 * self.options.top_k or model.config.get_text_config().vocab_size
+            hidden, vocabulary = model.config.get_text_config().hidden_size, self.functional.vocabulary
+            width += 3 * self.options.top_k or (hidden if self.functional.by_chunks(tokens) else vocabulary)
         if self.options.needs("states"):
             width += len(self.options.layers) * model.config.get_text_config().hidden_size
         return 4 * tokens * width
@@ -108,12 +121,11 @@ class TeacherTargets:
     def _structural_scale(self) -> dict[str, float]:
         scale: dict[str, float] = {}
         if "norm" in self.options.terms:
-            mean = product_inner(self.teachers, self.teachers).mean().item() / len(self.teachers.module_names)
-            scale["norm"] = mean or 1.0
+            total = sum(float(product_inner(part, part).sum()) for part in parts_of(self.teachers))
+            scale["norm"] = total / self.teachers.n_adapters / len(self.teachers.module_names) or 1.0
         if "variance" in self.options.terms:
-            for name in self.teachers.module_names:
-                b = self.teachers.b[name].float().flatten(1)
-                scale[f"variance/{name}"] = b.var(0).mean().sqrt().item() if len(b) > 1 else 0.0
+            for name, variance in _mean_variances(self.teachers).items():
+                scale[f"variance/{name}"] = variance**0.5
             if not any(scale[f"variance/{name}"] > 0 for name in self.teachers.module_names):
                 raise InputError("objective variance has nothing to compare: all teachers have the same B")
         return scale
@@ -123,10 +135,13 @@ class TeacherTargets:
         """Mean over teachers of each raw term when nothing is adapted, from a few examples of every teacher."""
         totals: dict[str, float] = {}
         count, few = self.teachers.n_adapters, min(REFERENCE_EXAMPLES, self.per_teacher)
-        for start in range(0, count, TEACHERS_AT_ONCE):
-            chosen = range(start, min(start + TEACHERS_AT_ONCE, count))
-            rows = self.rows(chosen, [range(few)] * len(chosen))
-            for name, value in self._base_distance(chosen, rows, few).items():
+        at_once = max(1, self._rows_at_once(few) // few)
+
+        def work(teachers: range, _: range) -> dict[str, float]:
+            return self._base_distance(teachers, self.rows(teachers, [range(few)] * len(teachers)), few)
+
+        for found in self.functional.memory.run("teachers' outputs", count, 1, at_once, work):
+            for name, value in found.items():
                 totals[name] = totals.get(name, 0.0) + value
         return {name: total / count or 1.0 for name, total in totals.items()}
 
@@ -134,15 +149,18 @@ class TeacherTargets:
         batch = self.examples.rows(rows)
         predicts, terms = batch.predicts, self.options.terms
         layers = self.options.layers if "trajectory" in terms else ()
-        out = self.functional(None, batch.input_ids, batch.attention_mask, hidden_layers=layers, hidden_at=predicts, logits_at=predicts)
+        out = self.functional(
+            None, batch.input_ids, batch.attention_mask, hidden_layers=layers, hidden_at=predicts, logits_at=predicts, chunked=True
+        )
+        logits = out.any_logits
         target = self.outputs(chosen, rows, batch)
         owner = owners(batch, few)
         values: dict[str, Tensor] = {}
-        assert out.logits is not None
+        assert logits is not None
         if "sft" in terms:
-            values["sft"] = torch.nn.functional.cross_entropy(out.logits.float(), batch.targets, reduction="none")
+            values["sft"] = token_nll(logits, batch.targets)
         if target.predictions is not None:
-            values["kl"] = token_kl(target.predictions, out.logits)
+            values["kl"] = token_kl(target.predictions, logits)
         for layer in layers:
             assert target.states is not None
             values[f"trajectory/{layer}"] = (out.hidden[layer][predicts].float() - target.states[layer]).square().sum(-1)
@@ -153,3 +171,22 @@ def owners(batch: TokenBatch, rows_per_adapter: int) -> Int[Tensor, " n"]:
     """The adapter each response token belongs to, in the order in which `predicts` selects."""
     rows = torch.arange(len(batch), device=batch.input_ids.device) // rows_per_adapter
     return rows.repeat_interleave(batch.predicts.sum(1), output_size=len(batch.targets))
+
+
+def _mean_variances(teachers: LoRAFactors | StoredFactors) -> dict[str, float]:
+    """Module -> variance between teachers of a number of B, averaged over its numbers; 0 for a single teacher. Gone through part by part.
+
+    Source: the merging of moments of Chan, Golub and LeVeque 1979.
+    """
+    seen, mean, squares = 0, {}, {}
+    for part in parts_of(teachers):
+        count = part.n_adapters
+        for name in teachers.module_names:
+            b = part.b[name].double().flatten(1) if name in part.b else torch.zeros(count, 1, dtype=torch.double)
+            own = b.mean(0)
+            moved = own - mean.get(name, torch.zeros_like(own))
+            within = (b - own).square().sum(0) + moved.square() * (seen * count / (seen + count))
+            squares[name] = squares.get(name, 0.0) + within
+            mean[name] = mean.get(name, torch.zeros_like(own)) + moved * (count / (seen + count))
+        seen += count
+    return {name: float(total.mean() / (seen - 1)) if seen > 1 else 0.0 for name, total in squares.items()}

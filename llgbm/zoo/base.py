@@ -83,6 +83,8 @@ class BaseOptions:
     revision: str | None = None
     dtype: str | None = None
     device: str | None = None
+    memory_gb: float | None = None
+    """GiB that may be taken where it runs, in all; None takes what is free."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ is there stays as it is; an adapter that was lost is trained again among its old
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from llgbm.zoo.check import require_fit
 from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task, TaskSuite
 from llgbm.zoo.suites import load_suite, stored_source
-from llgbm.zoo.trainer import make_lesson, train_adapters
+from llgbm.zoo.trainer import adapters_at_once, make_lesson, train_adapters
 
 
 def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None) -> TeacherZoo:
@@ -50,12 +50,13 @@ def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) ->
     folder = Path(absolute(config.checkpoint_folder))
     header = _header(config, base, suite)
     rows, planned = _resumable(folder, header)
-    batches = list(plan_batches(suite, config.zoo, planned))
+    functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules), config.model.memory_gb)
+    together = adapters_at_once(functional, config.lora, config.zoo.adapters_per_batch)
+    batches = list(plan_batches(suite, replace(config.zoo, adapters_per_batch=together), planned))
     header["batches"] = [[_path(task, seed) for task, seed in batch] for batch in batches]
     wanted = {_path(task, seed) for task in suite for seed in config.zoo.seeds}
     if wanted - rows.keys():
         require_fit(base, framing, suite)
-    functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules))
     with ExperimentLogger(folder.parent, folder.name) as logger:
         logger.log_config(content(config))
         logger.log_inputs(base=base.content_hash, suite=suite.content_hash)

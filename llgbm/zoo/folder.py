@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from llgbm.files import hash_json, read_json
 from llgbm.framing import Framing
 from llgbm.lora.bulk import read_readable
 from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.stored import StoredFactors, stored_bytes
 from llgbm.names import relative_path
 from llgbm.zoo.base import Base, BaseIdentity, content_of
 from llgbm.zoo.suite import TaskSuite
@@ -122,6 +124,14 @@ class TeacherZoo:
         if faults or factors is None:
             raise InputError(next(iter(faults.values()), f"zoo {self.folder}: no teachers to read; build it with 'llgbm zoo build'"))
         return factors
+
+    def open_factors(self, teachers: Sequence[Teacher], device: torch.device | str, max_bytes: int) -> LoRAFactors | StoredFactors:
+        """The teachers' factors on a device, checked: all of them where they fit into `max_bytes`, else read when they are selected."""
+        paths = [self.folder / teacher.path for teacher in teachers]
+        if stored_bytes(paths) <= max_bytes:
+            return self.factors(teachers).to(device)
+        self.check(teachers)
+        return StoredFactors(paths, device, max_bytes)
 
     def check(self, teachers: Sequence[Teacher]) -> None:
         """InputError names the first teacher whose files are not what the manifest says; what this zoo has checked is not read again."""

@@ -9,17 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from llgbm.config import LoRAConfig, ZooConfig
 from llgbm.dataset import TokenBatch, concatenate
 from llgbm.errors import InputError
 from llgbm.framing import Framing
-from llgbm.functional_lora import FunctionalLoRA
+from llgbm.functional_lora import FunctionalLoRA, by_token, can_recompute, recompute_layers
+from llgbm.functional_lora.measure import row_bytes, rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.scoring import score_each
 from llgbm.zoo.suite import Task
 
+TRAINING = "teacher training"
+ADAPTER_COPIES = 5
+"""Of a teacher in training: the factors, their gradients, two moments, and the result."""
 MAX_VALIDATION = 32
 """Train examples per task that are kept from training and decide whether an adapter is solved."""
 
@@ -90,6 +95,7 @@ def train_adapters(
     if lora.dropout:
         raise InputError(f"lora.dropout is {lora.dropout}; teachers train without dropout, set lora.dropout to 0")
     group = _Group(functional, lessons, lora, zoo, pad_token_id)
+    _recompute_if_needed(functional, zoo, group.data.input_ids.shape[1])
     for step in range(1, zoo.steps + 1):
         loss = group.step(step)
         if on_step:
@@ -123,19 +129,40 @@ class _Group:
 
     def step(self, step: int) -> float:
         """One update of every active adapter on its own next examples; the mean loss."""
-        batch = self._draw().to(self.functional.device)
-        logits = self.functional(self.factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
-        assert logits is not None
-        losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
-        per_row = batch.predicts.sum(1)
-        weights = 1 / per_row.view(len(self.active), -1).sum(1).repeat_interleave(self.zoo.batch_size)
-        loss = (losses * weights.repeat_interleave(per_row)).sum()
+        batch, each = self._draw().to(self.functional.device), self.zoo.batch_size
+        weights = 1 / batch.predicts.sum(1).view(len(self.active), -1).sum(1)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        at_once = self._rows_at_once(batch)
+        losses = self.functional.memory.run(
+            TRAINING, len(self.active), each, at_once, lambda k, rows: self._micro_batch(batch, weights, k, rows)
+        )
+        if self.zoo.max_grad_norm is not None:
+            clip_each(self.factors.tensors(), self.zoo.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self.zoo)
         self.optimizer.step()
-        return loss.item() / len(self.active)
+        return sum(losses) / len(self.active)
+
+    def _rows_at_once(self, batch: TokenBatch) -> int:
+        answers = int(batch.predicts.sum(1).max())
+        return rows_at_once(self.functional, TRAINING, batch.input_ids.shape[1], len(batch), answers=answers, backward=True)
+
+    def _micro_batch(self, batch: TokenBatch, weights: Tensor, adapters: range, rows: range) -> float:
+        """Add some adapters' gradients on some of their rows; the sum of their losses, each a mean over its adapter's whole batch."""
+        first = adapters.start * self.zoo.batch_size + rows.start
+        part = batch.rows(slice(first, first + len(adapters) * len(rows)))
+        factors = _leaves(self.factors, slice(adapters.start, adapters.stop))
+        logits = self.functional(factors, part.input_ids, part.attention_mask, logits_at=part.predicts, chunked=True).any_logits
+        assert logits is not None
+        nll = by_token(lambda own, gold: F.cross_entropy(own.float(), gold, reduction="none"), logits, part.targets)
+        shares = weights[adapters.start : adapters.stop].repeat_interleave(len(rows)).repeat_interleave(part.predicts.sum(1))
+        loss = (nll * shares).sum()
+        gradients = torch.autograd.grad(loss, factors.tensors())
+        for parameter, gradient in zip(self.factors.tensors(), gradients, strict=True):
+            if parameter.grad is None:  # laid out as the parameter is, which the fused optimizer takes for granted
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad[adapters.start : adapters.stop] += gradient
+        return loss.item()
 
     def _draw(self) -> TokenBatch:
         rows = [self.offsets[k] + torch.randint(int(self.sizes[k]), (self.zoo.batch_size,), generator=self.orders[k]) for k in self.active]
@@ -177,6 +204,36 @@ class _Group:
         """All adapters in the order of the lessons."""
         ordered = [self.finished[k] for k in range(len(self.lessons))]
         return Trained(LoRAFactors.stack([f for f, _, _ in ordered]), [s for _, s, _ in ordered], [e for _, _, e in ordered])
+
+
+def adapters_at_once(functional: FunctionalLoRA, lora: LoRAConfig, most: int) -> int:
+    """How many adapters can be trained together: with gradients, moments and a copy they take at most half of the memory."""
+    size = sum(4 * lora.rank * (d_in + d_out) for d_in, d_out in functional.shapes.values())
+    return functional.memory.at_once("teachers of a batch", 2 * ADAPTER_COPIES * size, most)
+
+
+def _recompute_if_needed(functional: FunctionalLoRA, zoo: ZooConfig, tokens: int) -> None:
+    """Recompute activations where it is asked for, or where not even one row fits otherwise and the base can."""
+    asked, can = zoo.gradient_checkpointing, can_recompute(functional)
+    if asked or (can and row_bytes(functional, tokens, backward=True) > functional.memory.free_bytes()):
+        recompute_layers(functional, "zoo.gradient_checkpointing")
+
+
+def _leaves(factors: LoRAFactors, adapters: slice) -> LoRAFactors:
+    """Consecutive adapters as leaves of their own, of the same numbers."""
+    part = factors.map(lambda tensor: tensor.detach()[adapters].requires_grad_())
+    part.scaling = {name: scaling[adapters] for name, scaling in part.scaling.items()}
+    part.ranks = {name: ranks[adapters] for name, ranks in part.ranks.items()}
+    return part
+
+
+def clip_each(parameters: Sequence[Tensor], max_norm: float) -> None:
+    """Scale down each adapter's gradient to a norm over all its A and B, as `clip_grad_norm_` does for a single model."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack([g.float().square().flatten(1).sum(1) for g in gradients]).sum(0).sqrt()
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient *= scale[:, None, None].to(gradient.dtype)
 
 
 def _generator(*parts: object) -> torch.Generator:

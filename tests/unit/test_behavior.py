@@ -40,7 +40,7 @@ def test_predictions_at_the_last_token_are_those_of_the_plain_model(base: Base, 
 
 
 def test_states_at_the_last_token_give_the_fingerprint(base: Base, factors: LoRAFactors) -> None:
-    engine = DeltaEngine(base, ANSWERED, memory_bytes=1)  # one adapter a forward
+    engine = DeltaEngine(base, ANSWERED, memory_gb=1e-9)  # one adapter a forward
     states = engine.behavior(factors, predictions=False).states
     assert states is not None
     differences = states[-1].unflatten(0, (3, 2)) - engine.base_states[0]

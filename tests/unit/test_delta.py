@@ -166,7 +166,7 @@ def test_layers_agree_with_each_other(base: Base, zoo: list[Path]) -> None:
 @pytest.mark.numeric
 def test_chunks_do_not_change_the_result(base: Base, zoo: list[Path]) -> None:
     factors = LoRAFactors.stack([read_adapter(path) for path in zoo])
-    small = DeltaEngine(base, PROBES, memory_bytes=1)
+    small = DeltaEngine(base, PROBES, memory_gb=1e-9)
     assert small.adapters_at_once == 1
     assert_near(small.deltas(factors), DeltaEngine(base, PROBES).deltas(factors), scale=small.base_states, **WIDTHS)
 
@@ -476,7 +476,7 @@ from llgbm.zoo.base import load_base
 
 state = PartialState(cpu=True)
 assert state.num_processes == int(sys.argv[3]), state.num_processes
-engine = DeltaEngine(load_base("micro"), ProbeSet("three", ("abc", "a longer probe", "12")), memory_bytes=1)
+engine = DeltaEngine(load_base("micro"), ProbeSet("three", ("abc", "a longer probe", "12")), memory_gb=1e-9)
 report = compute_deltas(engine, find_adapters(sys.argv[1]), DeltaCache(sys.argv[2]))
 assert len(report.computed) == 4, report  # of all processes together
 state.destroy_process_group()

@@ -112,13 +112,37 @@ def test_nll_equals_the_merged_models_loss_in_float64(model, functional, factors
             assert found.n_tokens[k * ROWS + j] == len(picked)
 
 
-@pytest.mark.parametrize("memory_bytes", [1, 60_000, 200_000, 1 << 30])
-def test_memory_budget_changes_nothing(model, functional, factors, memory_bytes):
+@pytest.mark.parametrize("free", [1, 60_000, 200_000, 1 << 30])
+def test_memory_changes_nothing(model, functional, factors, free, monkeypatch):
     batch = concatenate(drawn_batches(model, factors, [ROWS] * K)[0], PAD)
-    one, other = score(functional, factors, batch, memory_bytes), score(functional, factors, batch)
+    tight, sizes = FunctionalLoRA(model, functional.shapes), []
+    monkeypatch.setattr(tight.memory, "free_bytes", lambda settled=True: free)
+    run = tight.model.forward
+    monkeypatch.setattr(tight.model, "forward", lambda ids, **others: sizes.append(len(ids)) or run(ids, **others))
+    one, other = score(tight, factors, batch), score(functional, factors, batch)
+    assert max(sizes) == {1: 1, 60_000: 1, 200_000: ROWS, 1 << 30: K * ROWS}[free], sizes
     assert torch.equal(one.exact, other.exact)
     assert torch.equal(one.n_tokens, other.n_tokens)
     assert_near(one.nll_sum, other.nll_sum, **WIDTHS)
+
+
+def test_running_out_of_memory_halves_the_rows_and_changes_nothing(model, functional, factors, monkeypatch, caplog):
+    batch = concatenate(drawn_batches(model, factors, [ROWS] * K)[0], PAD)
+    tight, sizes = FunctionalLoRA(model, functional.shapes), []
+    run = tight.model.forward
+
+    def forward(ids, **others):
+        if len(ids) > 3:
+            torch.empty(1 << 60, dtype=torch.uint8)  # the system refuses this
+        sizes.append(len(ids))
+        return run(ids, **others)
+
+    monkeypatch.setattr(tight.model, "forward", forward)
+    one, other = score(tight, factors, batch), score(functional, factors, batch)
+    assert torch.equal(one.exact, other.exact)
+    torch.testing.assert_close(one.nll_sum, other.nll_sum, rtol=1e-4, atol=1e-4)
+    assert max(sizes) == 2  # 12, one adapter, half of one
+    assert "12 rows of scoring were too much; going on with 6" in caplog.text
 
 
 def test_base_alone_is_scored_without_adapters(model, functional):

@@ -19,6 +19,7 @@ from llgbm.evaluation.task_eval import Evaluation, evaluate, read_evaluation, ru
 from llgbm.files import write_json
 from llgbm.functional_lora import greedy_decode
 from llgbm.scoring import Score
+from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import TeacherZoo
 
 UNTRAINED = ("base", "few_shot", "teacher", "generated", "shuffled_condition", "nearest", "merged_topk", "mean_adapter")
@@ -142,7 +143,7 @@ def test_intervals_and_tests_are_clustered_by_the_tasks_attributes(zoo_folder):
 
 
 def test_chunks_and_memory_change_nothing(zoo_folder, document):
-    other = run_evaluation(asked(zoo_folder, adapters_at_once=2, memory_bytes=1, methods=UNTRAINED)).to_json()
+    other = run_evaluation(asked(zoo_folder, adapters_at_once=2, base=BaseOptions(memory_gb=1e-9), methods=UNTRAINED)).to_json()
     for mine, theirs in zip(other["tasks"], document["tasks"], strict=True):
         assert mine["exact"] == {method: theirs["exact"][method] for method in UNTRAINED}
         assert mine["nll"] == pytest.approx({method: theirs["nll"][method] for method in UNTRAINED}, rel=1e-4)

@@ -27,7 +27,7 @@ from llgbm.zoo.build import build_zoo
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.micro.world import micro_suite
 from llgbm.zoo.suite import TaskSuite
-from llgbm.zoo.trainer import make_lesson, train_adapters
+from llgbm.zoo.trainer import _Group, clip_each, make_lesson, train_adapters
 
 LORA = LoRAConfig(rank=2, alpha=4, target_modules=["q_proj", "v_proj"])
 ZOO = ZooConfig(steps=4, batch_size=2, check_interval=4, adapters_per_batch=2)
@@ -90,6 +90,68 @@ def test_batch_mates_change_neither_steps_nor_weights(suite: TaskSuite) -> None:
         for ours, theirs in zip(together.factors.select([k]).tensors(), alone.factors.tensors(), strict=True):
             ulp = torch.finfo(torch.float32).eps * float(theirs.abs().max())
             assert float((ours - theirs).abs().max()) <= zoo.steps * ulp
+
+
+def test_micro_batches_clipping_and_recomputing_take_the_same_steps(suite: TaskSuite, monkeypatch) -> None:
+    """With the base in float64; AdamW divides a gradient by its own size, and with it the rounding of sums over parts."""
+    whole = load_base("micro")
+    whole.model.double()
+    lessons = [make_lesson(Framing.of(whole, suite), task, 0) for task in suite]
+    zoo = dataclasses.replace(ZOO, batch_size=3, max_grad_norm=0.01)
+
+    def trained(at_once: int, **settings: object) -> list[torch.Tensor]:
+        wide = FunctionalLoRA(whole.model, target_shapes(whole.model, LORA.target_modules))
+        monkeypatch.setattr("llgbm.zoo.trainer.rows_at_once", lambda *args, **kwargs: at_once)
+        chosen = dataclasses.replace(zoo, **settings)  # type: ignore[arg-type]
+        return train_adapters(wide, lessons, LORA, chosen, pad_id(whole.tokenizer)).factors.tensors()
+
+    together, unclipped = trained(9), trained(9, max_grad_norm=None)
+    assert any(not torch.equal(ours, theirs) for ours, theirs in zip(together, unclipped, strict=True))
+    for other in (trained(4), trained(2), trained(1, gradient_checkpointing=True)):
+        for ours, theirs in zip(other, together, strict=True):
+            assert float((ours - theirs).abs().max()) <= 0.01 * zoo.learning_rate  # a step is one learning rate
+
+
+@pytest.mark.parametrize("at_once", [9, 4, 2, 1])
+def test_gradients_of_micro_batches_add_up_to_those_of_the_mean_loss(suite: TaskSuite, monkeypatch, at_once: int) -> None:
+    whole, each = load_base("micro"), 3
+    whole.model.double()
+    wide = FunctionalLoRA(whole.model, target_shapes(whole.model, LORA.target_modules))
+    monkeypatch.setattr("llgbm.zoo.trainer.rows_at_once", lambda *args, **kwargs: at_once)
+    lessons = [make_lesson(Framing.of(whole, suite), task, 0) for task in suite]
+    group, twin = (_Group(wide, lessons, LORA, dataclasses.replace(ZOO, batch_size=each), pad_id(whole.tokenizer)) for _ in "12")
+    for factors in (group.factors, twin.factors):
+        for b in factors.b.values():
+            torch.nn.init.normal_(b, std=0.02, generator=torch.Generator().manual_seed(1))
+    group.step(1)
+    batch = twin._draw()
+    logits = wide(twin.factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
+    assert logits is not None
+    owner = (torch.arange(len(batch)) // each).repeat_interleave(batch.predicts.sum(1))
+    nll = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+    sum(nll[owner == k].mean() for k in range(len(lessons))).backward()  # type: ignore[union-attr]
+    for ours, theirs in zip(group.factors.tensors(), twin.factors.tensors(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert ours.grad.stride() == ours.stride()  # else the fused optimizer updates other numbers than those that moved
+        assert_near(ours.grad, theirs.grad, length=512, depth=2)  # losses and sums over parts are float32
+
+
+def test_clipping_is_that_of_torch_for_each_adapter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.zeros(3, 2, 5), torch.zeros(3, 4, 2)]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator) * torch.tensor([0.01, 1.0, 9.0])[:, None, None]
+    singles = [[torch.nn.Parameter(p[k].clone()) for p in parameters] for k in range(3)]
+    for k, single in enumerate(singles):
+        for one, parameter in zip(single, parameters, strict=True):
+            assert parameter.grad is not None
+            one.grad = parameter.grad[k].clone()
+        torch.nn.utils.clip_grad_norm_(single, 1.0)
+    clip_each(parameters, 1.0)
+    for k, single in enumerate(singles):
+        for one, parameter in zip(single, parameters, strict=True):
+            torch.testing.assert_close(parameter.grad[k], one.grad)
 
 
 def test_seed_decides_start_and_order(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:

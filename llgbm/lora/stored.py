@@ -1,0 +1,81 @@
+"""Adapters that stay on disk: read when they are selected, the ones used last kept on the device up to a number of bytes."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.peft_io import TENSOR_FILE, read_adapter
+
+PART = 16
+"""Adapters read together where all of them are gone through."""
+
+
+class StoredFactors:
+    """K adapters on disk, selected as those of `LoRAFactors` are.
+
+    Args:
+        paths: Their folders.
+        device: Where selected ones go.
+        max_bytes: What may stay there between selections.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], device: torch.device | str, max_bytes: int) -> None:
+        self.paths, self.device, self.max_bytes = list(paths), device, max_bytes
+        self.shapes: dict[str, tuple[int, int]] = {}
+        """Module name -> (d_in, d_out), of every module that one of them touches."""
+        self._kept: OrderedDict[int, LoRAFactors] = OrderedDict()
+        self._bytes = 0
+        for index in range(len(self.paths)):
+            self.shapes |= self._read(index).shapes
+
+    @property
+    def n_adapters(self) -> int:
+        """K."""
+        return len(self.paths)
+
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """Modules that at least one adapter touches."""
+        return tuple(self.shapes)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of A and B that are held now."""
+        return self._bytes
+
+    def select(self, indices: Sequence[int] | torch.Tensor) -> LoRAFactors:
+        """The chosen adapters, in that order, stacked: modules and ranks are those of the chosen ones."""
+        return LoRAFactors.stack([self._read(int(i)) for i in indices])
+
+    def parts(self) -> Iterator[LoRAFactors]:
+        """All of them, some at a time."""
+        for start in range(0, self.n_adapters, PART):
+            yield self.select(range(start, min(start + PART, self.n_adapters)))
+
+    def _read(self, index: int) -> LoRAFactors:
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        one = read_adapter(self.paths[index]).to(device=self.device)
+        self._kept[index] = one
+        self._bytes += _size(one)
+        while self._bytes > self.max_bytes and self._kept:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return one
+
+
+def stored_bytes(paths: Sequence[str | Path]) -> int:
+    """What adapters take on disk, and in memory a little less."""
+    return sum(path.stat().st_size for path in (Path(p) / TENSOR_FILE for p in paths) if path.is_file())
+
+
+def parts_of(factors: LoRAFactors | StoredFactors) -> Iterator[LoRAFactors]:
+    """All adapters, as many at a time as are held together."""
+    yield from [factors] if isinstance(factors, LoRAFactors) else factors.parts()
+
+
+def _size(factors: LoRAFactors) -> int:
+    return sum(tensor.nbytes for tensor in factors.tensors())

@@ -1,0 +1,71 @@
+"""Adapters that stay on disk are selected as those in memory, and no more is held than was allowed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from training_world import build_world
+
+from llgbm.errors import InputError
+from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.peft_io import TENSOR_FILE, read_adapters, write_adapter
+from llgbm.lora.stored import StoredFactors, parts_of
+from llgbm.training.targets import TargetOptions, TeacherTargets
+from llgbm.zoo.folder import TeacherZoo
+
+SHAPES = {"layers.0.q_proj": (6, 4), "layers.0.down_proj": (5, 6)}
+SIZE = 4 * 2 * (6 + 4 + 5 + 6)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory) -> list[Path]:
+    folder, generator = tmp_path_factory.mktemp("adapters"), torch.Generator().manual_seed(0)
+    factors = LoRAFactors.initialize(SHAPES, 2, 4.0, 20, generator)
+    for b in factors.b.values():
+        b.normal_(generator=generator)
+    for k in range(20):
+        write_adapter(folder / str(k), factors, k, base_name="base")
+    return [folder / str(k) for k in range(20)]
+
+
+def test_selected_ones_equal_those_read_at_once(paths):
+    stored, whole = StoredFactors(paths, "cpu", 3 * SIZE), read_adapters(paths)
+    assert (stored.n_adapters, stored.shapes, stored.module_names) == (20, whole.shapes, whole.module_names)
+    for chosen in ([7], [19, 0, 7], torch.tensor([3, 3])):
+        for ours, theirs in zip(stored.select(chosen).tensors(), whole.select(chosen).tensors(), strict=True):
+            assert torch.equal(ours, theirs)
+        assert stored.kept_bytes <= 3 * SIZE
+    assert torch.equal(torch.cat([part.b["layers.0.q_proj"] for part in parts_of(stored)]), whole.b["layers.0.q_proj"])
+
+
+def test_the_ones_used_last_are_not_read_again(paths, monkeypatch):
+    stored = StoredFactors(paths, "cpu", 3 * SIZE)
+    stored.select([1, 2, 3])
+    monkeypatch.setattr("llgbm.lora.stored.read_adapter", lambda path: pytest.fail(f"{path} was read again"))
+    stored.select([3, 1, 2, 3])
+
+
+def test_a_zoo_reads_at_once_what_fits_and_checks_all(tmp_path):
+    zoo = TeacherZoo.load(build_world(tmp_path).checkpoint_folder)
+    whole, stored = (zoo.open_factors(zoo.teachers, "cpu", size) for size in (1 << 30, 1 << 10))
+    assert isinstance(whole, LoRAFactors)
+    assert isinstance(stored, StoredFactors)
+    for ours, theirs in zip(stored.select([1, 0]).tensors(), whole.select([1, 0]).tensors(), strict=True):
+        assert torch.equal(ours, theirs)
+    file = tmp_path / "zoo" / zoo.teachers[0].path / TENSOR_FILE
+    file.write_bytes((tmp_path / "zoo" / zoo.teachers[1].path / TENSOR_FILE).read_bytes())
+    for size in (1 << 30, 1 << 10):
+        with pytest.raises(InputError, match="is not as it was trained"):
+            TeacherZoo.load(tmp_path / "zoo").open_factors(zoo.teachers, "cpu", size)
+
+
+def test_structural_scale_is_the_same_part_by_part(paths):
+    def scale(teachers):
+        targets = object.__new__(TeacherTargets)  # no base is run for these terms
+        targets.teachers, targets.options = teachers, TargetOptions(frozenset({"norm", "variance"}), ())
+        return targets._structural_scale()
+
+    whole, stored = scale(read_adapters(paths)), scale(StoredFactors(paths, "cpu", SIZE))
+    assert stored == pytest.approx(whole, rel=1e-5)
+    spread = read_adapters(paths).b["layers.0.q_proj"].double().flatten(1).var(0).mean().sqrt().item()
+    assert whole["variance/layers.0.q_proj"] == pytest.approx(spread, rel=1e-6)
