@@ -113,7 +113,7 @@ class Base:
         """`content_hash` in the dtype the weights are stored in, whatever they were loaded in (this loads them once more)."""
         if self.stored_dtype in (None, self.dtype):
             return self.content_hash
-        return _content_hash(_model(self.name, _source(self.name), "auto", self.revision))
+        return _content_hash(_model(self.name, loadable_name(self.name), "auto", self.revision))
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -203,7 +203,7 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
     check_usable(device)
-    source = _source(name)
+    source = loadable_name(name)
     _check_source(name, source)
     config: Any = _config(name, source, revision)
     _check_causal(name, config)
@@ -218,10 +218,6 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
 
 def loadable_name(name: str) -> str:
     """The base under a name that transformers and PEFT find too: of the built-in one, its folder in this installation."""
-    return _source(name)
-
-
-def _source(name: str) -> str:
     return str(MICRO_FOLDER if name == MICRO else name)
 
 
