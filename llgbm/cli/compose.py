@@ -32,12 +32,14 @@ def run(args: Namespace) -> int:
     from llgbm.files import write_json, write_text
     from llgbm.progress import ProgressBar
     from llgbm.studies.composition import FILE, as_csv, compose_zoo
+    from llgbm.tracking.lock import hold
 
     require_at_least("max_examples", args.max_examples)
     require_seeds("seeds", *args.seeds)
     require_at_least("n_pairs", args.n_pairs, low=0)
     checkpoint = None if args.checkpoint == "none" else args.checkpoint
-    with ProgressBar("compose", "pairs") as progress:
+    folder = Path(args.output_dir)
+    with hold(folder), ProgressBar("compose", "pairs") as progress:
         document = compose_zoo(
             read_config(args),
             args.checkpoint_dir,
@@ -50,9 +52,8 @@ def run(args: Namespace) -> int:
             base=read_base_options(args),
             progress=progress,
         )
-    folder = Path(args.output_dir)
-    write_json(folder / FILE, document)
-    write_text(folder / "composition.csv", as_csv(document))
+        write_json(folder / FILE, document)
+        write_text(folder / "composition.csv", as_csv(document))
     if args.json:
         print_json(document)
         return 0

@@ -52,16 +52,18 @@ def run(args: Namespace) -> int:
     from llgbm.evaluation.task_eval import evaluate
     from llgbm.files import write_json
     from llgbm.progress import ProgressBar
+    from llgbm.tracking.lock import hold
 
     checkpoint = None if args.checkpoint == "none" else args.checkpoint
     output = _output(args.output, checkpoint, args.name)
     choices = _choices(args)
-    answers = _answer(checkpoint, args.data_dir, choices, args.example_answers) if args.example_answers else None
-    with ProgressBar("evaluate", "tasks") as progress:
-        document = evaluate(checkpoint, args.data_dir, choices, args.cache_dir, progress).to_json()
-    write_json(output, document)
-    if answers is not None:
-        write_json(output.parent / ANSWERS_FILE, answers)
+    with hold(output.parent, f".{output.name}.lock"):
+        answers = _answer(checkpoint, args.data_dir, choices, args.example_answers) if args.example_answers else None
+        with ProgressBar("evaluate", "tasks") as progress:
+            document = evaluate(checkpoint, args.data_dir, choices, args.cache_dir, progress).to_json()
+        write_json(output, document)
+        if answers is not None:
+            write_json(output.parent / ANSWERS_FILE, answers)
     if args.json:
         print_json(document)
     else:

@@ -15,6 +15,7 @@ from llgbm.errors import InputError
 from llgbm.files import read_yaml
 
 if TYPE_CHECKING:
+    from llgbm.training.standing import Begin
     from llgbm.zoo.base import BaseOptions
 
 SHORT = {
@@ -60,6 +61,19 @@ def add_override_arguments(
         group = groups.setdefault(section, parser.add_argument_group(f"{section or 'experiment'} config"))
         help = f"{text.rstrip('.')} ({type_name(kind)}; {label}: {_shown(values.get(name, default))})".replace("%", "%%")
         group.add_argument(f"--{name}", *SHORT.get(name, ()), type=str, default=None, metavar="VALUE", help=help)
+
+
+def add_begin_arguments(parser: ArgumentParser) -> None:
+    """Add `--resume` and `--overwrite`, of which one may be given."""
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of a run that was not finished")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew in a folder that holds a run, which is lost")
+
+
+def read_begin(args: Namespace) -> "Begin":
+    """What these two ask for; InputError when both are given."""
+    if args.resume and args.overwrite:
+        raise InputError("--resume goes on with a run, --overwrite begins it anew; give one of them")
+    return "resume" if args.resume else "overwrite" if args.overwrite else "new"
 
 
 def add_base_arguments(parser: ArgumentParser, made: str) -> None:

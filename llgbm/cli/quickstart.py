@@ -21,15 +21,18 @@ SHOWN_PROMPTS = 3
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Any config field."""
+    """Any config field, and whether another run's generator may go."""
     add_config_arguments(parser)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="train anew where the run's folder holds a generator of other settings, which is lost"
+    )
 
 
 def run(args: Namespace) -> int:
     """Run every stage that is not done yet, then show the results and what to do next."""
     config = read_config(args)
     start = time.perf_counter()
-    _Quickstart(config).run()
+    _Quickstart(config, args.overwrite).run()
     print(f"\nfinished in {time.perf_counter() - start:.0f} s. Everything is kept: the same command again only shows the results.")
     print(NEXT.format(run=config.run_folder))
     return 0
@@ -47,10 +50,10 @@ What to run next:
 class _Quickstart:
     """The stages in order, with the folders they share."""
 
-    def __init__(self, config: "ExperimentConfig") -> None:
+    def __init__(self, config: "ExperimentConfig", overwrite: bool) -> None:
         from llgbm.tracking.stages import Stages
 
-        self.config = config
+        self.config, self.overwrite = config, overwrite
         self.folder = config.run_folder
         self.stages = Stages(Path(config.output_dir) / "quickstart.json")
 
@@ -124,14 +127,15 @@ class _Quickstart:
         return BaseOptions(device=self.config.model.device, memory_gb=self.config.model.memory_gb)
 
     def _train(self, zoo: "TeacherZoo") -> None:
-        """Go on from an interrupted run of the same settings on the same zoo."""
+        """Go on from a run of the same settings on the same zoo; another one's is not touched unless that was asked for."""
         from llgbm.progress import ProgressBar
         from llgbm.training.behavior import train_generator
         from llgbm.training.checkpoints import is_origin, origin
 
-        resume = is_origin(self.folder / "checkpoints", origin(self.config, zoo))
+        same = is_origin(self.folder / "checkpoints", origin(self.config, zoo))
+        begin = "go_on" if same else "overwrite" if self.overwrite else "new"
         with ProgressBar(f"train {self.config.experiment_name}", "steps") as progress:
-            train_generator(self.config, resume=resume, progress=progress)
+            train_generator(self.config, begin=begin, progress=progress)
 
     def _evaluate(self, document: Path) -> None:
         from llgbm.evaluation.setting import EvaluationConfig

@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import add_config_arguments, read_config_of_zoo
+from llgbm.cli.options import add_begin_arguments, add_config_arguments, read_begin, read_config_of_zoo
 from llgbm.cli.output import print_json, print_table
 
 HELP = "Train a generator on a zoo of teachers."
@@ -11,7 +11,7 @@ HELP = "Train a generator on a zoo of teachers."
 def add_arguments(parser: ArgumentParser) -> None:
     """Preset or file, any field, and whether to go on."""
     add_config_arguments(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the run's newest complete checkpoint")
+    add_begin_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -22,7 +22,7 @@ def run(args: Namespace) -> int:
     from llgbm.training.behavior import train_generator
 
     with ProgressBar(f"train {config.experiment_name}", "steps") as progress:
-        result = train_generator(config, resume=args.resume, progress=progress)
+        result = train_generator(config, begin=read_begin(args), progress=progress)
     summary = {
         "generator": str(result.network),
         "steps": result.steps,

@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser, Namespace
 
-from llgbm.cli.options import add_override_arguments, read_config_of_zoo
+from llgbm.cli.options import add_begin_arguments, add_override_arguments, read_begin, read_config_of_zoo
 from llgbm.cli.output import print_json, print_table
 
 HELP = "Train on behavior alone: a generator (b1), or a predictor of fingerprints to retrieve by (b2)."
@@ -20,7 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--config", type=str, default=None, metavar="NAME", help="preset (default: delta_only for b1, delta_predictor for b2)"
     )
     parser.add_argument("--config_file", type=str, default=None, metavar="FILE", help="YAML config file, instead of a preset")
-    parser.add_argument("--resume", action="store_true", help="go on from the run's newest complete checkpoint")
+    add_begin_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_override_arguments(parser)
 
@@ -33,7 +33,7 @@ def run(args: Namespace) -> int:
     from llgbm.training.delta_only import train_delta_only
 
     with ProgressBar(f"train {config.experiment_name}", "steps") as progress:
-        result = train_delta_only(config, args.variant, resume=args.resume, progress=progress)
+        result = train_delta_only(config, args.variant, begin=read_begin(args), progress=progress)
     summary = {
         "run": str(result.folder),
         "steps": result.steps,

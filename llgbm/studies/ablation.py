@@ -26,6 +26,7 @@ from llgbm.evaluation.task_eval import evaluate, read_evaluation
 from llgbm.files import hash_json, read_yaml, write_json
 from llgbm.names import path_part, twin_key
 from llgbm.progress import ProgressCallback
+from llgbm.tracking.lock import hold
 from llgbm.training.behavior import train_generator
 from llgbm.workspace import settle
 from llgbm.zoo.base import BaseOptions
@@ -33,6 +34,7 @@ from llgbm.zoo.folder import TeacherZoo
 
 RESULT_FILE = "study.json"
 GENERATED = "generated"
+CELL_LOCK = ".cell.lock"
 
 
 def _or_empty(value: Any) -> Any:
@@ -204,14 +206,15 @@ def _check_zoos(configs: Sequence[ExperimentConfig]) -> None:
 
 
 def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback | None) -> None:
-    if _is_done(study, config):
-        return
     folder = config.run_folder
-    train_generator(config, resume=True, progress=progress)
-    where = BaseOptions(device=config.model.device, memory_gb=config.model.memory_gb)
-    chosen = EvaluationConfig(splits=tuple(study.splits), methods=tuple(study.methods), base=where)
-    document = evaluate(folder, config.checkpoint_folder, chosen, folder.parent / "cache").to_json()
-    write_json(folder / "eval_main.json", {**document, "cell": _cell_hash(study, config)})
+    with hold(folder, CELL_LOCK):  # others may work on other cells of the study
+        if _is_done(study, config):
+            return
+        train_generator(config, begin="go_on", progress=progress)
+        where = BaseOptions(device=config.model.device, memory_gb=config.model.memory_gb)
+        chosen = EvaluationConfig(splits=tuple(study.splits), methods=tuple(study.methods), base=where)
+        document = evaluate(folder, config.checkpoint_folder, chosen, folder.parent / "cache").to_json()
+        write_json(folder / "eval_main.json", {**document, "cell": _cell_hash(study, config)})
 
 
 def _is_done(study: Study, config: ExperimentConfig) -> bool:

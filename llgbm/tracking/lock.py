@@ -34,8 +34,11 @@ class Holder:
 
 
 @contextmanager
-def hold(folder: str | Path) -> Iterator[None]:
-    """Work in a folder that no other process works in meanwhile; it is made if need be, and removed again if it stays empty.
+def hold(folder: str | Path, lock: str = LOCK_FILE) -> Iterator[None]:
+    """Work in a folder that no other process works in meanwhile; it is made if need be, and removed again, with
+    the folders above it that were made, if it stays empty.
+
+    Under another name a lock keeps apart only those who ask for the same one: writers of one file in a folder of many.
 
     A lock that a dead process of this machine left is taken over; a process of another machine cannot be looked at, so its lock holds.
 
@@ -43,27 +46,28 @@ def hold(folder: str | Path) -> Iterator[None]:
         InputError: A living process, or one of another machine, works there.
     """
     folder = Path(folder)
-    made, own = not folder.exists(), _this_process()
+    made, own = [path for path in (folder, *folder.parents) if not path.exists()], _this_process()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _take(folder, own)
+        _take(folder / lock, own)
         try:
             yield
         finally:
-            _give_back(folder / LOCK_FILE, own)
+            _give_back(folder / lock, own)
     finally:
-        if made:
-            with suppress(OSError):  # something was written there
-                folder.rmdir()
+        with suppress(OSError):  # something was written there
+            for path in made:
+                path.rmdir()
 
 
-def _take(folder: Path, own: Holder) -> None:
-    with _opened(folder / LOCK_FILE) as file:
+def _take(path: Path, own: Holder) -> None:
+    folder = path.parent
+    with _opened(path) as file:
         other = _read(file)
         if other is not None and other.host != own.host:
             raise InputError(
                 f"{folder}: process {other.pid} on {other.host} has worked there since {other.since} ({other.command}); "
-                f"wait for it, or delete {folder / LOCK_FILE} if it is gone"
+                f"wait for it, or delete {path} if it is gone"
             )
         if other is not None and _lives(other):
             raise InputError(

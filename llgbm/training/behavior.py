@@ -18,18 +18,19 @@ from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.problem import Problem
 from llgbm.training.setup import Setup, new_generator, prepare
+from llgbm.training.standing import Begin
 from llgbm.training.step import adapters_at_once, compare, generate, validate
 from llgbm.training.targets import TargetOptions, TeacherTargets
 from llgbm.workspace import settle
 from llgbm.zoo.folder import TeacherZoo
 
 
-def train_generator(config: ExperimentConfig, resume: bool = False, progress: ProgressCallback | None = None) -> TrainingResult:
+def train_generator(config: ExperimentConfig, begin: Begin = "new", progress: ProgressCallback | None = None) -> TrainingResult:
     """Train a generator on the zoo's seen teachers; write the run folder.
 
     Args:
         config: Everything that decides the result.
-        resume: Go on from the newest complete checkpoint of the run folder, if there is one; a finished run is returned as it is.
+        begin: Whether the run begins in its folder or goes on there.
         progress: Called with the step, the number of steps, and the current figures.
 
     Raises:
@@ -39,7 +40,7 @@ def train_generator(config: ExperimentConfig, resume: bool = False, progress: Pr
     weights = active_terms({name: float(value) for name, value in vars(config.objective).items()})
     parse_schedules(config.training.schedules)
     config = settle(config, TeacherZoo.load(config.checkpoint_folder))
-    return train(config, lambda device: BehaviorProblem(config, weights, device), resume, progress)
+    return train(config, lambda device: BehaviorProblem(config, weights, device), begin, progress)
 
 
 class BehaviorProblem(Problem):

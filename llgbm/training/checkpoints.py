@@ -66,7 +66,9 @@ def load_best(folder: Path, network: ConditionReader) -> None:
 
     def read() -> dict[str, Tensor]:
         if not is_complete(folder):
-            raise InputError(f"{folder}: the best checkpoint is not whole any more; train again under another experiment_name")
+            raise InputError(
+                f"{folder}: the best checkpoint is not whole any more; train again with --overwrite, or under another experiment_name"
+            )
         return load_file(folder / WEIGHTS_FILE)
 
     load_weights(network, tensors_from_first(read, next(network.parameters()).device), folder / WEIGHTS_FILE)
@@ -99,7 +101,7 @@ def check_origin(folder: Path, stored: Mapping, now: Mapping[str, str]) -> None:
         if stored[key] != digest:
             raise InputError(
                 f"{folder}: was trained with another {key.removesuffix('_hash')} ({stored[key][:8]}, now {digest[:8]}); "
-                "resume with the same one, or train under another experiment_name"
+                "resume with the same one, train under another experiment_name, or begin anew with --overwrite"
             )
 
 
@@ -132,8 +134,13 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 
 def complete_steps(checkpoints: Path) -> list[int]:
     """Steps of the checkpoints whose marker is there and whose files have the hashes it lists, oldest first."""
+    return [step for step in steps_of(checkpoints) if is_complete(step_folder(checkpoints, step))]
+
+
+def steps_of(checkpoints: Path) -> list[int]:
+    """Steps of the checkpoints that were begun, whole or not, oldest first."""
     found = (re.fullmatch(r"step_(\d+)", path.name) for path in checkpoints.glob("step_*"))
-    return [step for step in sorted(int(match[1]) for match in found if match) if is_complete(step_folder(checkpoints, step))]
+    return sorted(int(match[1]) for match in found if match)
 
 
 def is_complete(folder: Path) -> bool:
@@ -149,8 +156,7 @@ def is_complete(folder: Path) -> bool:
 
 def prune_checkpoints(checkpoints: Path, keep: set[int]) -> None:
     """Remove checkpoints of other steps, marker first."""
-    for folder in checkpoints.glob("step_*"):
-        match = re.fullmatch(r"step_(\d+)", folder.name)
-        if match and int(match[1]) not in keep:
-            (folder / MARKER).unlink(missing_ok=True)
-            shutil.rmtree(folder)
+    for step in steps_of(checkpoints):
+        if step not in keep:
+            (step_folder(checkpoints, step) / MARKER).unlink(missing_ok=True)
+            shutil.rmtree(step_folder(checkpoints, step))

@@ -9,13 +9,14 @@ from llgbm.progress import ProgressCallback
 from llgbm.training.behavior import train_generator
 from llgbm.training.fingerprint import train_predictor
 from llgbm.training.loop import TrainingResult
+from llgbm.training.standing import Begin
 
 IMITATES = frozenset({"fingerprints", "states", "predictions", "logits"})
 """Needs of a term that has something to imitate, unlike a regularizer."""
 
 
 def train_delta_only(
-    config: ExperimentConfig, variant: str, resume: bool = False, progress: ProgressCallback | None = None
+    config: ExperimentConfig, variant: str, begin: Begin = "new", progress: ProgressCallback | None = None
 ) -> TrainingResult:
     """Train one of `VARIANTS`.
 
@@ -24,10 +25,10 @@ def train_delta_only(
     """
     if variant not in VARIANTS:
         raise InputError(f"unknown variant {variant!r}; choose {' or '.join(VARIANTS)}")
-    return VARIANTS[variant](config, resume, progress)
+    return VARIANTS[variant](config, begin, progress)
 
 
-def train_behavior_alone(config: ExperimentConfig, resume: bool = False, progress: ProgressCallback | None = None) -> TrainingResult:
+def train_behavior_alone(config: ExperimentConfig, begin: Begin = "new", progress: ProgressCallback | None = None) -> TrainingResult:
     """b1: a generator trained on behavior, with regularizers.
 
     Raises:
@@ -42,10 +43,10 @@ def train_behavior_alone(config: ExperimentConfig, resume: bool = False, progres
     if not any(weight and OBJECTIVES[name].needs & IMITATES for name, weight in weights.items()):
         known = ", ".join(name for name, term in OBJECTIVES.items() if term.needs & IMITATES)
         raise InputError(f"variant b1 has no behavior to learn from: give objective a weight for one of {known}")
-    return train_generator(config, resume, progress)
+    return train_generator(config, begin, progress)
 
 
-VARIANTS: dict[str, Callable[[ExperimentConfig, bool, ProgressCallback | None], TrainingResult]] = {
+VARIANTS: dict[str, Callable[[ExperimentConfig, Begin, ProgressCallback | None], TrainingResult]] = {
     "b1": train_behavior_alone,
     "b2": train_predictor,
 }

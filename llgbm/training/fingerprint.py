@@ -23,17 +23,18 @@ from llgbm.training.loop import TrainingResult, train
 from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.problem import Problem
 from llgbm.training.setup import Setup, prepare
+from llgbm.training.standing import Begin
 from llgbm.training.step import VALIDATION_WORDINGS, to_device
 from llgbm.workspace import settle
 from llgbm.zoo.folder import Teacher, TeacherZoo
 
 
-def train_predictor(config: ExperimentConfig, resume: bool = False, progress: ProgressCallback | None = None) -> TrainingResult:
+def train_predictor(config: ExperimentConfig, begin: Begin = "new", progress: ProgressCallback | None = None) -> TrainingResult:
     """Train a predictor of the seen tasks' fingerprints; deltas that the cache lacks are computed into it.
 
     Args:
         config: Its sections generator, training, probe and delta decide the result; `delta_cache_dir` is the cache.
-        resume: Go on from the newest complete checkpoint of the run folder, if there is one.
+        begin: Whether the run begins in its folder or goes on there.
         progress: Called with the step, the number of steps, and the current figures.
 
     Raises:
@@ -41,7 +42,7 @@ def train_predictor(config: ExperimentConfig, resume: bool = False, progress: Pr
         DivergedError: The loss is not finite.
     """
     config = settle(config, TeacherZoo.load(config.checkpoint_folder))
-    return train(config, lambda device: FingerprintProblem(config, device), resume, progress)
+    return train(config, lambda device: FingerprintProblem(config, device), begin, progress)
 
 
 class FingerprintProblem(Problem):

@@ -7,6 +7,7 @@ waits for the host.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from llgbm.losses import schedule_factor
 from llgbm.models.reader import CONFIG_FILE
 from llgbm.progress import ProgressCallback
 from llgbm.tracking.environment import set_seed
+from llgbm.tracking.lock import hold
 from llgbm.tracking.record import ExperimentLogger, cut_metrics
 from llgbm.training.checkpoints import (
     check_origin,
@@ -39,6 +41,7 @@ from llgbm.training.plan import StepPlan
 from llgbm.training.problem import Problem
 from llgbm.training.processes import from_first, new_accelerator, start_trackers
 from llgbm.training.setup import check_device
+from llgbm.training.standing import Begin, check_begin
 from llgbm.training.watch import FiniteWatch
 
 
@@ -84,40 +87,44 @@ class StepFigures:
 def train(
     config: ExperimentConfig,
     make: Callable[[torch.device], Problem],
-    resume: bool = False,
+    begin: Begin = "new",
     progress: ProgressCallback | None = None,
 ) -> TrainingResult:
-    """Train what a problem asks for; write the run folder.
+    """Train what a problem asks for; write the run folder, in which no other process works meanwhile.
 
     Args:
         config: Everything that decides the result.
         make: Builds the problem on a device; called once the seeds are set.
-        resume: Go on from the newest complete checkpoint of the run folder, if there is one; a finished run is returned as it is.
+        begin: Whether the run begins in its folder or goes on there.
         progress: Called with the step, the number of steps, and the figures last logged.
 
     Raises:
-        InputError: A setting, what the problem reads, or a checkpoint does not fit.
+        InputError: A setting, what the problem reads, or a checkpoint does not fit; the folder stands otherwise than `begin` asks,
+            or another process works there.
         DivergedError: A figure is not finite, in any of the processes.
     """
-    run = _Run(config, make, resume)
-    try:
-        result = run.train(progress)
-    except BaseException as error:
-        run.close(failed=error)
-        raise
-    run.close()
-    return result
+    accelerator, folder = new_accelerator(config, config.run_folder), config.run_folder
+    check_device(config.model.device, accelerator.device)
+    with ExitStack() as stack:
+        from_first(lambda: stack.enter_context(hold(folder)))
+        from_first(lambda: check_begin(folder, begin))
+        run = _Run(config, make, accelerator, resume=begin in ("resume", "go_on"))
+        try:
+            result = run.train(progress)
+        except BaseException as error:
+            run.close(failed=error)
+            raise
+        run.close()
+        return result
 
 
 class _Run:
     """One training run and everything it holds."""
 
-    def __init__(self, config: ExperimentConfig, make: Callable[[torch.device], Problem], resume: bool) -> None:
-        self.config = config
+    def __init__(self, config: ExperimentConfig, make: Callable[[torch.device], Problem], accelerator: Accelerator, resume: bool) -> None:
+        self.config, self.accelerator = config, accelerator
         self.folder = config.run_folder
         self.checkpoints = self.folder / "checkpoints"
-        self.accelerator: Accelerator = new_accelerator(config, self.folder)
-        check_device(config.model.device, self.accelerator.device)
         self.is_main = self.accelerator.is_main_process
         self._check_shares()
         set_seed(config.seed)

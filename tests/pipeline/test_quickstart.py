@@ -81,12 +81,15 @@ def test_an_interrupted_training_goes_on_and_a_foreign_generator_is_not_shown(
         metadata.write_text(metadata.read_text().replace('"zoo": "', '"zoo": "0'))
 
     def of_other_settings() -> None:
-        assert main(["train", *arguments[1:], "--training.learning_rate", "1e-4"]) == 0
+        assert main(["train", *arguments[1:], "--training.learning_rate", "1e-4", "--overwrite"]) == 0
+        capsys.readouterr()
+        assert main(arguments) == 2
+        assert "is finished (a generator of 6 steps); give another --experiment_name, or --overwrite" in capsys.readouterr().err
 
-    for put_a_generator in (of_another_zoo, of_other_settings):
+    for put_a_generator, flags in ((of_another_zoo, []), (of_other_settings, ["--overwrite"])):
         put_a_generator()
         capsys.readouterr()
-        assert main(arguments) == 0
+        assert main([*arguments, *flags]) == 0
         assert "generator: already there" not in capsys.readouterr().out
         assert json.loads(log.read_text().splitlines()[-1])["grad_norm"] == json.loads(lines[-1])["grad_norm"]
 

@@ -98,7 +98,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, stop):
     with pytest.raises(Killed):
         train_predictor(config, progress=stop_after(stop))
     assert json.loads((Path(config.output_dir) / "run" / "metadata.json").read_text())["state"] == "FAILED"
-    resumed = train_predictor(config, resume=True)
+    resumed = train_predictor(config, begin="go_on")
     assert same(weights(whole), weights(resumed))
     assert same(weights(whole, "predictor"), weights(resumed, "predictor"))
     assert metrics(whole) == metrics(resumed)
@@ -108,7 +108,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, stop):
 def test_resuming_a_finished_run_changes_nothing(config):
     first = train_predictor(config)
     before = (first.folder / "metadata.json").read_bytes(), metrics(first)
-    again = train_predictor(config, resume=True)
+    again = train_predictor(config, begin="go_on")
     assert (again.steps, again.best_step, again.validation) == (first.steps, first.best_step, first.validation)
     assert before == ((first.folder / "metadata.json").read_bytes(), metrics(first))
 
@@ -165,9 +165,9 @@ def test_what_does_not_fit_is_refused(config, tmp_path):
         train_predictor(changed(config, delta_cache_dir=str(tmp_path / "other")))
     train_predictor(config)
     with pytest.raises(InputError, match="was trained with another config"):
-        train_predictor(changed(config, training__learning_rate=1e-4), resume=True)
+        train_predictor(changed(config, training__learning_rate=1e-4), begin="go_on")
     with pytest.raises(InputError, match=r"head.bias is \(16,\), the config asks for \(80,\)"):
-        train_predictor(changed(config, delta__aggregation="concat", delta_cache_dir=str(tmp_path / "concat")), resume=True)
+        train_predictor(changed(config, delta__aggregation="concat", delta_cache_dir=str(tmp_path / "concat")), begin="go_on")
     with pytest.raises(DivergedError, match=r"training stopped at step .*: delta is .*; lower training.learning_rate"):
         train_predictor(changed(config, experiment_name="diverged", training__learning_rate=1e30, training__max_grad_norm=1e30))
 
@@ -177,12 +177,12 @@ def test_one_folder_holds_one_kind_of_run(config):
     hashes = {"config_hash": settle(config, zoo).get_hash(), "zoo_hash": zoo.content_hash}
     assert not is_origin(finished.folder / "checkpoints", hashes)
     with pytest.raises(InputError, match="holds a predictor; train the generator under another experiment_name"):
-        train_generator(config)
+        train_generator(config, begin="overwrite")
     other = changed(config, experiment_name="other", **BEHAVIOR)
     folder = train_generator(other).folder
     assert is_origin(folder / "checkpoints", {**hashes, "config_hash": settle(other, zoo).get_hash()})
     with pytest.raises(InputError, match="holds a generator; train the predictor under another experiment_name"):
-        train_predictor(other)
+        train_predictor(other, begin="overwrite")
 
 
 def test_b1_is_the_generators_training_loop(config):

@@ -160,7 +160,7 @@ def test_a_run_is_not_resumed_with_another_zoo(config: ExperimentConfig, tmp_pat
     shutil.rmtree(tmp_path / "outputs" / "run" / "generator")
     retrain(tmp_path, next(iter(names_of(config, "seen"))))
     with pytest.raises(InputError, match="was trained with another zoo"):
-        train_generator(own, resume=True)
+        train_generator(own, begin="go_on")
 
 
 def test_the_pool_is_the_seen_teachers_the_generator_trained_on(config: ExperimentConfig, asked: Setting) -> None:

@@ -96,7 +96,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, stop):
     whole = train_generator(changed(config, experiment_name="whole"))
     with pytest.raises(Killed):
         train_generator(config, progress=stop_after(stop))
-    resumed = train_generator(config, resume=True)
+    resumed = train_generator(config, begin="go_on")
     assert same(weights(whole), weights(resumed))
     assert whole.best_step == resumed.best_step
     timeless = [
@@ -114,12 +114,12 @@ def test_a_torn_checkpoint_is_ignored(config):
     (folder / f"step_{newest}" / "optimizer.safetensors").write_bytes(b"torn")
     assert newest not in complete_steps(folder)
     whole = train_generator(changed(config, experiment_name="whole"))
-    assert same(weights(train_generator(config, resume=True)), weights(whole))
+    assert same(weights(train_generator(config, begin="go_on")), weights(whole))
 
 
 def test_resuming_a_finished_run_changes_nothing(config):
     first = train_generator(config)
-    again = train_generator(config, resume=True)
+    again = train_generator(config, begin="go_on")
     assert (again.steps, again.best_step, again.validation) == (first.steps, first.best_step, first.validation)
     assert len(metrics(config)) == 6
 
@@ -155,7 +155,7 @@ def test_bad_input_costs_a_finished_run_nothing(config):
     train_generator(config)
     finished = weights_of(config)
     with pytest.raises(InputError):
-        train_generator(changed(config, objective__variance=1.0, training__batch_size=1))
+        train_generator(changed(config, objective__variance=1.0, training__batch_size=1), begin="overwrite")
     assert same(weights_of(config), finished)
     assert len(metrics(config)) == 6
 
@@ -163,7 +163,7 @@ def test_bad_input_costs_a_finished_run_nothing(config):
 def test_another_run_of_the_name_leaves_nothing_of_the_first(config):
     folder = train_generator(config).folder
     (folder / "eval_main.json").write_text("{}")
-    train_generator(changed(config, seed=5, training__total_steps=2))
+    train_generator(changed(config, seed=5, training__total_steps=2), begin="overwrite")
     assert not (folder / "eval_main.json").exists()
     assert len(metrics(config)) == 2
 
@@ -209,7 +209,8 @@ def test_held_back_tasks_are_never_trained_on(config):
 
 def test_smaller_runs_train_on_a_part_of_the_larger_ones_tasks(config):
     def names(limit):
-        return set(LoRAGenerator.from_pretrained(train_generator(changed(config, training__max_train_tasks=limit)).network).spec.trained_on)
+        run = train_generator(changed(config, training__max_train_tasks=limit, experiment_name=f"of-{limit}"))
+        return set(LoRAGenerator.from_pretrained(run.network).spec.trained_on)
 
     assert names(2) < names(4) < names(None)
 
@@ -265,9 +266,9 @@ def test_resuming_with_another_config_is_refused(config):
     with pytest.raises(Killed):
         train_generator(config, progress=stop_after(3))
     with pytest.raises(InputError, match="was trained with another config"):
-        train_generator(changed(config, training__learning_rate=1e-2), resume=True)
+        train_generator(changed(config, training__learning_rate=1e-2), begin="go_on")
     with pytest.raises(InputError, match=r"holds|config asks|missing"):
-        train_generator(changed(config, generator__size="m"), resume=True)
+        train_generator(changed(config, generator__size="m"), begin="go_on")
 
 
 def test_an_untouched_base(config):
@@ -292,7 +293,7 @@ def test_kill_nine_then_resume(config, tmp_path, seconds_after_first_step):
     time.sleep(seconds_after_first_step)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert same(weights(train_generator(config, resume=True)), weights(whole))
+    assert same(weights(train_generator(config, begin="go_on")), weights(whole))
 
 
 TWO_PROCESSES = """
@@ -327,7 +328,7 @@ def make(device):
 
 said = {"processes": state.num_processes}
 try:
-    result = train(config, make, resume=not fails)
+    result = train(config, make, begin="new" if fails else "resume")
     said |= {"best_step": result.best_step, "weights": hash_tensors(problems[0].network.state_dict())}
 except DivergedError as error:
     said |= {"error": str(error)}
