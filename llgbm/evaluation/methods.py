@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from llgbm.config import LoRAConfig, ZooConfig
 from llgbm.dataset import TokenBatch, concatenate
 from llgbm.errors import InputError
+from llgbm.evaluation.ridge import from_condition, from_read_attributes, from_true_attributes
 from llgbm.evaluation.setting import Question, Setting
 from llgbm.files import hash_json
 from llgbm.lora.factors import LoRAFactors, combine, truncate
@@ -47,6 +48,8 @@ class Method:
     """Whether the seen teachers are part of the method."""
     source: str
     needs_predictor: bool = False
+    needs_attributes: bool = False
+    """Whether it reads the attributes of seen tasks."""
 
 
 def base(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -87,11 +90,9 @@ def nearest_predicted(setting: Setting, questions: Sequence[Question]) -> Attemp
 
 def mean_adapter(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """The mean weight change of all seen teachers, at the teachers' rank; the same for every question."""
-    kept = setting.kept
-    if "mean_adapter" not in kept:
-        pool = setting.pool_factors
-        kept["mean_adapter"] = truncate(combine(pool, [1 / pool.n_adapters] * pool.n_adapters), _rank(pool))
-    return Attempt(kept["mean_adapter"].select([0] * len(questions)), _plain(setting, questions))
+    pool = setting.pool_factors
+    mean = setting.keep("mean_adapter", lambda: truncate(combine(pool, [1 / pool.n_adapters] * pool.n_adapters), _rank(pool)))
+    return Attempt(mean.select([0] * len(questions)), _plain(setting, questions))
 
 
 def merged_topk(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -112,9 +113,23 @@ def nearest_fingerprint(setting: Setting, questions: Sequence[Question]) -> Atte
 
 def multitask_blind(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """One LoRA of the teachers' rank trained on all seen tasks together. Blind: it reads the input alone, so it cannot know the task."""
-    if "multitask_blind" not in setting.kept:
-        setting.kept["multitask_blind"] = _multitask_adapter(setting)
-    return Attempt(setting.kept["multitask_blind"].select([0] * len(questions)), _plain(setting, questions))
+    adapter = setting.keep("multitask_blind", lambda: _multitask_adapter(setting))
+    return Attempt(adapter.select([0] * len(questions)), _plain(setting, questions))
+
+
+def ridge(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """Kernel ridge from the embedded condition to the weight changes of the seen teachers: no network, no gradient step."""
+    return Attempt(from_condition(setting, questions), _plain(setting, questions))
+
+
+def ridge_attributes(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """Two ridges: from the condition to the task's attributes, which it is told of seen tasks, and from these to weight changes."""
+    return Attempt(from_read_attributes(setting, questions), _plain(setting, questions))
+
+
+def ridge_true_attributes(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The second of these ridges with the task's true attributes: an oracle that has nothing to read."""
+    return Attempt(from_true_attributes(setting, questions), _plain(setting, questions))
 
 
 METHODS: dict[str, Method] = {
@@ -129,6 +144,9 @@ METHODS: dict[str, Method] = {
     "merged_predicted": Method(merged_predicted, False, True, True, "LoraHub, arXiv:2307.13269, by predicted fingerprint", True),
     "nearest_fingerprint": Method(nearest_fingerprint, False, False, True, "Delta Activations, arXiv:2509.04442; an upper bound", True),
     "mean_adapter": Method(mean_adapter, False, False, True, "model soups, arXiv:2203.05482, on weight changes"),
+    "ridge": Method(ridge, False, True, True, "kernel ridge regression, doi:10.5555/645527.657464"),
+    "ridge_attributes": Method(ridge_attributes, False, True, True, "the same, twice", needs_attributes=True),
+    "ridge_true_attributes": Method(ridge_true_attributes, False, False, True, "the same; an upper bound", needs_attributes=True),
     "multitask_blind": Method(multitask_blind, False, False, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105"),
 }
 """Every method `evaluate` can score, in the order tables show them."""
@@ -149,7 +167,13 @@ def choose_methods(setting: Setting) -> list[str]:
             raise InputError(f"method {name} needs a generator; give --checkpoint, or leave the method out")
         if METHODS[name].needs_predictor and setting.predictor is None:
             raise InputError(f"method {name} needs a predictor of fingerprints; give --predictor, or leave the method out")
+        if METHODS[name].needs_attributes and not setting.has_attributes:
+            raise InputError(
+                f"method {name} needs the attributes of tasks, and suite {setting.zoo.suite.name} has none; "
+                "add them, or leave the method out"
+            )
     without = {flag for flag in ("generator", "predictor") if getattr(setting, flag) is None}
+    without |= set() if setting.has_attributes else {"attributes"}
     return list(setting.config.methods) or [n for n, m in METHODS.items() if not any(getattr(m, f"needs_{flag}") for flag in without)]
 
 

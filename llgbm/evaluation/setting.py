@@ -1,10 +1,11 @@
 """What an evaluation asks and of whom: a workspace, and the questions of each split."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -80,8 +81,8 @@ class Setting(Workspace):
     """Where methods keep what they trained."""
     teachers: dict[str, Teacher] = field(init=False)
     """By task, of one seed."""
-    kept: dict[str, LoRAFactors] = field(default_factory=dict)
-    """Adapters that answer every question, by method, made once."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What methods made once for all questions."""
 
     def __post_init__(self) -> None:
         seeds = sorted({t.seed for t in self.zoo.teachers})
@@ -91,6 +92,12 @@ class Setting(Workspace):
         if seed not in seeds:
             raise InputError(f"teacher_seed is {seed}, but zoo {self.zoo.folder} has teachers of seeds {', '.join(map(str, seeds))}")
         self.teachers = {t.task: t for t in self.zoo.select(seed=seed)}
+
+    def keep(self, name: str, make: Callable[[], Any]) -> Any:
+        """What stands under a name; made now when nothing does."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        return self.kept[name]
 
     @property
     def pad_token_id(self) -> int:
@@ -126,16 +133,26 @@ class Setting(Workspace):
         """The pool's factors."""
         return self.zoo.factors(self.pool)
 
-    @cached_property
-    def pool_embeddings(self) -> Float[Tensor, "P E"]:
-        """For each teacher of the pool, the mean embedding of the texts that ask for its task, of unit length."""
+    @property
+    def pool_texts(self) -> list[list[str]]:
+        """For each teacher of the pool, the texts that ask for its task in training."""
         kind, _ = self.condition_kind
         texts = []
         for teacher in self.pool:
             task = self.zoo.suite[teacher.task]
             described = () if kind == "prompts" else (task.description, *task.paraphrases)
             texts.append([*described, *(() if kind == "description" else task.prompts)])
-        return self.embed(texts)
+        return texts
+
+    @cached_property
+    def pool_embeddings(self) -> Float[Tensor, "P E"]:
+        """For each teacher of the pool, the mean embedding of the texts that ask for its task, of unit length."""
+        return self.embed(self.pool_texts)
+
+    @property
+    def has_attributes(self) -> bool:
+        """Whether the pool's tasks have attributes."""
+        return any(self.zoo.suite[teacher.task].attributes for teacher in self.pool)
 
     def embed(self, texts: Sequence[Sequence[str]]) -> Float[Tensor, "K E"]:
         """Mean embedding of each list of texts, of unit length."""

@@ -27,7 +27,7 @@ def _leak(name: str, file: str, old: str, new: str, test: str) -> Mutant:
     return Mutant(name, file, old, new, f"{LEAKS}::{test}")
 
 
-SETUP, SETTING, METHODS = "training/setup.py", "evaluation/setting.py", "evaluation/methods.py"
+SETUP, SETTING, METHODS, RIDGE = "training/setup.py", "evaluation/setting.py", "evaluation/methods.py", "evaluation/ridge.py"
 ON_SEEN = "test_training_and_validation_are_on_seen_tasks_and_share_none"
 TRAIN_SIDE = "test_training_and_validation_read_train_examples_of_their_own_tasks"
 TEXTS = "test_no_text_of_an_unseen_wording_or_task_is_read_in_training"
@@ -35,6 +35,7 @@ POOL = "test_the_pool_is_the_seen_teachers_the_generator_trained_on"
 SHOWN = "test_demonstrations_are_train_examples_other_than_the_query"
 LESSON = "test_a_teachers_lesson_is_of_train_examples_and_keeps_its_validation_apart"
 BLIND = "test_the_blind_multitask_lora_learns_from_train_examples_of_the_pool"
+CHOSEN = "test_ridges_know_and_are_chosen_on_tasks_of_the_pool_alone"
 RETRIEVAL = "test_retrieval_never_answers_with_what_an_unseen_teacher_knows"
 
 MUTANTS = (
@@ -161,6 +162,27 @@ MUTANTS = (
         "return Attempt(setting.pool_factors.select(similarities.argmax(1)), _plain(setting, questions))",
         "return teacher(setting, questions)",
         RETRIEVAL,
+    ),
+    _leak(
+        "ridge fitted on all teachers",
+        RIDGE,
+        "Blender(pool), max(",
+        "Blender(setting.zoo.factors([*setting.teachers.values()][-pool.n_adapters :])), max(",
+        RETRIEVAL,
+    ),
+    _leak(
+        "ridge strength chosen on unseen tasks",
+        RIDGE,
+        "chosen_on = [tasks[k] for held in held_out for k in held]",
+        'chosen_on = [task for task in setting.zoo.suite if task.split == "unseen_combination"][:1] * sum(map(len, held_out))',
+        CHOSEN,
+    ),
+    _leak(
+        "ridge strength chosen on test examples",
+        RIDGE,
+        'framing.of_task(task, "train")[:VALIDATION_EXAMPLES]',
+        'framing.of_task(task, "test")[:VALIDATION_EXAMPLES]',
+        "test_ridges_are_judged_on_train_examples",
     ),
     _leak(
         "multi-task LoRA trained on unseen tasks",

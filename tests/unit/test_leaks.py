@@ -18,6 +18,7 @@ from llgbm.evaluation.composition_eval import CompositionEvaluator
 from llgbm.evaluation.methods import METHODS, _multitask_lesson
 from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate, run_evaluation
+from llgbm.matching import score_answers
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.training import setup as training_setup
@@ -168,7 +169,7 @@ def test_the_pool_is_the_seen_teachers_the_generator_trained_on(config: Experime
     assert {teacher.task for teacher in asked.pool} == set(asked.generator.spec.trained_on) < names_of(config, "seen")
 
 
-@pytest.mark.parametrize("method", ["nearest", "merged_topk", "mean_adapter"])
+@pytest.mark.parametrize("method", ["nearest", "merged_topk", "mean_adapter", "ridge", "ridge_attributes", "ridge_true_attributes"])
 def test_retrieval_never_answers_with_what_an_unseen_teacher_knows(config: ExperimentConfig, tmp_path: Path, method: str) -> None:
     """Zeroing every unseen teacher changes nothing."""
     shutil.copytree(Path(config.checkpoint_folder).parent, tmp_path / "world")
@@ -183,6 +184,31 @@ def test_retrieval_never_answers_with_what_an_unseen_teacher_knows(config: Exper
         answers.append(factors)
     assert all(torch.equal(a, answers[1].a[name]) for name, a in answers[0].a.items())
     assert all(torch.equal(b, answers[1].b[name]) for name, b in answers[0].b.items())
+
+
+@pytest.mark.parametrize("name", ["ridge", "attribute_writer"])
+def test_ridges_know_and_are_chosen_on_tasks_of_the_pool_alone(config: ExperimentConfig, asked: Setting, name: str) -> None:
+    METHODS["ridge"].attempt(asked, asked.questions("unseen_combination"))
+    METHODS["ridge_attributes"].attempt(asked, asked.questions("unseen_combination"))
+    trained = set(asked.generator.spec.trained_on)
+    assert set(asked.kept[name].fitted_on) == trained
+    assert set(asked.kept[name].chosen_on) <= trained
+    assert set(asked.kept["attribute_reader"].chosen_on) == trained
+
+
+def test_ridges_are_judged_on_train_examples(asked: Setting, monkeypatch) -> None:
+    suite, shown = asked.zoo.suite, set()
+
+    def recording(functional, factors, batches, framing):
+        for batch in batches:
+            shown.update(flat(inputs_of(batch, suite, asked.base.tokenizer)))
+        return score_answers(functional, factors, batches, framing)
+
+    monkeypatch.setattr("llgbm.evaluation.ridge.score_answers", recording)
+    asked.kept.pop("ridge", None)
+    METHODS["ridge"].attempt(asked, asked.questions("unseen_combination"))
+    assert shown
+    assert shown <= of_tasks([suite[teacher.task] for teacher in asked.pool], "train")
 
 
 def test_demonstrations_are_train_examples_other_than_the_query(asked: Setting) -> None:

@@ -25,7 +25,7 @@ from llgbm.zoo.folder import TeacherZoo
 UNTRAINED = ("base", "few_shot", "teacher", "generated", "shuffled_condition", "nearest", "merged_topk", "mean_adapter")
 ALONE = EvaluationConfig(methods=("base", "teacher", "nearest"))
 
-WITHOUT_PREDICTOR = {name for name, method in METHODS.items() if not method.needs_predictor}
+POSSIBLE = {name for name, method in METHODS.items() if not (method.needs_predictor or method.needs_attributes)}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_document_has_the_stated_form(document):
     assert {"splits", "tasks", "base", "config_hash"} <= document.keys()
     assert list(document["splits"]) == ["seen", "unseen_combination", "unseen_wording", "mixture"]
     for methods in document["splits"].values():
-        assert set(methods) == {name for name, method in METHODS.items() if not method.needs_predictor}
+        assert set(methods) == POSSIBLE
         for summary in methods.values():
             assert set(summary) == {"exact_match", "exact_match_stderr", "nll", "gain_recovered", "n_tasks", "n_examples", "low", "high"}
     json.dumps(document, allow_nan=False)
@@ -108,7 +108,7 @@ def test_task_rows_add_up_to_the_split(document):
 
 def test_comparisons_are_paired_and_corrected_within_a_split(document):
     rows = [row for row in document["comparisons"] if row["split"] == "seen"]
-    assert {row["other"] for row in rows} == WITHOUT_PREDICTOR - {"generated"}
+    assert {row["other"] for row in rows} == POSSIBLE - {"generated"}
     to = {row["other"]: row for row in rows}
     assert to["base"]["difference"] == to["base"]["low"] == to["base"]["high"] == 1.0
     assert to["base"]["p_value"] is to["base"]["p_holm"] is None  # of three tasks nothing can be certain
@@ -179,7 +179,7 @@ def test_scores_kept_for_other_choices_are_not_used(zoo_folder, tmp_path):
 
 def test_without_a_generator_its_methods_are_left_out(zoo_folder):
     evaluation = evaluate(None, zoo_folder, EvaluationConfig(splits=("seen",)))
-    assert set(evaluation.scores["seen"]) == WITHOUT_PREDICTOR - {"generated", "shuffled_condition"}
+    assert set(evaluation.scores["seen"]) == POSSIBLE - {"generated", "shuffled_condition"}
     assert evaluation.to_json()["comparisons"] == []
     assert len(evaluation.questions["seen"]) == 4
 

@@ -1,0 +1,179 @@
+"""Controls without a gradient step: ridge regression from what is asked to the seen teachers' weight changes.
+
+An answer is a weighted sum of the pool's weight changes, cut to the teachers' rank. Kernel and strength are chosen on tasks of the
+pool that are held out in turn, by what their predicted adapters do on train examples.
+
+Letters: P teachers in the pool, n rows (texts or tasks), E their width, Q questions.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from llgbm.evaluation.kernel_ridge import KERNELS, KernelRidge, folds, known_without
+from llgbm.evaluation.setting import Question, Setting
+from llgbm.lora.blend import Blender
+from llgbm.lora.factors import LoRAFactors
+from llgbm.matching import score_answers
+from llgbm.zoo.suite import Task
+
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
+TEXTS, TEXTS_IN_CHOICE = 32, 8
+"""Most texts per task that a ridge knows, in the end and while kernel and strength are chosen."""
+VALIDATION_TASKS, VALIDATION_EXAMPLES = 30, 8
+"""Tasks of the pool that are held out, in turn, and train examples of each that judge a choice."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known: rows, the teacher each belongs to, and for each teacher the row that asks for it when it is held out."""
+
+    known: Float[Tensor, "n E"]
+    owners: Int[Tensor, " n"]
+    asking: Float[Tensor, "P E"]
+
+    def ridge(self, kernel: str, strength: float, held: Sequence[int] = ()) -> KernelRidge:
+        """From a row to the weights of the teachers; those held out have weight 0."""
+        kept = known_without(self.owners, held)
+        weights = F.one_hot(self.owners[kept], len(self.asking)).double()
+        return KernelRidge(self.known[kept], weights, kernel, strength)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A ridge from rows to teachers' weights, and how it was chosen."""
+
+    ridge: KernelRidge
+    blender: Blender
+    rank: int
+    kernel: str
+    strength: float
+    fitted_on: tuple[str, ...]
+    """Tasks whose teachers it sums."""
+    chosen_on: tuple[str, ...]
+    """Tasks whose train examples chose kernel and strength."""
+
+    def write(self, weights: Float[Tensor, "Q P"]) -> LoRAFactors:
+        """The adapters."""
+        return self.blender.blend(weights.float(), self.rank)
+
+
+def from_condition(setting: Setting, questions: Sequence[Question]) -> LoRAFactors:
+    """Adapters from the embedded texts of each question, whose predictions are averaged."""
+    fitted: Fitted = setting.keep("ridge", lambda: _fit(setting, _text_rows(setting, TEXTS), _text_rows(setting, TEXTS_IN_CHOICE)))
+    texts = [question.texts(*setting.condition_kind) for question in questions]
+    weights = fitted.ridge(setting.encoder.embed([text for group in texts for text in group]))
+    return fitted.write(torch.stack([part.mean(0) for part in weights.split([len(group) for group in texts])]))
+
+
+def from_true_attributes(setting: Setting, questions: Sequence[Question]) -> LoRAFactors:
+    """Adapters from the tasks' own attributes."""
+    return _from_attributes(setting, [question.task.attributes for question in questions])
+
+
+def from_read_attributes(setting: Setting, questions: Sequence[Question]) -> LoRAFactors:
+    """Adapters from attributes that are read from each question's texts."""
+    reader: AttributeReader = setting.keep("attribute_reader", lambda: AttributeReader(setting))
+    return _from_attributes(setting, [reader.read(question.texts(*setting.condition_kind)) for question in questions])
+
+
+class AttributeReader:
+    """Quadratic kernel ridge from a text to one number per level of each attribute; the largest is what it says."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.encoder = setting.encoder
+        tasks = pool_tasks(setting)
+        self.levels = _levels(tasks)
+        labels = _one_hot([task.attributes for task in tasks], self.levels)
+        few, rows = _text_rows(setting, TEXTS_IN_CHOICE), _text_rows(setting, TEXTS)
+        self.chosen_on = tuple(tasks[k].name for fold in folds(len(tasks), len(tasks)) for k in fold)
+        self.strength = max(STRENGTHS, key=lambda strength: self._right(few, labels, strength))
+        self.ridge = KernelRidge(rows.known, labels[rows.owners], "quadratic", self.strength)
+
+    def read(self, texts: Sequence[str]) -> dict[str, str]:
+        """The level of each attribute that the texts together say."""
+        return self._said(self.ridge(self.encoder.embed(texts)).mean(0))
+
+    def _said(self, numbers: Float[Tensor, " F"]) -> dict[str, str]:
+        parts = numbers.split([len(levels) for levels in self.levels.values()])
+        return {name: levels[int(part.argmax())] for (name, levels), part in zip(self.levels.items(), parts, strict=True)}
+
+    def _right(self, rows: Rows, labels: Float[Tensor, "P F"], strength: float) -> int:
+        """How many levels of tasks held out are read right."""
+        right = 0
+        for held in folds(len(labels), len(labels)):
+            kept = known_without(rows.owners, held)
+            said = KernelRidge(rows.known[kept], labels[rows.owners[kept]], "quadratic", strength)(rows.asking[held])
+            right += sum(len(self._said(one).items() & self._said(true).items()) for one, true in zip(said, labels[held], strict=True))
+        return right
+
+
+def _from_attributes(setting: Setting, attributes: Sequence[dict[str, str]]) -> LoRAFactors:
+    tasks = pool_tasks(setting)
+    levels = _levels(tasks)
+
+    def fit() -> Fitted:
+        rows = _one_hot([task.attributes for task in tasks], levels)
+        known = Rows(rows, torch.arange(len(rows)), rows)
+        return _fit(setting, known, known)
+
+    fitted: Fitted = setting.keep("attribute_writer", fit)
+    return fitted.write(fitted.ridge(_one_hot(attributes, levels)))
+
+
+def _fit(setting: Setting, rows: Rows, few: Rows) -> Fitted:
+    """Choose kernel and strength on tasks held out, then fit on all of the pool."""
+    tasks, pool = pool_tasks(setting), setting.pool_factors
+    blender, rank = Blender(pool), max(max(ranks) for ranks in pool.ranks.values())
+    held_out = folds(len(tasks), VALIDATION_TASKS)
+
+    def judged(choice: tuple[str, float]) -> tuple[float, float]:
+        weights = torch.cat([few.ridge(*choice, held=held)(few.asking[held]) for held in held_out])
+        return _behavior(setting, blender.blend(weights.float(), rank), chosen_on)
+
+    chosen_on = [tasks[k] for held in held_out for k in held]
+    kernel, strength = max(itertools.product(KERNELS, STRENGTHS), key=judged)
+    names = tuple(task.name for task in tasks), tuple(task.name for task in chosen_on)
+    return Fitted(rows.ridge(kernel, strength), blender, rank, kernel, strength, *names)
+
+
+def _behavior(setting: Setting, factors: LoRAFactors, tasks: Sequence[Task]) -> tuple[float, float]:
+    """Mean exact match and mean log-likelihood of adapters on train examples of their tasks; higher is better."""
+    framing = setting.framing
+    batches = [framing.batch(framing.of_task(task, "train")[:VALIDATION_EXAMPLES]) for task in tasks]
+    scores = score_answers(setting.functional, factors, batches, framing)
+    return sum(score.exact_match for score in scores) / len(scores), -sum(score.nll for score in scores) / len(scores)
+
+
+def pool_tasks(setting: Setting) -> list[Task]:
+    """The tasks of the pool's teachers."""
+    return [setting.zoo.suite[teacher.task] for teacher in setting.pool]
+
+
+def _text_rows(setting: Setting, most: int) -> Rows:
+    """The embedded texts that ask for the pool's tasks, evenly spread over each task's; the first asks when it is held out."""
+    texts = [[group[i * len(group) // n] for i in range(n)] for group in setting.pool_texts for n in [min(most, len(group))]]
+    counts = torch.tensor([len(group) for group in texts])
+    known = setting.encoder.embed([text for group in texts for text in group])
+    return Rows(known, torch.arange(len(texts)).repeat_interleave(counts), known[counts.cumsum(0) - counts])
+
+
+def _levels(tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """Attribute -> its levels among the tasks."""
+    found: dict[str, dict[str, Any]] = {}
+    for task in tasks:
+        for name, level in task.attributes.items():
+            found.setdefault(name, {})[level] = None
+    return {name: list(levels) for name, levels in found.items()}
+
+
+def _one_hot(attributes: Sequence[dict[str, str]], levels: dict[str, list[str]]) -> Float[Tensor, "n F"]:
+    """One row per task; an attribute that a task lacks, or whose level no task of the pool has, is zero."""
+    rows = [[float(of_task.get(name) == level) for name, known in levels.items() for level in known] for of_task in attributes]
+    return torch.tensor(rows)
