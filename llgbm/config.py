@@ -190,6 +190,10 @@ class TrainingConfig:
     """Adapters generated per step."""
     examples_per_task: Integer = Field(default=4, ge=1)
     """Examples of each task per step, for terms that need responses."""
+    augment: Number = Field(default=0.0, ge=0, le=1)
+    """Share of the texts that training reads with typos, chatter around the request, or without capitals and punctuation."""
+    word_dropout: Number = Field(default=0.0, ge=0, lt=1)
+    """Share of a condition's vectors (words, tokens) that training leaves out, drawn anew in every step."""
     train_examples: Integer = Field(default=64, ge=1)
     """Examples of each task the objective draws from; teachers' predictions on them are computed once."""
     kl_top_k: Integer = Field(default=0, ge=0)

@@ -200,7 +200,11 @@ def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
 
 
 def encode_cached(encoder: TextEncoder, texts: Sequence[str], folder: str | Path) -> dict[str, Float[Tensor, "_ E"]]:
-    """Encode each distinct text once, and keep all vectors in `folder` under the hash of encoder and texts."""
+    """Encode each distinct text once, and keep all vectors in `folder` under the hash of encoder and texts.
+
+    Returns:
+        The vectors of each text, in float16 where that loses nothing.
+    """
     distinct = sorted(set(texts))
     path = Path(folder) / f"{hash_json([encoder.content_id, distinct])[:32]}.safetensors"
     if not path.is_file():
@@ -209,7 +213,7 @@ def encode_cached(encoder: TextEncoder, texts: Sequence[str], folder: str | Path
         kept = short if torch.equal(short.float(), exact) else exact
         write_bytes(path, save({"embeddings": kept, "counts": torch.tensor([len(row) for row in rows])}))
     table = load_file(path)
-    return dict(zip(distinct, table["embeddings"].float().split(table["counts"].tolist()), strict=True))
+    return dict(zip(distinct, table["embeddings"].split(table["counts"].tolist()), strict=True))
 
 
 def _build_hashing(source: str, base: Base | None) -> TextEncoder:

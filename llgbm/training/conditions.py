@@ -10,15 +10,38 @@ from torch import Tensor
 from llgbm.errors import InputError
 from llgbm.models.encoder import TextEncoder, encode_cached
 from llgbm.models.reader import pad_sets
+from llgbm.training.augment import altered
 from llgbm.zoo.suite import Task
 
 CONDITIONS = ("description", "prompts", "both")
+COPIES = 2
+"""Alterations of each text, embedded once like the texts themselves; steps draw from them."""
 
 
 class ConditionTable:
-    """Embeddings of the tasks' descriptions, paraphrases and prompts, and how a condition is drawn from them."""
+    """Embeddings of the tasks' descriptions, paraphrases and prompts, and how a condition is drawn from them.
 
-    def __init__(self, tasks: Sequence[Task], encoder: TextEncoder, condition: str, max_prompts: int, cache_folder: str) -> None:
+    Args:
+        tasks: Whose texts.
+        encoder: What embeds them.
+        cache_folder: Holds the embeddings.
+        condition: One of CONDITIONS.
+        max_prompts: Most prompts of one condition.
+        augment: Share of the drawn texts that come altered (see `augment.altered`).
+        word_dropout: Share of a drawn condition's vectors that are left out.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        encoder: TextEncoder,
+        cache_folder: str,
+        *,
+        condition: str,
+        max_prompts: int,
+        augment: float = 0.0,
+        word_dropout: float = 0.0,
+    ) -> None:
         if condition not in CONDITIONS:
             raise InputError(f"generator.condition {condition!r} is unknown; choose one of {', '.join(CONDITIONS)}")
         if max_prompts < 1:
@@ -26,7 +49,7 @@ class ConditionTable:
         bare = next((task.name for task in tasks if condition != "description" and not task.prompts), None)
         if bare is not None:
             raise InputError(f"task {bare} has no prompts; add some to the suite, or set generator.condition to description")
-        self.condition, self.max_prompts = condition, max_prompts
+        self.condition, self.max_prompts, self.augment, self.word_dropout = condition, max_prompts, augment, word_dropout
         self._texts = {
             task.name: (
                 (task.description, *task.paraphrases) if condition != "prompts" else (),
@@ -35,11 +58,14 @@ class ConditionTable:
             for task in tasks
         }
         flat = [text for texts in self._texts.values() for shown in texts for text in shown]
-        self._rows = encode_cached(encoder, flat, cache_folder)
+        self._altered = {text: [altered(text, str(copy)) for copy in range(COPIES)] for text in (flat if augment else ())}
+        self._rows = encode_cached(encoder, [*flat, *(text for copies in self._altered.values() for text in copies)], cache_folder)
 
     def draw(self, names: Sequence[str], seeds: Sequence[str]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
         """A random paraphrase, or a random subset of prompts, or (condition `both`) either or both of them."""
-        return self._stack([self._draw_texts(name, random.Random(seed)) for name, seed in zip(names, seeds, strict=True)])
+        rngs = [random.Random(seed) for seed in seeds]
+        drawn = [self._draw_texts(name, rng) for name, rng in zip(names, rngs, strict=True)]
+        return pad_sets([self._thinned(self._vectors(texts), rng) for texts, rng in zip(drawn, rngs, strict=True)])
 
     def fixed(self, names: Sequence[str], wording: int = 0) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
         """One of the descriptions, `max_prompts` of the prompts, or both: what validation reads. `wording` counts through them."""
@@ -49,7 +75,7 @@ class ConditionTable:
             start = wording * self.max_prompts % max(1, len(prompts))
             shown = prompts[start : start + self.max_prompts]
             texts.append([*([described[wording % len(described)]] if described else []), *shown])
-        return self._stack(texts)
+        return pad_sets([self._vectors(group) for group in texts])
 
     def _draw_texts(self, name: str, rng: random.Random) -> list[str]:
         described, prompts = self._texts[name]
@@ -57,7 +83,14 @@ class ConditionTable:
         texts = [] if kind == "prompts" else [rng.choice(described)]
         if kind != "description":
             texts += rng.sample(prompts, rng.randint(1, min(self.max_prompts, len(prompts))))
-        return texts
+        return [rng.choice(self._altered[text]) if rng.random() < self.augment else text for text in texts]
 
-    def _stack(self, texts: list[list[str]]) -> tuple[Tensor, Tensor]:
-        return pad_sets([torch.cat([self._rows[text] for text in group]) for group in texts])
+    def _vectors(self, texts: Sequence[str]) -> Float[Tensor, "N E"]:
+        return torch.cat([self._rows[text] for text in texts]).float()
+
+    def _thinned(self, vectors: Float[Tensor, "N E"], rng: random.Random) -> Float[Tensor, "n E"]:
+        """Without some of the vectors; one stays at least."""
+        if not self.word_dropout:
+            return vectors
+        kept = [i for i in range(len(vectors)) if rng.random() >= self.word_dropout]
+        return vectors[kept or [rng.randrange(len(vectors))]]

@@ -71,9 +71,15 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
     chosen, held_back = split_teachers(zoo, config)
     encoder = build_encoder(config.generator.encoder, base)
     tasks = {t.task: zoo.suite[t.task] for t in (*chosen, *held_back)}
-    generator = config.generator
-    cache = Path(config.output_dir) / "embeddings"
-    conditions = ConditionTable(list(tasks.values()), encoder, generator.condition, generator.max_prompts, str(cache))
+    conditions = ConditionTable(
+        list(tasks.values()),
+        encoder,
+        str(Path(config.output_dir) / "embeddings"),
+        condition=config.generator.condition,
+        max_prompts=config.generator.max_prompts,
+        augment=config.training.augment,
+        word_dropout=config.training.word_dropout,
+    )
     cache_gb = config.training.teacher_cache_gb
     train = _teacher_set(zoo, base, chosen, config.training.train_examples, cache_gb)
     validation = _teacher_set(zoo, base, held_back, VALIDATION_EXAMPLES, cache_gb) if held_back else None

@@ -18,8 +18,8 @@ TASKS = [
 ]
 
 
-def table(tmp_path, condition: str, max_prompts: int = 8) -> ConditionTable:
-    return ConditionTable(TASKS, HashingEncoder(64), condition, max_prompts, str(tmp_path))
+def table(tmp_path, condition: str, max_prompts: int = 8, **alterations: float) -> ConditionTable:
+    return ConditionTable(TASKS, HashingEncoder(64), str(tmp_path), condition=condition, max_prompts=max_prompts, **alterations)
 
 
 def test_a_description_is_one_of_the_paraphrases(tmp_path):
@@ -50,13 +50,36 @@ def test_the_same_seed_draws_the_same(tmp_path):
     assert torch.equal(conditions.draw(["a", "b"], ["1", "2"])[0], conditions.draw(["a", "b"], ["1", "2"])[0])
 
 
+def test_some_texts_come_altered_the_same_for_the_same_seed(tmp_path):
+    plain, all_altered = table(tmp_path, "description"), table(tmp_path, "description", augment=1.0)
+    half = table(tmp_path, "description", augment=0.5)
+    seeds = [str(i) for i in range(20)]
+    own, others = plain.fixed(["b"])[0], all_altered.draw(["b"] * 20, seeds)
+    rows = [embeddings[mask] for embeddings, mask in zip(*others, strict=True)]
+    assert not any(torch.equal(row, own[0]) for row in rows)
+    found = [torch.equal(half.draw(["b"], [seed])[0], own) for seed in seeds]
+    assert 0 < sum(found) < 20
+    assert torch.equal(all_altered.draw(["b"] * 20, seeds)[0], others[0])
+    assert torch.equal(all_altered.fixed(["b"])[0], own)
+
+
+def test_words_are_left_out_but_one_stays(tmp_path):
+    conditions, seeds = table(tmp_path, "prompts", word_dropout=0.6), [str(i) for i in range(40)]
+    sizes = [int(conditions.draw(["a"], [seed])[1].sum()) for seed in seeds]
+    assert set(sizes) == {1, 2, 3}
+    assert sizes == [int(conditions.draw(["a"], [seed])[1].sum()) for seed in seeds]
+    everything = sum(int(table(tmp_path, "prompts").draw(["a"], [seed])[1].sum()) for seed in seeds)
+    assert sum(sizes) < 0.75 * everything
+    assert int(conditions.fixed(["a"])[1].sum()) == 3
+
+
 def test_faulty_conditions_are_named(tmp_path):
     with pytest.raises(InputError, match=r"generator\.condition 'image' is unknown"):
         table(tmp_path, "image")
     with pytest.raises(InputError, match=r"generator\.max_prompts is 0"):
         table(tmp_path, "prompts", max_prompts=0)
     with pytest.raises(InputError, match="task c has no prompts"):
-        ConditionTable([Task("c", "d", "seen", "x")], HashingEncoder(64), "prompts", 8, str(tmp_path))
+        ConditionTable([Task("c", "d", "seen", "x")], HashingEncoder(64), str(tmp_path), condition="prompts", max_prompts=8)
 
 
 def test_plans_visit_every_teacher_once_per_epoch():
