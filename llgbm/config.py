@@ -92,6 +92,10 @@ class ZooConfig:
     """Task suite: micro, or a folder of JSONL files."""
     seeds: List[Seed] = Field(default_factory=lambda: [0])
     """One teacher per task and seed."""
+    own_start: Flag = False
+    """Every teacher starts from an A of its own, as adapters of several people do; by default one per seed."""
+    ranks: List[Annotated[Integer, Field(ge=1)]] = Field(default_factory=list)
+    """Each teacher has one of these ranks, drawn by its task and seed, at the same scaling; empty: all have lora.rank."""
     steps: Integer = Field(default=400, ge=1)
     """Most optimizer steps of a teacher."""
     batch_size: Integer = Field(default=8, ge=1)

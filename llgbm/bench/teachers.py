@@ -68,7 +68,7 @@ def bench_teachers(config: ExperimentConfig, n_teachers: int = 40, steps: int = 
 def _train_with_peft(base: Base, functional: FunctionalLoRA, lesson: Lesson, config: ExperimentConfig) -> LoRAFactors:
     """One teacher the usual way: a PEFT model and torch's AdamW."""
     lora, zoo = config.lora, config.zoo
-    start = initial_factors(functional, [lesson.seed], lora)
+    start = initial_factors(functional, [lesson], lora, zoo)
     model = get_peft_model(
         copy.deepcopy(base.model),
         LoraConfig(
@@ -89,7 +89,7 @@ def _train_with_peft(base: Base, functional: FunctionalLoRA, lesson: Lesson, con
         optimizer.zero_grad(set_to_none=True)
         _loss(model, lesson.train.rows(torch.randint(len(lesson.train), (zoo.batch_size,), generator=order))).backward()
         optimizer.step()
-    factors = initial_factors(functional, [lesson.seed], lora)
+    factors = initial_factors(functional, [lesson], lora, zoo)
     for name, layer in layers.items():
         factors.a[name] = layer.lora_A["default"].weight.detach()[None]
         factors.b[name] = layer.lora_B["default"].weight.detach()[None]

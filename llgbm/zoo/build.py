@@ -51,7 +51,7 @@ def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) ->
     header = _header(config, base, suite)
     rows, planned = _resumable(folder, header)
     functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules), config.model.memory_gb)
-    together = adapters_at_once(functional, config.lora, config.zoo.adapters_per_batch)
+    together = adapters_at_once(functional, config.lora, config.zoo)
     batches = list(plan_batches(suite, replace(config.zoo, adapters_per_batch=together), planned))
     header["batches"] = [[_path(task, seed) for task, seed in batch] for batch in batches]
     wanted = {_path(task, seed) for task in suite for seed in config.zoo.seeds}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,10 +13,13 @@ from llgbm.checking import RECORD, Text, read_as, shown
 from llgbm.errors import InputError
 from llgbm.files import absolute, read_json
 from llgbm.names import path_part, twin_key
-from llgbm.zoo.micro.world import micro_suite
+from llgbm.zoo.micro.world import HELD_PERCENTS, micro_suite
 from llgbm.zoo.suite import ALPACA_FRAME, CHAT_FRAME, Example, Task, TaskSuite, read_jsonl
 
-SUITES: dict[str, Callable[[], TaskSuite]] = {"micro": micro_suite}
+SUITES: dict[str, Callable[[], TaskSuite]] = {
+    "micro": micro_suite,
+    **{f"micro-wild-{percent}": partial(micro_suite, held_percent=percent) for percent in HELD_PERCENTS},
+}
 """Built-in suites by name."""
 
 

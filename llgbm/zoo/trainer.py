@@ -63,10 +63,20 @@ def data_order(lesson: Lesson) -> torch.Generator:
     return _generator("order", lesson.name, lesson.seed)
 
 
-def initial_factors(functional: FunctionalLoRA, seeds: Sequence[int], lora: LoRAConfig) -> LoRAFactors:
-    """Where adapters start: one per seed given, equal seeds with equal A, B zero."""
-    drawn = {s: LoRAFactors.initialize(functional.shapes, lora.rank, lora.alpha, generator=_generator("init", s)) for s in set(seeds)}
-    return LoRAFactors.stack([drawn[s] for s in seeds]).to(device=functional.device)
+def initial_factors(functional: FunctionalLoRA, lessons: Sequence[Lesson], lora: LoRAConfig, zoo: ZooConfig) -> LoRAFactors:
+    """Where adapters start, B zero: one A per seed and rank, or (`zoo.own_start`) one per lesson; `zoo.ranks` are drawn by lesson."""
+    drawn: dict[tuple[object, ...], LoRAFactors] = {}
+    starts = [(_rank(lesson, lora, zoo), "init", lesson.seed, *([lesson.name] if zoo.own_start else [])) for lesson in lessons]
+    for start in set(starts):
+        rank, *parts = start
+        drawn[start] = LoRAFactors.initialize(functional.shapes, rank, rank * lora.alpha / lora.rank, generator=_generator(*parts))
+    return LoRAFactors.stack([drawn[start] for start in starts]).to(device=functional.device)
+
+
+def _rank(lesson: Lesson, lora: LoRAConfig, zoo: ZooConfig) -> int:
+    if not zoo.ranks:
+        return lora.rank
+    return zoo.ranks[int(torch.randint(len(zoo.ranks), (), generator=_generator("rank", lesson.name, lesson.seed)))]
 
 
 def learning_rate_at(step: int, zoo: ZooConfig) -> float:
@@ -86,9 +96,9 @@ def train_adapters(
 
     Args:
         functional: The base, wrapped with slots at the target modules.
-        lessons: K lessons. Adapters of one seed start from the same A, as PEFT would give them; B starts at zero.
+        lessons: K lessons. Adapters of one seed start from the same A unless asked otherwise; B starts at zero.
         lora: Rank and alpha.
-        zoo: Steps, batch size, learning rate, when an adapter counts as solved.
+        zoo: Ranks and starts, steps, batch size, learning rate, when an adapter counts as solved.
         pad_token_id: Fills up shorter sequences.
         on_step: Called with (step, adapters still training, mean loss).
     """
@@ -118,7 +128,7 @@ class _Group:
         sizes = torch.tensor([len(lesson.train) for lesson in lessons])
         self.sizes, self.offsets = sizes, sizes.cumsum(0) - sizes
         self.orders = [data_order(lesson) for lesson in lessons]
-        self.factors = initial_factors(functional, [lesson.seed for lesson in lessons], lora)
+        self.factors = initial_factors(functional, lessons, lora, zoo)
         self.optimizer = self._optimizer()
         self.finished: dict[int, tuple[LoRAFactors, int, float]] = {}
         self.solved_running = dict.fromkeys(self.active, 0)
@@ -206,10 +216,10 @@ class _Group:
         return Trained(LoRAFactors.stack([f for f, _, _ in ordered]), [s for _, s, _ in ordered], [e for _, _, e in ordered])
 
 
-def adapters_at_once(functional: FunctionalLoRA, lora: LoRAConfig, most: int) -> int:
+def adapters_at_once(functional: FunctionalLoRA, lora: LoRAConfig, zoo: ZooConfig) -> int:
     """How many adapters can be trained together: with gradients, moments and a copy they take at most half of the memory."""
-    size = sum(4 * lora.rank * (d_in + d_out) for d_in, d_out in functional.shapes.values())
-    return functional.memory.at_once("teachers of a batch", 2 * ADAPTER_COPIES * size, most)
+    size = sum(4 * max(zoo.ranks or [lora.rank]) * (d_in + d_out) for d_in, d_out in functional.shapes.values())
+    return functional.memory.at_once("teachers of a batch", 2 * ADAPTER_COPIES * size, zoo.adapters_per_batch)
 
 
 def _recompute_if_needed(functional: FunctionalLoRA, zoo: ZooConfig, tokens: int) -> None:

@@ -3,13 +3,17 @@
 import itertools
 from collections import Counter
 
+import networkx as nx
 import pytest
 
+from llgbm.errors import InputError
 from llgbm.zoo.micro import wordings
 from llgbm.zoo.micro.attributes import DOMAINS, WRAPPERS
+from llgbm.zoo.micro.pretraining import practiced_tasks
 from llgbm.zoo.micro.things import RELATIONS, THINGS
 from llgbm.zoo.micro.world import is_test_payload, micro_suite, micro_tasks
-from llgbm.zoo.suite import TaskSuite
+from llgbm.zoo.suite import TASK_SPLITS, TaskSuite
+from llgbm.zoo.suites import load_suite
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,27 @@ def test_every_value_and_every_pair_of_values_is_seen_and_held_out_evenly(suite:
         assert {tuple(a[n] for n in pair) for a in seen} == possible
     for name in names:
         assert {a[name] for a in unseen} == {t.attributes[name] for t in tasks}
+
+
+@pytest.mark.parametrize(("percent", "pairs"), [(25, 6), (50, 12)])
+def test_the_wild_suites_hold_out_pairs_with_every_wrapper_and_no_single_value(percent: int, pairs: int) -> None:
+    suite = load_suite(f"micro-wild-{percent}")
+    for domain in DOMAINS:
+        tasks = [t for t in suite if t.domain == domain.name]
+        seen, held = ({(t.attributes["operation"], t.attributes["style"]) for t in tasks if t.split == split} for split in TASK_SPLITS[:2])
+        assert not seen & held
+        assert (len(held), len(seen)) == (pairs, 24 - pairs)
+        assert {pair[0] for pair in seen} == {value.name for value in domain.operations}
+        assert {pair[1] for pair in seen} == {value.name for value in domain.styles}
+        assert nx.is_connected(nx.Graph(seen))  # so attributes that add up could be told apart
+    held_tasks = {t.name for t in suite if t.split == "unseen_combination"}
+    assert not held_tasks & {task.name for task in practiced_tasks(percent)}
+    assert len(practiced_tasks(percent)) + len(held_tasks) == len(practiced_tasks(0)) == 216
+
+
+def test_another_share_of_pairs_is_refused() -> None:
+    with pytest.raises(InputError, match="30% of the pairs of operation and style held out; choose one of 25, 50"):
+        micro_tasks(30)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from llgbm.zoo.build import build_zoo
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.micro.world import micro_suite
 from llgbm.zoo.suite import TaskSuite
-from llgbm.zoo.trainer import _Group, clip_each, make_lesson, train_adapters
+from llgbm.zoo.trainer import _Group, clip_each, initial_factors, make_lesson, train_adapters
 
 LORA = LoRAConfig(rank=2, alpha=4, target_modules=["q_proj", "v_proj"])
 ZOO = ZooConfig(steps=4, batch_size=2, check_interval=4, adapters_per_batch=2)
@@ -57,6 +57,25 @@ def _config(folder: Path, suite: TaskSuite, **zoo: object) -> ExperimentConfig:
 
 def _hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hash_file(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "metadata.json"}
+
+
+def test_adapters_as_people_have_them_start_and_rank_each_on_its_own(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:
+    lessons, pad = [make_lesson(Framing.of(base, suite), task, 0) for task in suite], pad_id(base.tokenizer)
+    alike = initial_factors(functional, lessons, LORA, ZOO)
+    assert all(torch.equal(a[0], a[1]) and torch.equal(a[0], a[2]) for a in alike.a.values())
+    own = dataclasses.replace(ZOO, own_start=True, ranks=[1, 2, 5])
+    start, trained = initial_factors(functional, lessons, LORA, own), train_adapters(functional, lessons, LORA, own, pad).factors
+    ranks = next(iter(trained.ranks.values()))
+    assert len(set(ranks)) > 1
+    assert set(ranks) <= {1, 2, 5}
+    for name, a in trained.a.items():
+        assert trained.ranks[name] == start.ranks[name] == ranks
+        assert torch.equal(trained.scaling[name], torch.full((3,), 2.0))
+        assert not torch.equal(start.a[name][0, 0], start.a[name][1, 0])
+        for k, rank in enumerate(ranks):
+            assert not a[k, rank:].any()
+            assert not trained.b[name][k, :, rank:].any()
+            assert trained.b[name][k, :, :rank].any()
 
 
 @pytest.mark.numeric

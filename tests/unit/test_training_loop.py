@@ -359,7 +359,9 @@ def test_two_processes_stop_together_resume_from_the_first_ones_disk_and_follow_
     names = ("loss", "loss/kl", "loss/product", *WHOLE_STEP_FIGURES, "grad_norm")
     figures = [[row[k] for row in metrics(c) for k in names] for c in (one, there)]
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
-    moved, apart = (distance(early, late) for early, late in ((weights_at(one, 3), weights_at(one, 6)), (weights_at(one, 6), weights_at(there, 6))))
+    moved, apart = (
+        distance(early, late) for early, late in ((weights_at(one, 3), weights_at(one, 6)), (weights_at(one, 6), weights_at(there, 6)))
+    )
     assert apart < 1e-2 * moved  # by norm: the optimizer takes a whole step where a gradient is nothing but rounding
     assert hash_tensors(weights_of(there)) == said["resumes"][0]["weights"]
 

@@ -5,6 +5,7 @@ answers only. The model therefore learns all skills and to infer from demonstrat
 demonstration it cannot know.
 """
 
+import io
 import json
 import math
 import random
@@ -18,9 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from llgbm.errors import InputError
+from llgbm.files import write_bytes
 from llgbm.zoo.micro.tokenizer import CONTEXT_LENGTH, EOS_ID, PAD_ID, build_tokenizer
 from llgbm.zoo.micro.world import MicroTask, micro_tasks
 from llgbm.zoo.suite import ALPACA_FRAME
+
+UNFINISHED = "unfinished.pt"
+"""Beside the base while it is being made."""
 
 
 @dataclass
@@ -40,6 +46,8 @@ class PretrainConfig:
     num_heads: int = 4
     num_key_value_heads: int = 2
     log_interval: int = 100
+    hold_out: int = 0
+    """Percent of the pairs of operation and style that are never shown: 0, 25 or 50, as in suites micro-wild-25 and micro-wild-50."""
 
 
 def build_base(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
@@ -75,14 +83,21 @@ def document(task: MicroTask, rng: random.Random, tokenizer: PreTrainedTokenizer
     return ids, labels
 
 
-def batches(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches (ids [D, T], labels [D, T]); each holds documents of one domain, so little is padding."""
-    rng = random.Random(config.seed)
+def practiced_tasks(hold_out: int) -> list[MicroTask]:
+    """The tasks that pretraining shows: all, or with pairs held out those of none of them."""
+    return [task for task in micro_tasks(hold_out) if not hold_out or task.split == "seen"]
+
+
+def batches(
+    config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, rng: random.Random | None = None, first: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches (ids [D, T], labels [D, T]) from step `first` on; each holds documents of one domain, so little is padding."""
+    rng = rng or random.Random(config.seed)
     by_domain: dict[str, list[MicroTask]] = {}
-    for task in micro_tasks():
+    for task in practiced_tasks(config.hold_out):
         by_domain.setdefault(task.domain.name, []).append(task)
     pools = list(by_domain.values())
-    for step in range(config.steps):
+    for step in range(first, config.steps):
         tasks = rng.choices(pools[step % len(pools)], k=config.documents_per_step)
         documents = [document(task, rng, tokenizer, config.demonstrations) for task in tasks]
         longest = max(len(ids) for ids, _ in documents)
@@ -92,37 +107,83 @@ def batches(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Itera
         )
 
 
-def pretrain(config: PretrainConfig, output_dir: str | Path) -> None:
-    """Pretrain the base and write it as a Hugging Face directory with its configuration and log beside it."""
-    tokenizer = build_tokenizer()
-    model = build_base(config, tokenizer)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, config))
-    log: list[dict] = []
-    start = time.perf_counter()
-    totals: dict[str, list[float]] = {}
-    for step, (ids, labels) in enumerate(batches(config, tokenizer), 1):
+def pretrain(config: PretrainConfig, output_dir: str | Path, device: str = "cpu") -> None:
+    """Pretrain the base and write it as a Hugging Face directory with its configuration and log beside it.
+
+    Goes on from `unfinished.pt` where an earlier run with the same configuration was interrupted; the end removes it.
+
+    Raises:
+        InputError: What was interrupted there had another configuration.
+    """
+    run = _Pretraining(config, Path(output_dir), device)
+    for step, (ids, labels) in enumerate(batches(config, run.tokenizer, run.rng, run.step), run.step + 1):
+        run.take(step, ids.to(device), labels.to(device))
+    run.finish()
+
+
+class _Pretraining:
+    """Model, optimizer and what has been done so far."""
+
+    def __init__(self, config: PretrainConfig, output_dir: Path, device: str) -> None:
+        self.config, self.output_dir, self.file = config, output_dir, output_dir / UNFINISHED
+        self.tokenizer, self.rng = build_tokenizer(), random.Random(config.seed)
+        self.model = build_base(config, self.tokenizer).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        )
+        self.step, self.seconds, self.log = 0, 0.0, []
+        self.totals: dict[str, list[float]] = {}
+        if self.file.is_file():
+            self._restore(device)
+        self.start = time.perf_counter() - self.seconds
+
+    def take(self, step: int, ids: Tensor, labels: Tensor) -> None:
+        """One update, logged and kept where it is due."""
         position = labels[:, 1:] != -100
-        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][position]
-        logits = model.lm_head(hidden)
+        logits = self.model.lm_head(self.model.model(input_ids=ids).last_hidden_state[:, :-1][position])
         targets = labels[:, 1:][position]
         losses = F.cross_entropy(logits, targets, reduction="none")
         losses.mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        _tally(totals, step, labels, losses, logits.argmax(-1) == targets, config)
-        if step % config.log_interval == 0:
-            row = {"step": step, "seconds": round(time.perf_counter() - start, 1)}
-            row |= {name: round(sum(values) / len(values), 4) for name, values in totals.items()}
-            totals.clear()
-            log.append(row)
-            print(json.dumps(row), flush=True)
-    output_dir = Path(output_dir)
-    model.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
-    (output_dir / "pretraining.json").write_text(json.dumps({"config": asdict(config), "log": log}, indent=1) + "\n")
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * _learning_rate_factor(step - 1, self.config)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        _tally(self.totals, step, labels, losses, logits.argmax(-1) == targets, self.config)
+        if step % self.config.log_interval == 0:
+            self._report(step)
+            self._keep(step)
+
+    def finish(self) -> None:
+        """Write the base."""
+        self.model.cpu().save_pretrained(self.output_dir)
+        self.tokenizer.save_pretrained(self.output_dir)
+        (self.output_dir / "pretraining.json").write_text(json.dumps({"config": asdict(self.config), "log": self.log}, indent=1) + "\n")
+        self.file.unlink(missing_ok=True)
+
+    def _report(self, step: int) -> None:
+        row = {"step": step, "seconds": round(time.perf_counter() - self.start, 1)}
+        row |= {name: round(sum(values) / len(values), 4) for name, values in self.totals.items()}
+        self.totals.clear()
+        self.log.append(row)
+        print(json.dumps(row), flush=True)
+
+    def _keep(self, step: int) -> None:
+        """What going on needs; the tallies are empty now."""
+        state = {"config": asdict(self.config), "step": step, "seconds": time.perf_counter() - self.start, "log": self.log}
+        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": self.rng.getstate()}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.file, buffer.getvalue())
+
+    def _restore(self, device: str) -> None:
+        state = torch.load(self.file, map_location=device, weights_only=True)
+        if state["config"] != asdict(self.config):
+            raise InputError(f"{self.file}: of a base with another configuration ({state['config']}); remove it, or choose another folder")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.setstate(state["rng"])
+        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
 
 
 def _learning_rate_factor(step: int, config: PretrainConfig) -> float:

@@ -2,6 +2,7 @@
 
 Splits are held out systematically: within a domain, combination (operation i, style j, wrapper k) is unseen when
 `(i + j + 2 k) % 5 == 0`, so every single value and every pair of values still occurs among the seen tasks.
+MicroZoo-Wild holds out whole pairs of operation and style instead, with every wrapper (`is_held_pair`).
 Train and test examples never share a payload: a hash of the payload decides on which side it falls.
 """
 
@@ -10,12 +11,15 @@ import itertools
 import random
 from functools import lru_cache
 
+from llgbm.errors import InputError
 from llgbm.zoo.micro import wordings
 from llgbm.zoo.micro.attributes import DOMAINS, WRAPPERS, Domain
 from llgbm.zoo.micro.wordings import Wordings
 from llgbm.zoo.suite import Example, Task, TaskSuite
 
 N_MIXTURES = 24
+HELD_PERCENTS = (25, 50)
+"""Of the pairs of operation and style, in MicroZoo-Wild."""
 TEST_SHARE = 5
 """One payload in this many belongs to the test side."""
 
@@ -53,13 +57,28 @@ def is_unseen_combination(operation: int, style: int, wrapper: int) -> bool:
     return (operation + style + 2 * wrapper) % 5 == 0
 
 
-class MicroTask:
-    """One combination of values: the rule that answers, and the words that ask for it."""
+def is_held_pair(operation: int, style: int, percent: int) -> bool:
+    """Whether MicroZoo-Wild holds out the pair of the values at these positions; each value keeps a pair up to 50%.
 
-    def __init__(self, domain: Domain, operation: int, style: int, wrapper: int) -> None:
+    Raises:
+        InputError: `percent` is neither 25 nor 50.
+    """
+    if percent not in HELD_PERCENTS:
+        raise InputError(f"{percent}% of the pairs of operation and style held out; choose one of {', '.join(map(str, HELD_PERCENTS))}")
+    return (operation + style) % 4 < percent // 25
+
+
+class MicroTask:
+    """One combination of values: the rule that answers, and the words that ask for it.
+
+    With `held_percent`, what is unseen are that share of the pairs of operation and style.
+    """
+
+    def __init__(self, domain: Domain, operation: int, style: int, wrapper: int, held_percent: int = 0) -> None:
         self.domain = domain
         self.operation, self.style, self.wrapper = domain.operations[operation], domain.styles[style], WRAPPERS[wrapper]
-        self.split = "unseen_combination" if is_unseen_combination(operation, style, wrapper) else "seen"
+        unseen = is_held_pair(operation, style, held_percent) if held_percent else is_unseen_combination(operation, style, wrapper)
+        self.split = "unseen_combination" if unseen else "seen"
         self.name = f"{self.operation.name}-{self.style.name}-{self.wrapper.name}"
 
     def example(self, rng: random.Random, test: bool) -> Example:
@@ -110,27 +129,28 @@ class MicroTask:
         return rng.choices(self.domain.symbols, k=self.domain.payload_length)
 
 
-def micro_tasks() -> list[MicroTask]:
+def micro_tasks(held_percent: int = 0) -> list[MicroTask]:
     """Every combination of every domain, in a fixed order."""
     return [
-        MicroTask(domain, *combination)
+        MicroTask(domain, *combination, held_percent)
         for domain in DOMAINS
         for combination in itertools.product(range(len(domain.operations)), range(len(domain.styles)), range(len(WRAPPERS)))
     ]
 
 
 @lru_cache(maxsize=4)
-def micro_suite(seed: int = 0, n_train: int = 256, n_test: int = 40) -> TaskSuite:
+def micro_suite(seed: int = 0, n_train: int = 256, n_test: int = 40, held_percent: int = 0) -> TaskSuite:
     """MicroZoo as a task suite: 216 single tasks and 24 mixtures of two seen tasks from different domains.
 
     Args:
         seed: Draws examples, wordings and mixtures; rules, splits and the two sides of payloads do not depend on it.
         n_train: Train examples per task.
         n_test: Test examples per task.
+        held_percent: Hold out that share of the pairs of operation and style (25 or 50) instead of single combinations.
     """
-    singles = [_single(task, seed, n_train, n_test) for task in micro_tasks()]
+    singles = [_single(task, seed, n_train, n_test) for task in micro_tasks(held_percent)]
     tasks = singles + _mixtures(singles, random.Random(f"mixtures/{seed}"))
-    return TaskSuite("micro", {task.name: task for task in tasks})
+    return TaskSuite(f"micro-wild-{held_percent}" if held_percent else "micro", {task.name: task for task in tasks})
 
 
 def _single(task: MicroTask, seed: int, n_train: int, n_test: int) -> Task:
