@@ -75,7 +75,10 @@ def test_hash_covers_science_and_nothing_else() -> None:
     assert len(hashes | {plain.get_hash()}) == len(changed) + 1
 
 
-ADDED: set[str] = {"training.augment", "training.word_dropout", "zoo.end_token", "zoo.max_grad_norm", "zoo.max_length", "zoo.too_long"}
+ADDED: set[str] = {
+    *("training.augment", "training.word_dropout"),
+    *("zoo.end_token", "zoo.max_grad_norm", "zoo.max_length", "zoo.own_start", "zoo.ranks", "zoo.too_long"),
+}
 """Scientific fields that came later; a name belongs here (or into UNSCIENTIFIC) knowingly, as it changes every hash."""
 
 
