@@ -7,13 +7,17 @@ such as other pieces of the same word, another end token or a blank more, is dec
 """
 
 import dataclasses
+import itertools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from llgbm.dataset import TokenBatch
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA, greedy_decode
 from llgbm.functional_lora.decoding import padded_left
+from llgbm.functional_lora.families import COUNT_PADDING
+from llgbm.functional_lora.measure import comfortable_rows, rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.scoring import Score, score_each
 
@@ -40,37 +44,75 @@ def score_answers(
         InputError: As `score_each`.
     """
     scores = score_each(functional, factors, batches, framing.pad)
-    return [
-        _by_text(functional, None if factors is None else factors.select([k]), batch, score, framing)
-        for k, (batch, score) in enumerate(zip(batches, scores, strict=True))
-    ]
+    open_rows = [row for k, (batch, score) in enumerate(zip(batches, scores, strict=True)) for row in _undecided(k, batch, score, framing)]
+    exact = [score.exact.clone() for score in scores]
+    for row, right in zip(open_rows, _say_so(functional, factors, open_rows, framing), strict=True):
+        exact[row.batch][row.row] = right
+    return [dataclasses.replace(score, exact=right) for score, right in zip(scores, exact, strict=True)]
 
 
-def _by_text(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch, score: Score, framing: Framing) -> Score:
+@dataclass(frozen=True)
+class _Row:
+    """A row that teacher forcing does not decide."""
+
+    batch: int
+    row: int
+    prompt: list[int]
+    expected: str
+    limit: int
+    """Tokens an answer may take."""
+
+
+def _undecided(k: int, batch: TokenBatch, score: Score, framing: Framing) -> Iterator[_Row]:
     assert score.strays is not None
-    exact = score.exact.clone()
     answers = batch.targets.cpu().split(score.n_tokens.tolist())
     for row in (~score.exact).nonzero()[:, 0].tolist():
-        expected, (place, said) = answers[row].tolist(), score.strays[row].tolist()
-        if _may_become(expected, place, said, framing):
-            exact[row] = _says(functional, factors, batch.rows([row]), framing.text(expected), framing)
-    return dataclasses.replace(score, exact=exact)
+        tokens, (place, said) = answers[row].tolist(), score.strays[row].tolist()
+        expected = framing.text(tokens)
+        if _may_become(expected, [*tokens[:place], said], framing):
+            prompt = batch.input_ids[row, : int(batch.predicts[row].long().argmax()) + 1].tolist()
+            room = len(expected.encode()) + SLACK
+            yield _Row(k, row, prompt, expected, room if framing.max_length is None else min(room, framing.max_length - len(prompt)))
 
 
-def _may_become(expected: list[int], place: int, said: int, framing: Framing) -> bool:
-    """Whether the expected tokens before `place`, then `said`, can be the beginning of the expected text."""
-    if said in framing.ends:
-        return normalized(framing.text(expected[:place])) == normalized(framing.text(expected))
-    begun = normalized(framing.text([*expected[:place], said]).rstrip(UNFINISHED))
-    whole = normalized(framing.text(expected))
+def _may_become(expected: str, said: list[int], framing: Framing) -> bool:
+    """Whether what was said can be the beginning of the expected text, or is it where it ends."""
+    whole = normalized(expected)
+    if said[-1] in framing.ends:
+        return normalized(framing.text(said[:-1])) == whole
+    begun = normalized(framing.text(said).rstrip(UNFINISHED))
     return unicodedata.normalize("NFD", whole).startswith(unicodedata.normalize("NFD", begun))
 
 
-def _says(functional: FunctionalLoRA, factors: LoRAFactors | None, row: TokenBatch, expected: str, framing: Framing) -> bool:
-    """Whether greedy decoding of one row's prompt ends and gives the expected text."""
-    prompt = row.input_ids[0, : int(row.predicts[0].long().argmax()) + 1].tolist()
-    ids, mask = (part.to(functional.device) for part in padded_left([prompt], framing.pad))
-    factors = None if factors is None else factors.to(device=functional.device)
-    limit = len(expected.encode()) + SLACK
-    new = greedy_decode(functional, factors, ids, mask, limit, framing.ends, framing.pad, framing.max_length)[0].tolist()
-    return not framing.ends.isdisjoint(new) and normalized(framing.text(new)) == normalized(expected)
+def _say_so(functional: FunctionalLoRA, factors: LoRAFactors | None, rows: Sequence[_Row], framing: Framing) -> list[bool]:
+    """Whether greedy decoding of each prompt ends and gives the expected text; prompts of like length together."""
+    kind = functional.model.config.model_type
+    right: dict[int, bool] = {}
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
+    groups = itertools.groupby(order, key=lambda i: len(rows[i].prompt) if kind in COUNT_PADDING else 0)
+    for group in (list(group) for _, group in groups):
+        tokens = max(len(rows[i].prompt) + rows[i].limit for i in group)
+        most = min(len(group), comfortable_rows(functional, tokens))
+
+        def work(block: range, _: range, group: list[int] = group) -> list[bool]:
+            return _decoded_right(functional, factors, [rows[group[i]] for i in block], framing)
+
+        blocks = functional.memory.run("decoding", len(group), 1, rows_at_once(functional, "decoding", tokens, most, answers=1), work)
+        right |= dict(zip(group, itertools.chain.from_iterable(blocks), strict=True))
+    return [right[i] for i in range(len(rows))]
+
+
+def _decoded_right(functional: FunctionalLoRA, factors: LoRAFactors | None, rows: Sequence[_Row], framing: Framing) -> list[bool]:
+    """Decode some rows together; each is left as soon as its text can no longer become the expected one."""
+    ids, mask = (part.to(functional.device) for part in padded_left([row.prompt for row in rows], framing.pad))
+    if factors is not None:
+        factors = factors.select([row.batch for row in rows]).to(device=functional.device)
+
+    def hopeless(i: int, said: list[int]) -> bool:
+        return len(said) >= rows[i].limit or not _may_become(rows[i].expected, said, framing)
+
+    limit = max(row.limit for row in rows)
+    new = greedy_decode(functional, factors, ids, mask, limit, framing.ends, framing.pad, hopeless=hopeless).tolist()
+    said = [tokens[: row.limit] for tokens, row in zip(new, rows, strict=True)]
+    ended = [not framing.ends.isdisjoint(tokens) for tokens in said]
+    return [e and normalized(framing.text(t)) == normalized(r.expected) for e, t, r in zip(ended, said, rows, strict=True)]

@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "generate": ("llgbm.bench.generate", "bench_generate"),
     "retrieve": ("llgbm.bench.retrieve", "bench_retrieve"),
     "evaluate": ("llgbm.bench.evaluate", "bench_evaluate"),
+    "memory-500m": ("llgbm.bench.memory", "bench_memory_500m"),
 }
 """Name -> module and function; the function takes a config and returns figures."""
 

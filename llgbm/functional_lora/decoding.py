@@ -3,7 +3,7 @@
 Shapes: K adapters, N rows (a multiple of K) of T tokens.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from jaxtyping import Int
@@ -26,6 +26,7 @@ def greedy_decode(
     ends: Collection[int],
     pad_token_id: int,
     max_length: int | None = None,
+    hopeless: Callable[[int, list[int]], bool] | None = None,
 ) -> Int[Tensor, "N new"]:
     """The most likely token, again and again, until every row has ended or `max_new_tokens` are out.
 
@@ -38,6 +39,7 @@ def greedy_decode(
         ends: Tokens each of which ends a row.
         pad_token_id: Fills a row after its end.
         max_length: A row ends when it has so many tokens, prompt and all.
+        hopeless: Called with a row and its new tokens so far; a row for which it says yes is given up.
 
     Returns:
         New tokens only; the end token is included.
@@ -64,6 +66,9 @@ def greedy_decode(
         ended |= torch.isin(chosen, ending)
         if max_length is not None:
             ended |= attention_mask.sum(1) + 1 >= max_length
+        if hopeless is not None:
+            given_up = [row for row in (~ended).nonzero()[:, 0].tolist() if hopeless(row, torch.stack(columns, 1)[row].tolist())]
+            ended[given_up] = True
         if bool(ended.all()):
             break
         cache = output.past_key_values

@@ -261,6 +261,22 @@ def test_greedy_decoding_stops_and_pads_after_the_end(functional: FunctionalLoRA
     assert greedy_decode(functional, None, ids, mask, 0, {end}, 0).shape == (4, 0)
 
 
+def test_greedy_decoding_gives_up_rows_without_hope_and_goes_on_with_the_others(functional: FunctionalLoRA) -> None:
+    ids, mask, _ = padded_tokens(4, 6, "left")
+    free = greedy_decode(functional, None, ids, mask, 6, ends={VOCABULARY + 1}, pad_token_id=0)
+    asked = []
+
+    def hopeless(row: int, said: list[int]) -> bool:
+        asked.append((row, said))
+        return row == 1 and len(said) == 2
+
+    new = greedy_decode(functional, None, ids, mask, 6, ends={VOCABULARY + 1}, pad_token_id=0, hopeless=hopeless)
+    assert torch.equal(new[[0, 2, 3]], free[[0, 2, 3]])
+    assert new[1].tolist() == [*free[1, :2].tolist(), 0, 0, 0, 0]
+    assert all(said == free[row, : len(said)].tolist() for row, said in asked)
+    assert [len(said) for row, said in asked if row == 1] == [1, 2]
+
+
 def test_faults_are_named(functional: FunctionalLoRA) -> None:
     ids, mask, _ = padded_tokens(4, 6, "right")
     with pytest.raises(InputError, match=r"4 sequences for 3 adapters"):

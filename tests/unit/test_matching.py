@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from llgbm import matching
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA, complete
 from llgbm.lora.factors import LoRAFactors
@@ -40,6 +41,28 @@ def test_spelling_does_not_count_and_text_does(base) -> None:
         batches = [framing.batch(examples[k * 8 : k * 8 + 8]) for k in range(3)]
         assert [s.exact.tolist() for s in score_answers(functional, factors, batches, framing)] == [[exact] * 8] * 3
         assert [s.exact.tolist() for s in score_each(functional, factors, batches, framing.pad)] == [[by_token] * 8] * 3
+
+
+def test_rows_decoded_together_are_judged_as_alone(base, monkeypatch) -> None:
+    suite = micro_suite(n_train=2, n_test=8).spaced(2)
+    framing = Framing.of(base, suite)
+    functional = FunctionalLoRA(base.model, [])
+    inputs = [example.input for task in suite for example in task.test]
+    said = complete(functional, None, framing, inputs)
+    spellings = [text if i % 4 == 0 else f" {text}" if i % 2 else f" {text}x" for i, text in enumerate(said)]
+    examples = [Example(one, text) for one, text in zip(inputs, spellings, strict=True)]
+    calls, decode = [], matching.greedy_decode
+
+    def watched(functional, factors, ids, *arguments, **options):
+        calls.append(len(ids))
+        return decode(functional, factors, ids, *arguments, **options)
+
+    monkeypatch.setattr(matching, "greedy_decode", watched)
+    together = score_answers(functional, None, [framing.batch(examples)], framing)[0].exact.tolist()
+    assert together == [i % 4 != 2 for i in range(16)]
+    assert len(calls) == 1
+    assert calls[0] >= 8
+    assert together == [score_answers(functional, None, [framing.batch([one])], framing)[0].exact.item() for one in examples]
 
 
 def test_another_end_token_ends_an_answer(base) -> None:
