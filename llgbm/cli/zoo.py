@@ -30,6 +30,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="instead of a suite: JSON files of [{input, output}], one per task",
     )
     tasks.add_argument("--split", type=str, default=None, choices=TASK_SPLITS, help="only tasks of this split")
+    tasks.add_argument("--tasks", type=str, nargs="+", default=[], metavar="NAME", help="only these tasks")
+    tasks.add_argument("--frame", type=str, default=None, help="another frame: a text with {input} and \\n for a new line, or chat")
     tasks.add_argument("--count", type=int, default=None, help="only so many tasks, evenly spaced")
     tasks.add_argument("--save", type=str, default=None, metavar="DIR", help="write the suite as a JSONL folder")
     tasks.add_argument("--figure", type=str, default=None, metavar="FILE", help="draw tasks by domain and split (.png or .svg)")
@@ -78,11 +80,17 @@ def _list(args: Namespace) -> int:
 
 
 def _tasks(args: Namespace) -> int:
+    from dataclasses import replace
+
+    from llgbm.checking import read_as
     from llgbm.zoo.importing import import_function_vectors
-    from llgbm.zoo.suites import load_suite
+    from llgbm.zoo.suites import SuiteHeader, load_suite
 
     imported = args.import_function_vectors
-    suite = (load_suite(args.suite) if imported is None else import_function_vectors(imported)).select(split=args.split)
+    suite = load_suite(args.suite) if imported is None else import_function_vectors(imported)
+    suite = suite.select(args.tasks or None, args.split)
+    if args.frame is not None:
+        suite = replace(suite, frame=read_as(SuiteHeader, {"frame": args.frame.replace("\\n", "\n")}, "zoo tasks").frame)
     if args.count is not None:
         suite = suite.spaced(args.count)
     if args.save:
