@@ -250,9 +250,6 @@ def mixtures_of(zoo: TeacherZoo, names: Mapping[str, Teacher]) -> list[Mixture]:
     Args:
         zoo: Its suite says which tasks a mixture unites.
         names: Name in the cache -> teacher.
-
-    Raises:
-        InputError: There are none.
     """
     by_task = {(teacher.task, teacher.seed): name for name, teacher in names.items()}
     found = []
@@ -261,11 +258,6 @@ def mixtures_of(zoo: TeacherZoo, names: Mapping[str, Teacher]) -> list[Mixture]:
         keys = [(part, teacher.seed) for part in parts]
         if len(parts) == 2 and all(key in by_task for key in keys):
             found.append(Mixture(name, by_task[keys[0]], by_task[keys[1]]))
-    if not found:
-        raise InputError(
-            f"zoo {zoo.folder}: no mixture with both its parts has a delta; build all teachers with 'llgbm zoo build' "
-            "(split mixture is part of suite micro), then run 'llgbm compute-deltas'"
-        )
     return found
 
 

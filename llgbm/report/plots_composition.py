@@ -24,12 +24,14 @@ def draw_composition(path: str | Path, folder: str | Path) -> list[Path]:
     document = read_json(path)
     if not isinstance(document, dict) or not {"additivity", "interpolation", "mixtures", "interpolated", "map"} <= document.keys():
         raise InputError(f"{path}: not the findings of 'llgbm compose'; run it, or give its folder as --input_dir")
-    paths = [Path(folder) / f"composition_{name}.png" for name in ("additivity", "interpolation", "ways", "map")]
-    plot_additivity(document["additivity"]["rows"], paths[0])
-    plot_interpolation(document, paths[1])
-    plot_ways(document, paths[2])
-    plot_composed(document["map"], paths[3])
-    return paths
+    drawn = {"interpolation": lambda path: plot_interpolation(document, path), "ways": lambda path: plot_ways(document, path)}
+    if document["additivity"] is not None:  # else the zoo has no mixtures
+        drawn["additivity"] = lambda path: plot_additivity(document["additivity"]["rows"], path)
+        drawn["map"] = lambda path: plot_composed(document["map"], path)
+    paths = {name: Path(folder) / f"composition_{name}.png" for name in drawn}
+    for name, draw in drawn.items():
+        draw(paths[name])
+    return list(paths.values())
 
 
 def plot_additivity(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
@@ -47,9 +49,10 @@ def plot_additivity(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
 
 
 def plot_interpolation(document: dict[str, Any], path: str | Path) -> None:
-    """Left: exact match on both tasks from one adapter to the other, bands over pairs. Right: cosine to the mixture's fingerprint."""
-    with saved_figure(path, 9.2, 3.7) as figure:
-        left, right = figure.subplots(1, 2)
+    """Exact match on both tasks from one adapter to the other, bands over pairs; beside it, the cosine to the mixtures' fingerprints."""
+    panels = 1 if document["interpolation"] is None else 2
+    with saved_figure(path, 4.6 * panels, 3.7) as figure:
+        left, *others = np.atleast_1d(figure.subplots(1, panels))
         points = document["interpolated"]
         shares = [point["share"] for point in points]
         lines = (("exact_one", "first task"), ("exact_two", "second task"), ("exact_match", "mean"))
@@ -58,12 +61,13 @@ def plot_interpolation(document: dict[str, Any], path: str | Path) -> None:
             quartiles = np.array([np.quantile(point["pairs"][key], [0.25, 0.75]) for point in points])
             left.fill_between(shares, *(100 * quartiles.T), color=color, alpha=0.15, lw=0)
         left.set(xlabel="share of the second adapter", ylabel="exact match, % (band: middle half of pairs)", ylim=(0, 100))
-        overall, null = document["interpolation"]["overall"], document["interpolation"]["null"]
-        right.plot(overall["shares"], overall["cosines"], color=COLORS[0], marker="o", ms=3, label="the mixture's own parts")
-        right.plot(overall["shares"], null["median"], color=GRAY, label="random parts, 95% band")
-        right.fill_between(overall["shares"], null["low"], null["high"], color=GRAY, alpha=0.25, lw=0)
-        right.set(xlabel="share of the second part", ylabel="cosine to the mixture's fingerprint", ylim=(None, 1))
-        for axes in (left, right):
+        for right in others:
+            overall, null = document["interpolation"]["overall"], document["interpolation"]["null"]
+            right.plot(overall["shares"], overall["cosines"], color=COLORS[0], marker="o", ms=3, label="the mixture's own parts")
+            right.plot(overall["shares"], null["median"], color=GRAY, label="random parts, 95% band")
+            right.fill_between(overall["shares"], null["low"], null["high"], color=GRAY, alpha=0.25, lw=0)
+            right.set(xlabel="share of the second part", ylabel="cosine to the mixture's fingerprint", ylim=(None, 1))
+        for axes in (left, *others):
             axes.legend(frameon=False, fontsize=8, loc="lower center")
             bare_axes(axes)
 

@@ -25,6 +25,10 @@ from llgbm.zoo.folder import Teacher, TeacherZoo
 FILE = "composition.json"
 BOUNDS = ("base", "first teacher", "second teacher", "mixture teacher", AVERAGE)
 """Ways that are no contestants for the best composition."""
+NO_MIXTURES = (
+    "Fingerprints: not asked, for this zoo has no mixtures with both their parts. Add tasks of split mixture, whose parts name the two "
+    "tasks they unite, to its suite; then 'llgbm zoo build' and 'llgbm compute-deltas'."
+)
 MEASURED = (AVERAGE, "sum", "delta target", "generated", "generated, average")
 """Ways whose adapters' fingerprints are measured beside the mixtures'."""
 
@@ -46,7 +50,7 @@ def compose_zoo(
 
     Args:
         config: Its section probe says on what the cache's deltas were measured.
-        zoo_folder: With mixtures among its teachers.
+        zoo_folder: With mixtures among its teachers; without any, only pairs are composed.
         cache_dir: Deltas of the zoo's teachers.
         checkpoint: A generator's run; without it its ways are left out.
         ways: Of `COMPOSITIONS`; all that are possible by default.
@@ -60,12 +64,43 @@ def compose_zoo(
         The content of `composition.json`.
 
     Raises:
-        InputError: No zoo, no deltas, no mixtures, or what is asked for does not fit together.
+        InputError: No zoo, no deltas, nothing to compose, or what is asked for does not fit together.
     """
     setting = load_setting(checkpoint, zoo_folder, EvaluationConfig(max_examples=max_examples, base=base or BaseOptions()))
     cache = DeltaCache(cache_dir)
     deltas, teachers = named_deltas(cache, setting.zoo)
     mixtures = mixtures_of(setting.zoo, teachers)
+    evaluator = CompositionEvaluator(setting, teachers, deltas, engine_of_cache(config, cache, base=setting.base))
+    pairs = [Pair(m.one, m.two, m.whole) for m in mixtures]
+    others = _random_pairs(teachers, n_pairs, seeds[0], {frozenset((m.one, m.two)) for m in mixtures})
+    if not pairs and not others:
+        raise InputError(f"zoo {zoo_folder}: neither mixtures nor two seen tasks of one training seed to compose; build more teachers")
+    scored = evaluator.evaluate(pairs, ways, seeds, progress) if pairs else None
+    possible = [way for way in ways if not COMPOSITIONS[way].needs or COMPOSITIONS[way].needs == "generator"] if ways else []
+    elsewhere = evaluator.evaluate(others, possible, seeds, progress) if others and (possible or not ways) else None
+    if scored is None and elsewhere is None:
+        raise InputError(f"zoo {zoo_folder} has no mixtures, which {', '.join(ways)} need; choose other methods")
+    shares = np.linspace(0, 1, POINTS).tolist()
+    document: dict[str, Any] = {
+        "zoo": {"folder": str(zoo_folder), "hash": setting.zoo.content_hash},
+        "deltas": cache.manifest["config"],
+        "seeds": list(seeds),
+        **_geometry(deltas, teachers, mixtures, seeds),
+        "mixtures": scored,
+        "pairs": elsewhere,
+        "interpolated": _by_share(evaluator.interpolate(pairs or others, shares, progress), shares),
+        "targets": _targets(evaluator, mixtures, deltas) if mixtures else [],
+        "map": _map(evaluator, pairs, deltas, teachers, [row["way"] for row in scored["ways"]] if scored else []),
+    }
+    return {**document, "findings": findings(document)}
+
+
+def _geometry(
+    deltas: Mapping[str, np.ndarray], teachers: Mapping[str, Teacher], mixtures: Sequence[Mixture], seeds: Sequence[int]
+) -> dict[str, dict[str, Any] | None]:
+    """Whether fingerprints add, subtract and interpolate; None each where there are no mixtures to ask."""
+    if not mixtures:
+        return dict.fromkeys(("additivity", "subtraction", "interpolation"))
     experiments = [CompositionExperiment(deltas, {n: t.domain for n, t in teachers.items()}, seed) for seed in seeds]
     geometry = {
         "additivity": _over_seeds([e.test_additivity(mixtures) for e in experiments]),
@@ -73,25 +108,7 @@ def compose_zoo(
         "interpolation": _over_seeds([e.test_interpolation(mixtures) for e in experiments]),
     }
     add_holm([test["overall"] for test in geometry.values()])
-    evaluator = CompositionEvaluator(setting, teachers, deltas, engine_of_cache(config, cache, base=setting.base))
-    pairs = [Pair(m.one, m.two, m.whole) for m in mixtures]
-    others = _random_pairs(teachers, n_pairs, seeds[0], {frozenset((m.one, m.two)) for m in mixtures})
-    scored = evaluator.evaluate(pairs, ways, seeds, progress)
-    possible = [way for way in ways if not COMPOSITIONS[way].needs or COMPOSITIONS[way].needs == "generator"] if ways else []
-    elsewhere = evaluator.evaluate(others, possible, seeds, progress) if others and (possible or not ways) else None
-    shares = np.linspace(0, 1, POINTS).tolist()
-    document: dict[str, Any] = {
-        "zoo": {"folder": str(zoo_folder), "hash": setting.zoo.content_hash},
-        "deltas": cache.manifest["config"],
-        "seeds": list(seeds),
-        **geometry,
-        "mixtures": scored,
-        "pairs": elsewhere,
-        "interpolated": _by_share(evaluator.interpolate(pairs, shares, progress), shares),
-        "targets": _targets(evaluator, mixtures, deltas),
-        "map": _map(evaluator, pairs, deltas, teachers, [row["way"] for row in scored["ways"]]),
-    }
-    return {**document, "findings": findings(document)}
+    return {**geometry}
 
 
 def named_deltas(cache: DeltaCache, zoo: TeacherZoo) -> tuple[dict[str, np.ndarray], dict[str, Teacher]]:
@@ -113,25 +130,29 @@ def named_deltas(cache: DeltaCache, zoo: TeacherZoo) -> tuple[dict[str, np.ndarr
 
 
 def findings(document: Mapping[str, Any]) -> list[str]:
-    """Three sentences that follow from the figures."""
-    added, between = document["additivity"]["overall"], document["additivity"]["overall"]["distance"]
-    certain = "more" if added["p_holm"] < 0.05 else "not reliably more"
-    taken = document["subtraction"]["overall"]
-    points = "points to the other part" if taken["p_holm"] < 0.05 else "does not point to the other part more than chance"
-    ways = {row["way"]: row for row in document["mixtures"]["ways"]}
-    lines = [
-        f"Fingerprints: a mixture's is {_nearest(between, added['tests'])}, and like its parts' sum {certain} than like random parts' "
-        f"(cosine {added['cosine']:.2f} against {added['null_cosine']:.2f}, p = {added['p_holm']:.2g}, n = {added['n']}).",
-        f"Subtraction: a mixture's fingerprint minus one part's {points} (cosine {taken['cosine']:.2f} against {taken['null_cosine']:.2f}, "
-        f"p = {taken['p_holm']:.2g}).",
-    ]
+    """Sentences that follow from the figures: two on fingerprints, where there are mixtures, and one on tasks."""
+    if document["additivity"] is None:
+        lines = [NO_MIXTURES]
+    else:
+        added, taken = document["additivity"]["overall"], document["subtraction"]["overall"]
+        certain = "more" if added["p_holm"] < 0.05 else "not reliably more"
+        nearest = _nearest(added["distance"], added["tests"])
+        points = "points to the other part" if taken["p_holm"] < 0.05 else "does not point to the other part more than chance"
+        lines = [
+            f"Fingerprints: a mixture's is {nearest}, and like its parts' sum {certain} than like random parts' "
+            f"(cosine {added['cosine']:.2f} against {added['null_cosine']:.2f}, p = {added['p_holm']:.2g}, n = {added['n']}).",
+            f"Subtraction: a mixture's fingerprint minus one part's {points} (cosine {taken['cosine']:.2f} against "
+            f"{taken['null_cosine']:.2f}, p = {taken['p_holm']:.2g}).",
+        ]
+    scored = document["mixtures"] or document["pairs"]
+    ways = {row["way"]: row for row in scored["ways"]}
     rivals = [row for name, row in ways.items() if name not in BOUNDS]
     if rivals and AVERAGE in ways:
         both = (
             f"; a teacher trained on both reaches {percent(ways['mixture teacher']['exact_match'], 1)}" if "mixture teacher" in ways else ""
         )
         best = max(rivals, key=lambda row: row["exact_match"])
-        lines.append(_against_averaging(best, ways[AVERAGE], document["mixtures"]["comparisons"]) + both + ".")
+        lines.append(_against_averaging(best, ways[AVERAGE], scored["comparisons"]) + both + ".")
     return lines
 
 
@@ -177,15 +198,16 @@ def _over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _random_pairs(teachers: Mapping[str, Teacher], count: int, seed: int, united: Set[frozenset[str]]) -> list[Pair]:
-    """Seen teachers of different domains and one training seed that no mixture unites."""
+    """Seen teachers of different domains (of a zoo with one: tasks) and one training seed that no mixture unites."""
+    one_domain = len({teacher.domain for teacher in teachers.values() if teacher.split == "seen"}) == 1
     rng, singles = random.Random(f"pairs/{seed}"), [name for name, teacher in teachers.items() if teacher.split == "seen"]
     found: dict[Pair, None] = {}
     for _ in range(100 * count):
         if len(found) == count or len(singles) < 2:
             break
         one, two = rng.sample(singles, 2)
-        alike = teachers[one].seed == teachers[two].seed
-        if alike and teachers[one].domain != teachers[two].domain and frozenset((one, two)) not in united:
+        alike = teachers[one].seed == teachers[two].seed and teachers[one].task != teachers[two].task
+        if alike and (one_domain or teachers[one].domain != teachers[two].domain) and frozenset((one, two)) not in united:
             found[Pair(*sorted((one, two)))] = None
     return list(found)
 

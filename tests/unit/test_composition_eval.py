@@ -117,6 +117,28 @@ def test_the_command_writes_findings_and_pictures(world: Path, capsys) -> None:
     assert all((world / "figures" / f"composition_{n}.svg").is_file() for n in ("additivity", "interpolation", "ways", "map"))
 
 
+def test_a_zoo_without_mixtures_composes_pairs(tmp_path: Path, capsys) -> None:
+    zoo, out = build_evaluation_world(tmp_path), tmp_path / "composition"
+    assert main(["compute-deltas", "--checkpoint_dir", str(zoo), "--output_dir", str(tmp_path / "deltas"), *base_flags(tmp_path)]) == 0
+    flags = ["--checkpoint_dir", str(zoo), "--cache_dir", str(tmp_path / "deltas"), "--output_dir", str(out), "--checkpoint", "none"]
+    flags += ["--seeds", "0", *base_flags(tmp_path)]
+    assert main(["compose", *flags, "--n_pairs", "2", "--methods", "average", "sum"]) == 0
+    printed = capsys.readouterr().out
+    assert "this zoo has no mixtures with both their parts. Add tasks of split mixture" in printed
+    assert "Tasks: " in printed
+    document = json.loads((out / "composition.json").read_text())
+    assert (document["mixtures"], document["additivity"], document["targets"]) == (None, None, [])
+    assert {row["way"] for row in document["pairs"]["ways"]} == {"average", "sum"}
+    assert len(document["interpolated"][0]["pairs"]["exact_one"]) == 2
+    assert len(as_csv(document).splitlines()) == 1 + len(document["pairs"]["rows"])
+    assert main(["visualize", "--type", "composition", "--input_dir", str(out)]) == 0
+    assert {path.name for path in out.glob("*.png")} == {"composition_interpolation.png", "composition_ways.png"}
+    assert main(["compose", *flags, "--n_pairs", "0"]) == 2
+    assert "neither mixtures nor two seen tasks of one training seed to compose" in capsys.readouterr().err
+    assert main(["compose", *flags, "--methods", "mixture teacher"]) == 2
+    assert "has no mixtures, which mixture teacher need" in capsys.readouterr().err
+
+
 def test_faults_are_named(world: Path, evaluator: CompositionEvaluator, tmp_path: Path, capsys) -> None:
     with pytest.raises(InputError, match="unknown way to compose 'summ'; choose from base"):
         evaluator.evaluate(pairs(evaluator), ["summ"])
@@ -125,9 +147,7 @@ def test_faults_are_named(world: Path, evaluator: CompositionEvaluator, tmp_path
     with pytest.raises(InputError, match="no pairs of adapters to compose"):
         evaluator.evaluate([])
     zoo = TeacherZoo.load(world / "zoo")
-    singles = {name: teacher for name, teacher in evaluator.teachers.items() if teacher.split != "mixture"}
-    with pytest.raises(InputError, match="no mixture with both its parts has a delta; build all teachers with 'llgbm zoo build'"):
-        mixtures_of(zoo, singles)
+    assert not mixtures_of(zoo, {name: teacher for name, teacher in evaluator.teachers.items() if teacher.task != "say a"})
     cache = DeltaCache(tmp_path / "cache")
     cache.save_delta("elsewhere/adapter", np.ones(4, dtype=np.float32))
     with pytest.raises(InputError, match="no deltas of the adapters in"):
