@@ -40,9 +40,7 @@ def run(args: Namespace) -> int:
 
 
 def print_study(result: dict[str, Any]) -> None:
-    """Exact match per variant, split and method over seeds; then the reference against the others."""
-    from llgbm.evaluation.statistics import p_text, paired_by_all
-
+    """Exact match per variant, split and method over seeds; then the reference against variants, and generated adapters against methods."""
     splits = list(dict.fromkeys(row["split"] for row in result["rows"]))
     cells = {(row["variant"], row["method"], row["split"]): row for row in result["rows"]}
     methods = list(dict.fromkeys(row["method"] for row in result["rows"]))
@@ -53,7 +51,16 @@ def print_study(result: dict[str, Any]) -> None:
         alike = len({str(cell) for cell in shown.values()}) == 1  # as base and teachers are, whatever the variant
         rows += [{"method": method, "variant": "any" if alike else v, **shown[v]} for v in (variants[:1] if alike else variants)]
     print_table(rows, title=f"study {result['study']['name']}: exact match, mean and 95% interval over seeds")
-    compared = [
+    _print_comparisons(result["comparisons"], "the reference against the other variants; p by Holm within a split")
+    _print_comparisons(result["method_comparisons"], "generated adapters against the other methods; p by Holm within a split")
+
+
+def _print_comparisons(compared: list[dict[str, Any]], title: str) -> None:
+    from llgbm.evaluation.statistics import p_text, paired_by_all
+
+    if not compared:
+        return
+    rows = [
         {
             "split": row["split"],
             "variant": row["variant"],
@@ -61,14 +68,13 @@ def print_study(result: dict[str, Any]) -> None:
             "difference": f"{row['difference']:+.3f}",
             "interval_95%": f"[{row['low']:+.3f}, {row['high']:+.3f}]",
             "p_(Holm)": p_text(row["p_holm"]),
-            "by_seed": " ".join(f"{value:+.3f}" for value in row["by_seed"].values()),
+            **({"by_seed": " ".join(f"{value:+.3f}" for value in row["by_seed"].values())} if "by_seed" in row else {}),
         }
-        for row in result["comparisons"]
+        for row in compared
     ]
-    if compared:
-        print_table(compared, title="the reference against the other variants; p by Holm within a split")
-        for split in splits:
-            print(f"{split}: paired by {paired_by_all(row for row in result['comparisons'] if row['split'] == split)}")
+    print_table(rows, title=title)
+    for split in dict.fromkeys(row["split"] for row in compared):
+        print(f"{split}: paired by {paired_by_all(row for row in compared if row['split'] == split)}")
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -32,7 +32,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="RUN",
         help="run of 'train-delta-only --variant b2', for the methods nearest_predicted and merged_predicted",
     )
-    parser.add_argument("--splits", type=str, nargs="+", default=[], help="splits to report (default: all)")
+    parser.add_argument(
+        "--splits",
+        type=str,
+        nargs="+",
+        default=[],
+        help="splits to report, such as seen or unseen_combination+one_typo (default: all, each in its own words)",
+    )
     parser.add_argument("--methods", type=str, nargs="+", default=[], help="methods to score (default: all that are possible)")
     parser.add_argument("--max_examples", type=number, default=None, help="test examples per task (default: all)")
     parser.add_argument("--demonstrations", type=int, default=3, help="solved examples in few_shot (default: %(default)s)")
@@ -120,7 +126,8 @@ def _cell(summary: dict[str, Any] | None) -> str:
         return "-"
     error = "" if summary["exact_match_stderr"] is None else f" ± {summary['exact_match_stderr']:.3f}"
     gain = "" if summary["gain_recovered"] is None else f" ({percent(summary['gain_recovered'])})"
-    return f"{summary['exact_match']:.3f}{error}{gain}"
+    worst = f", worst {summary['exact_match_worst']:.3f}" if "exact_match_worst" in summary else ""
+    return f"{summary['exact_match']:.3f}{error}{gain}{worst}"
 
 
 def _choices(args: Namespace) -> Any:

@@ -1,4 +1,4 @@
-"""`llgbm zoo build | list | tasks`: train teachers, look at them, look at what they are taught."""
+"""`llgbm zoo build | list | tasks | reword`: train teachers, look at them, look at what they are taught, ask for it in other words."""
 
 import sys
 from collections import Counter
@@ -10,18 +10,20 @@ from llgbm.cli.options import add_config_arguments, make_parser, read_config
 from llgbm.cli.output import print_json, print_table
 from llgbm.zoo.suite import TASK_SPLITS
 
-HELP = "Train a zoo of teacher adapters (build), list it (list), or show a suite's tasks (tasks)."
+HELP = "Train a zoo of teacher adapters (build), list it (list), show a suite's tasks (tasks), or give a zoo other words (reword)."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Three actions, each with its own flags."""
+    """Four actions, each with its own flags."""
     actions = parser.add_subcommands(dest="action")
     build = make_parser("Train every missing teacher; an interrupted build goes on where it stopped.")
     add_config_arguments(build, sections=("", "model", "lora", "zoo"))
     listing = make_parser("Show the teachers of a zoo.")
     listing.add_argument("--checkpoint_folder", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
     tasks = make_parser("Show, save or draw the tasks of a suite.")
-    tasks.add_argument("--suite", type=str, default="micro", help="micro or a folder of JSONL files (default: %(default)s)")
+    tasks.add_argument(
+        "--suite", type=str, default="micro", help="a built-in suite, such as micro, or a folder of JSONL files (default: %(default)s)"
+    )
     tasks.add_argument(
         "--import_function_vectors",
         type=str,
@@ -35,10 +37,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     tasks.add_argument("--count", type=int, default=None, help="only so many tasks, evenly spaced")
     tasks.add_argument("--save", type=str, default=None, metavar="DIR", help="write the suite as a JSONL folder")
     tasks.add_argument("--figure", type=str, default=None, metavar="FILE", help="draw tasks by domain and split (.png or .svg)")
+    reword = make_parser("Make a zoo of another one's teachers and a suite that has the same tasks and examples in other words.")
+    reword.add_argument("--checkpoint_folder", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
+    reword.add_argument("--suite", type=str, required=True, help="a built-in suite, such as micro-words-0, or a folder of JSONL files")
+    reword.add_argument("--output_dir", type=str, required=True, help="the new zoo; its adapters are links where that works")
     for name, action, help in (
         ("build", build, "train every missing teacher"),
         ("list", listing, "show a zoo's teachers"),
         ("tasks", tasks, "show a suite's tasks"),
+        ("reword", reword, "the same teachers, asked for in a suite's words"),
     ):
         action.add_argument("--json", action="store_true", help="print JSON instead of a table")
         actions.add_subcommand(name, action, help=help)
@@ -46,7 +53,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run the chosen action."""
-    return {"build": _build, "list": _list, "tasks": _tasks}[args.action](args[args.action])
+    return {"build": _build, "list": _list, "tasks": _tasks, "reword": _reword}[args.action](args[args.action])
 
 
 def _build(args: Namespace) -> int:
@@ -107,6 +114,13 @@ def _tasks(args: Namespace) -> int:
         print_json({"name": suite.name, "hash": suite.content_hash, "tasks": rows})
     else:
         print_table(rows, title=f"suite {suite.name}: {len(suite)} tasks, hash {suite.content_hash[:8]}")
+    return 0
+
+
+def _reword(args: Namespace) -> int:
+    from llgbm.zoo.reword import reword_zoo
+
+    _print_summary(reword_zoo(args.checkpoint_folder, args.suite, args.output_dir), args.json)
     return 0
 
 

@@ -6,7 +6,7 @@ at all. Letters: Q questions, P teachers in the pool of seen tasks, E embedding 
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -75,7 +75,9 @@ def generated(setting: Setting, questions: Sequence[Question]) -> Attempt:
 def shuffled_condition(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """The adapter the generator writes for another task of the split: what is left when the condition says nothing."""
     others = {split: setting.shuffled(split) for split in {q.split for q in questions}}
-    return Attempt(_generate(setting, [others[q.split][q.task.name] for q in questions]), _plain(setting, questions))
+    return Attempt(
+        _generate(setting, [replace(others[q.split][q.task.name], wording=q.wording) for q in questions]), _plain(setting, questions)
+    )
 
 
 def nearest(setting: Setting, questions: Sequence[Question]) -> Attempt:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from llgbm.dataset import TokenBatch
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
+from llgbm.evaluation.asking import IN_UNSEEN_WORDS, parse_split
 from llgbm.framing import Framing
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder, build_encoder
@@ -29,7 +30,7 @@ class EvaluationConfig:
     """Every choice of an evaluation."""
 
     splits: tuple[str, ...] = ()
-    """Splits to report; empty: all the zoo has tasks for."""
+    """Splits to report, as `asking` names them; empty: all the zoo has tasks for, each in its suite's own words."""
     methods: tuple[str, ...] = ()
     """Methods to score; empty: all that are possible (those of a generator need a checkpoint)."""
     max_examples: int | None = None
@@ -58,18 +59,35 @@ class Question:
 
     task: Task
     split: str
+    wording: int = 0
+    """Which of the task's wordings; numbers count through them."""
 
     def condition(self, kind: str, max_prompts: int) -> tuple[str | None, tuple[str, ...]]:
-        """The description and the prompts the generator reads; `unseen_wording` takes those no training used."""
-        unseen = self.split == "unseen_wording"
-        description = self.task.unseen_paraphrases[0] if unseen and kind != "prompts" else self.task.description
-        prompts = (self.task.unseen_prompts if unseen else self.task.prompts)[:max_prompts]
-        return (None if kind == "prompts" else description), (() if kind == "description" else prompts)
+        """The description and the prompts the generator reads; splits in unseen words take those no training used."""
+        described, prompts = self._wordings()
+        rng = random.Random(f"{self.split}/{self.task.name}/{self.wording}")
+        alter = parse_split(self.split)[1].alter
+        start = self.wording * max_prompts % max(1, len(prompts))
+        shown = () if kind == "description" else prompts[start : start + max_prompts]
+        description = None if kind == "prompts" else alter(described[self.wording % len(described)], rng)
+        return description, tuple(alter(prompt, rng) for prompt in shown)
 
     def texts(self, kind: str, max_prompts: int) -> list[str]:
         """The condition as one list."""
         description, prompts = self.condition(kind, max_prompts)
         return [*([description] if description else []), *prompts]
+
+    def reworded(self, kind: str, max_prompts: int) -> list["Question"]:
+        """This question in every wording its split asks in, this one first."""
+        described, prompts = self._wordings()
+        different = -(-len(prompts) // max_prompts) if kind == "prompts" else len(described)
+        return [replace(self, wording=i) for i in range(min(parse_split(self.split)[1].wordings, different))]
+
+    def _wordings(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Descriptions and prompts to choose from."""
+        if parse_split(self.split)[0] in IN_UNSEEN_WORDS:
+            return self.task.unseen_paraphrases, self.task.unseen_prompts
+        return (self.task.description, *self.task.paraphrases), self.task.prompts
 
 
 @dataclass(kw_only=True)
@@ -174,12 +192,14 @@ class Setting(Workspace):
         return torch.stack([self._fingerprints[t.path] for t in teachers])
 
     def questions(self, split: str) -> list[Question]:
-        """The split's tasks that have a teacher. `seen` and `unseen_wording` are the pool's tasks."""
-        if split in ("seen", "unseen_wording"):
+        """The split's tasks that have a teacher, each in its first wording. `seen` and `unseen_wording` are the pool's tasks."""
+        asked, _ = parse_split(split)
+        if asked in ("seen", "unseen_wording"):
             tasks = [self.zoo.suite[teacher.task] for teacher in self.pool]
         else:
-            tasks = [self.zoo.suite[teacher.task] for teacher in self.teachers.values() if teacher.split == split]
-        if split == "unseen_wording":
+            wanted = "unseen_combination" if asked == "unseen_both" else asked
+            tasks = [self.zoo.suite[teacher.task] for teacher in self.teachers.values() if teacher.split == wanted]
+        if asked in IN_UNSEEN_WORDS:
             tasks = [task for task in tasks if self._has_unseen_wording(task)]
         return [Question(task, split) for task in tasks]
 
@@ -195,8 +215,6 @@ class Setting(Workspace):
             InputError: A configured split is unknown or has no task in this zoo.
         """
         for split in self.config.splits:
-            if split not in SPLITS:
-                raise InputError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
             if not self.questions(split):
                 raise InputError(f"zoo {self.zoo.folder} has no tasks for split {split}; build their teachers, or leave the split out")
         return list(self.config.splits) or [split for split in SPLITS if self.questions(split)]

@@ -24,7 +24,7 @@ from llgbm.zoo.base import BaseIdentity, content_of
 
 REFERENCE = "generated"
 """The method that is compared with every other."""
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 WITHOUT_EFFECT = ("splits", "methods", "predictor", "adapters_at_once", "base")
 """Choices that decide what is scored or how fast, not what a method scores; the base's content stands in the key."""
 
@@ -37,6 +37,8 @@ class Evaluation:
     """The base as it ran."""
     config_hash: str
     questions: dict[str, list[Question]] = field(default_factory=dict)
+    wordings: dict[str, list[int]] = field(default_factory=dict)
+    """For each split, in how many wordings each of its tasks is asked for; a task's score is of all of them, one after another."""
     scores: dict[str, dict[str, list[Score]]] = field(default_factory=dict)
     fingerprints: dict[str, dict[str, float]] = field(default_factory=dict)
     """With a predictor, for each split: mean cosine to the teachers' fingerprints, predicted and of the pool's mean."""
@@ -81,7 +83,17 @@ class Evaluation:
             "gain_recovered": gain,
             "n_tasks": len(scores),
             "n_examples": sum(map(len, scores)),
+            **self._worst(split, method),
         }
+
+    def _worst(self, split: str, method: str) -> dict[str, float]:
+        """Where tasks were asked for in several wordings: exact match in each task's worst one, mean over tasks."""
+        counts = self.wordings.get(split, [])
+        if max(counts, default=1) == 1:
+            return {}
+        of_tasks = zip(self.scores[split][method], counts, strict=True)
+        worst = [min(part.double().mean().item() for part in score.exact.chunk(count)) for score, count in of_tasks]
+        return {"exact_match_worst": sum(worst) / len(worst)}
 
     def _comparisons(self, split: str) -> list[dict[str, Any]]:
         """The generated adapters against each other method: clustered interval and test, p by Holm over the split's methods."""
@@ -148,6 +160,7 @@ def run_evaluation(setting: Setting, config_hash: str | None = None, progress: P
     methods, splits = choose_methods(setting), setting.splits()
     evaluation = Evaluation(setting.base.identity, config_hash or hash_json(asdict(setting.config))[:8])
     questions = evaluation.questions = {split: setting.questions(split) for split in splits}
+    evaluation.wordings = {split: [len(q.reworded(*setting.condition_kind)) for q in of_split] for split, of_split in questions.items()}
     asked = [setting.teachers[question.task.name] for of_split in questions.values() for question in of_split]
     pool = setting.pool if any(METHODS[method].uses_pool for method in methods) else []
     setting.zoo.check([*dict.fromkeys([*asked, *pool])])  # scores that were kept stand under the hashes of the manifest
@@ -161,7 +174,7 @@ def run_evaluation(setting: Setting, config_hash: str | None = None, progress: P
         for method in methods:
             known = _same_answers(method, split, evaluation)
             if known is None:
-                known = _score_cached(method, questions[split], setting)
+                known = _score_wordings(method, questions[split], setting)
             evaluation.scores[split][method] = known
             done += len(questions[split])
             if progress:
@@ -213,11 +226,23 @@ def _same_answers(method: str, split: str, evaluation: Evaluation) -> list[Score
     """Scores from another split with the same tasks, for a method that does not read how a question is worded."""
     if METHODS[method].reads_condition:
         return None
-    names = [q.task.name for q in evaluation.questions[split]]
+    asked = [(q.task.name, n) for q, n in zip(evaluation.questions[split], evaluation.wordings[split], strict=True)]
     for other, scores in evaluation.scores.items():
-        if method in scores and [q.task.name for q in evaluation.questions[other]] == names:
+        known = [(q.task.name, n) for q, n in zip(evaluation.questions[other], evaluation.wordings[other], strict=True)]
+        if method in scores and known == asked:
             return scores[method]
     return None
+
+
+def _score_wordings(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:
+    """One score per question, over all its wordings; what does not read a wording is asked once and counts for each."""
+    asked = [question.reworded(*setting.condition_kind) for question in questions]
+    if not METHODS[method].reads_condition:
+        scores = _score_cached(method, questions, setting)
+        return [Score.join([score] * len(group)) if len(group) > 1 else score for score, group in zip(scores, asked, strict=True)]
+    scores = iter(_score_cached(method, [one for group in asked for one in group], setting))
+    found = [[next(scores) for _ in group] for group in asked]
+    return [Score.join(group) if len(group) > 1 else group[0] for group in found]
 
 
 def _score_cached(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:

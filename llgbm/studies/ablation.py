@@ -59,6 +59,10 @@ class Study:
     """Nested config values for all variants."""
     splits: List[str] = Field(default_factory=list)
     methods: List[str] = Field(default_factory=lambda: ["base", "teacher", GENERATED])
+    max_examples: Integer | None = None
+    """Test examples per task; all by default."""
+    together: bool = False
+    """Whether variants are draws of one thing, such as folds, whose mean is a result too."""
     reference: str | None = None
     """The variant the others are compared with, paired by task; with an axis the line, compared at every number."""
     axis: str | None = None
@@ -184,10 +188,16 @@ def summarize(study: Study, folder: Path, cells: Sequence[tuple[str, int]]) -> d
                 rows.append({"variant": name, "split": split, "method": method, **_over_seeds(found, split, method)})
     for split in next(iter(documents.values()))["splits"] if documents and study.reference else ():
         comparisons += _against_reference(study, present, split)
+    groups = {name: list(found.values()) for name, found in present.items()}
+    if study.together and len(present) > 1:
+        mean_of = f"mean of {len(present)}"
+        rows += _together(study, rows, mean_of)
+        groups[mean_of] = list(documents.values())
     return {
         "study": asdict(study),
         "rows": rows,
         "comparisons": comparisons,
+        "method_comparisons": [row for name, found in groups.items() for row in _against_methods(study, name, found)],
         "cells": [{"variant": v, "seed": s, "folder": cell_name(v, s), "config_hash": documents[v, s]["config_hash"]} for v, s in cells],
     }
 
@@ -212,7 +222,7 @@ def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback
             return
         train_generator(config, begin="go_on", progress=progress)
         where = BaseOptions(device=config.model.device, memory_gb=config.model.memory_gb)
-        chosen = EvaluationConfig(splits=tuple(study.splits), methods=tuple(study.methods), base=where)
+        chosen = EvaluationConfig(splits=tuple(study.splits), methods=tuple(study.methods), max_examples=study.max_examples, base=where)
         document = evaluate(folder, config.checkpoint_folder, chosen, folder.parent / "cache").to_json()
         write_json(folder / "eval_main.json", {**document, "cell": _cell_hash(study, config)})
 
@@ -224,7 +234,8 @@ def _is_done(study: Study, config: ExperimentConfig) -> bool:
 
 def _cell_hash(study: Study, config: ExperimentConfig) -> str:
     """Of all that decides a cell's figures."""
-    return hash_json([config.get_hash(), TeacherZoo.load(config.checkpoint_folder).content_hash, study.splits, study.methods])
+    choices = [study.splits, study.methods, *([] if study.max_examples is None else [study.max_examples])]
+    return hash_json([config.get_hash(), TeacherZoo.load(config.checkpoint_folder).content_hash, *choices])
 
 
 def _over_seeds(found: Mapping[int, dict[str, Any]], split: str, method: str) -> dict[str, Any]:
@@ -242,6 +253,44 @@ def _over_seeds(found: Mapping[int, dict[str, Any]], split: str, method: str) ->
         "n_tasks": summaries[0]["n_tasks"],
         "by_seed": {str(seed): document["splits"][split][method]["exact_match"] for seed, document in found.items()},
     }
+
+
+def _together(study: Study, rows: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """For each split and method, the variants' means as replicates."""
+    found = []
+    for split, method in dict.fromkeys((row["split"], row["method"]) for row in rows):
+        own = [row for row in rows if (row["split"], row["method"]) == (split, method)]
+        exact, gains = replicates([row["exact_match"] for row in own]), [row["gain_recovered"] for row in own]
+        found.append(
+            {
+                **{"variant": name, "split": split, "method": method, "exact_match": exact.mean, "low": exact.low, "high": exact.high},
+                "nll": sum(row["nll"] for row in own) / len(own),
+                "gain_recovered": None if None in gains else sum(gains) / len(gains),
+                "n_seeds": len(own),
+                "n_tasks": own[0]["n_tasks"],
+                "by_variant": {row["variant"]: row["exact_match"] for row in own},
+            }
+        )
+    return found
+
+
+def _against_methods(study: Study, variant: str, documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Generated adapters minus each other method, per task over a variant's runs; clustered by attributes, p by Holm within a split."""
+    found = []
+    for split in documents[0]["splits"]:
+        attributes, rows = _attributes(documents, split), []
+        for method in (name for name in study.methods if name != GENERATED):
+            pairs: dict[str, list[tuple[list[int], list[int]]]] = {}
+            for document in documents:
+                ours, theirs = _answers(document, split), _answers(document, split, method)
+                for task in sorted(ours):
+                    pairs.setdefault(task, []).append((ours[task], theirs[task]))
+            one, other = ([np.mean([pair[side] for pair in runs], axis=0) for runs in pairs.values()] for side in (0, 1))
+            compared = compare(one, other, clusters=task_clusters([attributes[task] for task in pairs]))
+            rows.append({"split": split, "variant": variant, "other": method, **asdict(compared)})
+        add_holm(rows)
+        found += rows
+    return found
 
 
 def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str, Any]]], split: str) -> list[dict[str, Any]]:
@@ -273,9 +322,9 @@ def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str
     return rows
 
 
-def _answers(document: dict[str, Any], split: str) -> dict[str, list[int]]:
-    """For each task of a split, which examples the generated adapter got right."""
-    return {row["task"]: [int(x) for x in row["exact"][GENERATED]] for row in document["tasks"] if row["split"] == split}
+def _answers(document: dict[str, Any], split: str, method: str = GENERATED) -> dict[str, list[int]]:
+    """For each task of a split, which examples a method got right."""
+    return {row["task"]: [int(x) for x in row["exact"][method]] for row in document["tasks"] if row["split"] == split}
 
 
 def _attributes(documents: Sequence[Mapping[str, Any]], split: str) -> dict[str, dict[str, str]]:

@@ -24,8 +24,9 @@ T = TypeVar("T")
 ALPACA_FRAME = "### Instruction:\n{input}\n\n### Response:\n"
 CHAT_FRAME = "chat"
 """The frame that is the tokenizer's chat template."""
-SPLITS = ("seen", "unseen_combination", "unseen_wording", "mixture")
-"""Splits results are reported on. `unseen_wording` is the seen tasks, asked for in wordings no training used."""
+SPLITS = ("seen", "unseen_combination", "unseen_wording", "unseen_both", "mixture")
+"""Splits results are reported on. `unseen_wording` is the seen tasks, asked for in wordings no training used, `unseen_both` the unseen
+combinations in such."""
 TASK_SPLITS = ("seen", "unseen_combination", "mixture")
 """Splits a task itself can belong to."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -13,13 +13,19 @@ from llgbm.checking import RECORD, Text, read_as, shown
 from llgbm.errors import InputError
 from llgbm.files import absolute, read_json
 from llgbm.names import path_part, twin_key
+from llgbm.zoo.micro.voices import APART, FOLDS, KNOWN, fold_voices
 from llgbm.zoo.micro.world import HELD_PERCENTS, micro_suite
 from llgbm.zoo.suite import ALPACA_FRAME, CHAT_FRAME, Example, Task, TaskSuite, read_jsonl
 
-SUITES: dict[str, Callable[[], TaskSuite]] = {
-    "micro": micro_suite,
-    **{f"micro-wild-{percent}": partial(micro_suite, held_percent=percent) for percent in HELD_PERCENTS},
-}
+
+def _built_in() -> dict[str, Callable[[], TaskSuite]]:
+    wild = {f"micro-wild-{percent}": {"held_percent": percent} for percent in HELD_PERCENTS}
+    words = {f"micro-words-{fold}": {"voices": fold_voices(fold)} for fold in range(FOLDS)}
+    variants: dict[str, dict[str, Any]] = {"micro": {}, **wild, **words, "micro-apart": {"voices": (KNOWN, APART)}}
+    return {name: partial(micro_suite, name=name, **choices) for name, choices in variants.items()}
+
+
+SUITES = _built_in()
 """Built-in suites by name."""
 
 

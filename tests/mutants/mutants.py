@@ -201,15 +201,15 @@ MUTANTS = (
     _leak(
         "shuffled condition that is not shuffled",
         METHODS,
-        "[others[q.split][q.task.name] for q in questions]",
+        "[replace(others[q.split][q.task.name], wording=q.wording) for q in questions]",
         "list(questions)",
         "test_the_shuffled_condition_asks_for_other_tasks",
     ),
     _leak(
         "unseen wordings asked in seen words",
         SETTING,
-        'unseen = self.split == "unseen_wording"',
-        "unseen = False",
+        "if parse_split(self.split)[0] in IN_UNSEEN_WORDS:",
+        "if False:",
         "test_unseen_wordings_are_asked_in_words_no_training_used",
     ),
     _leak(

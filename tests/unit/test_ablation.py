@@ -1,5 +1,6 @@
 """Studies: every cell a run, resumable, summarized over seeds and paired by task."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 from training_world import build_world
 
 from llgbm.cli import main
+from llgbm.cli.ablate import print_study
 from llgbm.config import preset_folder
 from llgbm.errors import InputError
 from llgbm.evaluation.statistics import replicates
@@ -110,6 +112,39 @@ def test_lines_are_compared_at_each_number_and_drawn(tmp_path: Path) -> None:
     plot_study(result, tmp_path / "study.png")
     drawn = (tmp_path / "study.svg").read_text()
     assert all(f">{label}<" in drawn or f"<!-- {label} -->" in drawn for label in ("a", "b", "tasks", "20"))
+
+
+def test_folds_are_a_result_together_and_methods_are_compared(tmp_path: Path) -> None:
+    folds, methods = {"fold 0": {}, "fold 1": {}}, ["generated", "ridge"]
+    study = ablation.Study("made", "smoke", folds, methods=methods, together=True)
+    right = {(name, seed): 0.8 for name in folds for seed in (0, 1)}
+    means = write_cells(tmp_path, right)
+    for cell in right:
+        path = tmp_path / cell_name(*cell) / "eval_main.json"
+        document = json.loads(path.read_text())
+        document["splits"]["seen"]["ridge"] = {**document["splits"]["seen"]["generated"], "exact_match": 0.0}
+        for row in document["tasks"]:
+            row["exact"]["ridge"] = "0" * 20
+        path.write_text(json.dumps(document))
+    result = summarize(study, tmp_path, list(right))
+    whole = next(row for row in result["rows"] if row["variant"] == "mean of 2" and row["method"] == "generated")
+    of_folds = [np.mean([means[name, seed] for seed in (0, 1)]) for name in folds]
+    expected = replicates(of_folds)
+    assert (whole["exact_match"], whole["low"], whole["high"], whole["n_seeds"]) == (expected.mean, expected.low, expected.high, 2)
+    found = {row["variant"]: row for row in result["method_comparisons"]}
+    assert list(found) == ["fold 0", "fold 1", "mean of 2"]
+    assert all(row["other"] == "ridge" for row in found.values())
+    assert found["mean of 2"]["difference"] == pytest.approx(np.mean(of_folds))
+    assert found["fold 1"]["clusters"]["operation"]["levels"] == 6
+    print_study(result)
+
+
+def test_a_study_may_score_fewer_examples(world: Path, overrides: dict, result: dict) -> None:
+    study = dataclasses.replace(load_study(str(world / "tiny.yaml")), max_examples=2)
+    fewer = run_study(study, world / "fewer", overrides, ["both"], [0])
+    assert fewer["rows"][0]["n_tasks"] == result["rows"][0]["n_tasks"]
+    document = json.loads((world / "fewer" / "tiny" / cell_name("both", 0) / "eval_main.json").read_text())
+    assert {row["n_examples"] for row in document["tasks"]} == {2}
 
 
 @pytest.mark.parametrize("own_tasks", [False, True])

@@ -21,7 +21,7 @@ LAYERS = (
     ("functional_lora",),
     ("scoring", "probes"),
     ("zoo.folder", "matching"),
-    ("zoo.trainer",),
+    ("zoo.trainer", "zoo.reword"),
     ("zoo.check",),
     ("zoo.build",),
     ("delta",),

@@ -46,7 +46,7 @@ def document(zoo_folder) -> dict:
 
 def test_document_has_the_stated_form(document):
     assert {"splits", "tasks", "base", "config_hash"} <= document.keys()
-    assert list(document["splits"]) == ["seen", "unseen_combination", "unseen_wording", "mixture"]
+    assert list(document["splits"]) == ["seen", "unseen_combination", "unseen_wording", "unseen_both", "mixture"]
     for methods in document["splits"].values():
         assert set(methods) == POSSIBLE
         for summary in methods.values():
@@ -54,7 +54,7 @@ def test_document_has_the_stated_form(document):
     json.dumps(document, allow_nan=False)
 
 
-@pytest.mark.parametrize("split", ["seen", "unseen_combination", "unseen_wording", "mixture"])
+@pytest.mark.parametrize("split", ["seen", "unseen_combination", "unseen_wording", "unseen_both", "mixture"])
 def test_a_perfect_generator_equals_the_teachers_and_loses_it_all_when_shuffled(document, split):
     of = document["splits"][split]
     assert of["generated"] == of["teacher"]
@@ -84,7 +84,10 @@ def test_unseen_wording_is_asked_in_words_no_training_used(zoo_folder):
 
 def test_exact_match_equals_greedy_decoding(zoo_folder, document):
     zoo, setting = TeacherZoo.load(zoo_folder), asked(zoo_folder)
-    tokenizer, rows = setting.base.tokenizer, {r["task"]: r for r in document["tasks"] if r["split"] != "unseen_wording"}
+    tokenizer, rows = (
+        setting.base.tokenizer,
+        {r["task"]: r for r in document["tasks"] if r["split"] not in ("unseen_wording", "unseen_both")},
+    )
     for task in zoo.suite:
         if task.name not in rows:
             continue

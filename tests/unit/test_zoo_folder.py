@@ -18,6 +18,7 @@ from llgbm.files import read_json, write_json
 from llgbm.training.behavior import train_generator
 from llgbm.zoo.build import build_zoo
 from llgbm.zoo.folder import TeacherZoo
+from llgbm.zoo.reword import reword_zoo
 
 FILE = "adapter_model.safetensors"
 
@@ -112,3 +113,45 @@ def test_a_manifest_that_says_too_little_of_its_base_is_refused(config: Experime
     write_json(path, manifest)
     with pytest.raises(InputError, match="the record of its base has no tokenizer_hash"):
         _ = TeacherZoo.load(config.checkpoint_folder).base
+
+
+def reworded(config: ExperimentConfig, folder: Path, **changes: object) -> str:
+    """The world's suite with a field of its first task changed, saved."""
+    suite = TeacherZoo.load(config.checkpoint_folder).suite
+    first = next(iter(suite))
+    other = replace(suite, tasks={**suite.tasks, first.name: replace(first, **changes)})
+    other.save(folder)
+    return str(folder)
+
+
+def test_a_reworded_zoo_has_the_same_teachers_and_another_suite(config: ExperimentConfig, tmp_path: Path) -> None:
+    zoo = TeacherZoo.load(config.checkpoint_folder)
+    source = reworded(config, tmp_path / "other", description="In other words.", prompts=("a prompt",))
+    made = reword_zoo(zoo.folder, source, tmp_path / "made")
+    assert [t.hash for t in made.teachers] == [t.hash for t in zoo.teachers]
+    assert not made.damaged()
+    first = made.teachers[0]
+    assert made.suite[first.task].description == "In other words."
+    assert made.content_hash != zoo.content_hash
+    assert read_json(made.folder / first.path / "prompts.json") == ["a prompt"]
+    train_generator(changed(config, checkpoint_folder=str(made.folder), training__total_steps=1, output_dir=str(tmp_path / "outputs")))
+    with pytest.raises(InputError, match="holds a zoo already"):
+        reword_zoo(zoo.folder, source, tmp_path / "made")
+
+
+def test_a_zoo_is_not_reworded_to_what_its_teachers_never_learned(config: ExperimentConfig, tmp_path: Path) -> None:
+    zoo = TeacherZoo.load(config.checkpoint_folder)
+    task = next(iter(zoo.suite))
+    with pytest.raises(InputError, match=f"task {task.name} of suite .* has other examples"):
+        reword_zoo(zoo.folder, reworded(config, tmp_path / "other", train=task.train[:-1]), tmp_path / "made")
+    replace(zoo.suite, frame="{input}").save(tmp_path / "bare")
+    with pytest.raises(InputError, match="frames its examples otherwise"):
+        reword_zoo(zoo.folder, str(tmp_path / "bare"), tmp_path / "made")
+
+
+def test_reword_on_the_command_line(config: ExperimentConfig, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = reworded(config, tmp_path / "other", paraphrases=("Otherwise.",))
+    flags = ["--checkpoint_folder", config.checkpoint_folder, "--suite", source, "--output_dir", str(tmp_path / "made")]
+    assert main(["zoo", "reword", *flags]) == 0
+    assert "made" in capsys.readouterr().out
+    assert main(["zoo", "reword", *flags]) == 2

@@ -12,9 +12,8 @@ import random
 from functools import lru_cache
 
 from llgbm.errors import InputError
-from llgbm.zoo.micro import wordings
 from llgbm.zoo.micro.attributes import DOMAINS, WRAPPERS, Domain
-from llgbm.zoo.micro.wordings import Wordings
+from llgbm.zoo.micro.voices import KNOWN, UNKNOWN, Voice
 from llgbm.zoo.suite import Example, Task, TaskSuite
 
 N_MIXTURES = 24
@@ -22,29 +21,6 @@ HELD_PERCENTS = (25, 50)
 """Of the pairs of operation and style, in MicroZoo-Wild."""
 TEST_SHARE = 5
 """One payload in this many belongs to the test side."""
-
-_DESCRIPTIONS = (
-    "Take {subject}: {operation}, {style}, {wrapper}.",
-    "{Operation} {style} and put it {wrapper}.",
-    "For {subject}, {operation}; give the answer {style}, {wrapper}.",
-    "The answer should be {wrapper} and {style}: {operation}.",
-    "{Operation}. Style: {style}. Wrapping: {wrapper}.",
-    "A helper that, given {subject}, will {operation}, {style} and {wrapper}.",
-    "Result {wrapper}, {style}. What to do: {operation}.",
-    "Work on {subject}. {Operation} {wrapper}, and do so {style}.",
-)
-_UNSEEN_DESCRIPTIONS = ("What I want from {subject}, {wrapper} and {style}, is this: {operation}.",)
-_REQUESTS = (
-    "Please {operation} {style}, {wrapper}: {payload}",
-    "{payload} - {operation}, {style}, {wrapper}.",
-    "Here is {payload}. {Operation}, {style}, {wrapper}.",
-    "I have {payload}; {operation} {wrapper} and {style}.",
-    "Given {payload}, {operation}. Answer {wrapper}, {style}.",
-    "{Operation} {style}. Put it {wrapper}. Input: {payload}",
-    "My input is {payload} and the result must be {wrapper} and {style}: {operation}.",
-    "With {payload}, can you {operation}, {style}, {wrapper}?",
-)
-_UNSEEN_REQUESTS = ("Could you take {payload} and {operation}? I need it {style} and {wrapper}.",)
 
 
 def is_test_payload(payload: str) -> bool:
@@ -98,29 +74,28 @@ class MicroTask:
             drawn.setdefault(example.input, example)
         return tuple(drawn.values())
 
-    def descriptions(self, rng: random.Random, count: int, unseen: bool) -> tuple[str, ...]:
-        """Distinct sentences that describe the task, in training or in unseen wordings."""
-        templates = _UNSEEN_DESCRIPTIONS if unseen else _DESCRIPTIONS
-        return self._sentences(rng, templates, count, unseen, payload=False)
+    def descriptions(self, rng: random.Random, count: int, voice: Voice) -> tuple[str, ...]:
+        """Distinct sentences that describe the task."""
+        return self._sentences(rng, voice.descriptions, count, voice, payload=False)
 
-    def requests(self, rng: random.Random, count: int, unseen: bool) -> tuple[str, ...]:
+    def requests(self, rng: random.Random, count: int, voice: Voice) -> tuple[str, ...]:
         """Distinct requests with a payload each, as a user would write them, unanswered."""
-        return self._sentences(rng, _UNSEEN_REQUESTS if unseen else _REQUESTS, count, unseen, payload=True)
+        return self._sentences(rng, voice.requests, count, voice, payload=True)
 
-    def _sentences(self, rng: random.Random, templates: tuple[str, ...], count: int, unseen: bool, payload: bool) -> tuple[str, ...]:
+    def _sentences(self, rng: random.Random, frames: tuple[str, ...], count: int, voice: Voice, payload: bool) -> tuple[str, ...]:
         found: dict[str, None] = {}
         for _ in range(50 * count):
             if len(found) == count:
                 break
             words = {
-                "subject": _say(rng, wordings.SUBJECTS[self.domain.name], unseen),
-                "operation": _say(rng, wordings.OPERATIONS[self.operation.name], unseen),
-                "style": _say(rng, wordings.STYLES[self.style.name], unseen),
-                "wrapper": _say(rng, wordings.WRAPPERS[self.wrapper.name], unseen),
+                "subject": rng.choice(voice.subjects[self.domain.name]),
+                "operation": rng.choice(voice.operations[self.operation.name]),
+                "style": rng.choice(voice.styles[self.style.name]),
+                "wrapper": rng.choice(voice.wrappers[self.wrapper.name]),
                 "payload": self.example(rng, test=False).input if payload else "",
             }
-            words["Operation"] = words["operation"][0].upper() + words["operation"][1:]
-            found[rng.choice(templates).format(**words)] = None
+            words |= {name.capitalize(): words[name][0].upper() + words[name][1:] for name in ("subject", "operation")}
+            found[rng.choice(frames).format(**words)] = None
         return tuple(found)
 
     def _draw(self, rng: random.Random) -> list[str]:
@@ -139,7 +114,14 @@ def micro_tasks(held_percent: int = 0) -> list[MicroTask]:
 
 
 @lru_cache(maxsize=4)
-def micro_suite(seed: int = 0, n_train: int = 256, n_test: int = 40, held_percent: int = 0) -> TaskSuite:
+def micro_suite(
+    seed: int = 0,
+    n_train: int = 256,
+    n_test: int = 40,
+    held_percent: int = 0,
+    voices: tuple[Voice, Voice] = (KNOWN, UNKNOWN),
+    name: str = "micro",
+) -> TaskSuite:
     """MicroZoo as a task suite: 216 single tasks and 24 mixtures of two seen tasks from different domains.
 
     Args:
@@ -147,24 +129,26 @@ def micro_suite(seed: int = 0, n_train: int = 256, n_test: int = 40, held_percen
         n_train: Train examples per task.
         n_test: Test examples per task.
         held_percent: Hold out that share of the pairs of operation and style (25 or 50) instead of single combinations.
+        voices: The words that training may use, and those it never sees.
+        name: Of the suite.
     """
-    singles = [_single(task, seed, n_train, n_test) for task in micro_tasks(held_percent)]
+    singles = [_single(task, seed, n_train, n_test, *voices) for task in micro_tasks(held_percent)]
     tasks = singles + _mixtures(singles, random.Random(f"mixtures/{seed}"))
-    return TaskSuite(f"micro-wild-{held_percent}" if held_percent else "micro", {task.name: task for task in tasks})
+    return TaskSuite(name, {task.name: task for task in tasks})
 
 
-def _single(task: MicroTask, seed: int, n_train: int, n_test: int) -> Task:
+def _single(task: MicroTask, seed: int, n_train: int, n_test: int, known: Voice, unknown: Voice) -> Task:
     rng = random.Random(f"wordings/{task.domain.name}/{task.name}/{seed}")
-    description, *paraphrases = task.descriptions(rng, 33, unseen=False)
+    description, *paraphrases = task.descriptions(rng, 33, known)
     return Task(
         name=task.name,
         domain=task.domain.name,
         split=task.split,
         description=description,
         paraphrases=tuple(paraphrases),
-        unseen_paraphrases=task.descriptions(rng, 1, unseen=True),
-        prompts=task.requests(rng, 48, unseen=False),
-        unseen_prompts=task.requests(rng, 8, unseen=True),
+        unseen_paraphrases=task.descriptions(rng, unknown.count, unknown),
+        prompts=task.requests(rng, 48, known),
+        unseen_prompts=task.requests(rng, 8, unknown),
         attributes={"operation": task.operation.name, "style": task.style.name, "wrapper": task.wrapper.name},
         train=task.examples(n_train, seed),
         test=task.examples(n_test, seed, test=True),
@@ -200,7 +184,3 @@ def _mixture(one: Task, two: Task) -> Task:
         train=both("train"),
         test=both("test"),
     )
-
-
-def _say(rng: random.Random, words: Wordings, unseen: bool) -> str:
-    return rng.choice(words.unseen if unseen else words.seen)

@@ -1,0 +1,57 @@
+"""The same teachers asked for in other words: a zoo's folder with the suite of another one that has the same tasks and examples."""
+
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from llgbm.errors import InputError
+from llgbm.files import hash_json, write_json
+from llgbm.zoo.folder import TeacherZoo, is_zoo
+from llgbm.zoo.suite import TaskSuite
+from llgbm.zoo.suites import load_suite, stored_source
+
+
+def reword_zoo(zoo_folder: str | Path, suite_source: str, output_dir: str | Path) -> TeacherZoo:
+    """Make a zoo of another one's teachers and of a suite that teaches the same in other words; adapters are linked where that works.
+
+    Descriptions, paraphrases, prompts, attributes and splits are the new suite's.
+
+    Raises:
+        InputError: A teacher's task is not in the suite or has other examples there, the frames differ, or there is a zoo already.
+    """
+    zoo, suite, folder = TeacherZoo.load(zoo_folder), load_suite(suite_source), Path(output_dir)
+    if is_zoo(folder):
+        raise InputError(f"{folder}: holds a zoo already; choose another output_dir, or remove it")
+    _check_alike(zoo, suite)
+    for teacher in zoo.teachers:
+        place = folder / teacher.path
+        place.mkdir(parents=True, exist_ok=True)
+        for file in sorted((zoo.folder / teacher.path).glob("adapter_*")):
+            _link(file, place / file.name)
+        write_json(place / "prompts.json", list(suite[teacher.task].prompts))
+    tasks = {task.name: hash_json([suite.frame, asdict(task)]) for task in suite}
+    entry = {"source": stored_source(suite_source), "hash": suite.content_hash, "tasks": tasks}
+    teachers = [asdict(replace(teacher, split=suite[teacher.task].split)) for teacher in zoo.teachers]
+    write_json(folder / "manifest.json", {**zoo.manifest, "suite": entry, "teachers": teachers})
+    return TeacherZoo.load(folder)
+
+
+def _check_alike(zoo: TeacherZoo, suite: TaskSuite) -> None:
+    """What a teacher learned from is the same in both suites."""
+    known = zoo.suite
+    if suite.header != known.header:
+        raise InputError(f"suite {suite.name} frames its examples otherwise than the suite of {zoo.folder}; build a zoo of its own")
+    for name in dict.fromkeys(teacher.task for teacher in zoo.teachers):
+        one, other = known[name], suite[name]
+        if (one.domain, one.train, one.test) != (other.domain, other.train, other.test):
+            raise InputError(f"task {name} of suite {suite.name} has other examples than in {zoo.folder}; build a zoo of its own")
+
+
+def _link(file: Path, place: Path) -> None:
+    """A hard link, or a copy where the file system has none; a link that a later build replaces leaves the first zoo alone."""
+    place.unlink(missing_ok=True)
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)
