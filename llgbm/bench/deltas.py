@@ -24,7 +24,7 @@ from llgbm.lora.bulk import read_readable
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes, write_adapter
 from llgbm.probes import ProbeSet, load_probes
-from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.base import Base, load_base, load_configured
 from llgbm.zoo.folder import TeacherZoo
 
 
@@ -32,13 +32,13 @@ def bench_deltas(config: ExperimentConfig, n_adapters: int = 120, repeats: int =
     """Median seconds of each way, from adapters on disk to fingerprints; ratios; the largest difference."""
     zoo = TeacherZoo.load(config.checkpoint_folder)
     paths = [zoo.folder / teacher.path for teacher in zoo.teachers[:n_adapters]]
-    return compare_deltas(load_base(config.model.name), paths, load_probes("generic"), repeats)
+    return compare_deltas(load_configured(config.model), paths, load_probes("generic"), repeats)
 
 
 def bench_deltas_100m(config: ExperimentConfig, n_adapters: int = 8, repeats: int = 3) -> dict:
     """The same on a random Qwen2 of about 100M parameters, where the base's own work dominates; adapters of random factors."""
     tokenizer = load_base("micro").tokenizer
-    base = Base(random_qwen2(len(tokenizer)), tokenizer, "qwen2-100m")
+    base = Base(random_qwen2(len(tokenizer)).to(config.model.device), tokenizer, "qwen2-100m")
     generator = torch.Generator().manual_seed(0)
     shapes = target_shapes(base.model, config.lora.target_modules)
     factors = LoRAFactors.initialize(shapes, config.lora.rank, config.lora.alpha, n_adapters, generator=generator)
@@ -104,10 +104,10 @@ def _base_fingerprint(model: torch.nn.Module, base: Base, probes: ProbeSet) -> n
     """Mean over probes of the last layer's last token, one forward a probe."""
     states = []
     for text in probes.texts:
-        inputs = base.tokenizer(text, return_tensors="pt", truncation=True, max_length=256)
+        inputs = base.tokenizer(text, return_tensors="pt", truncation=True, max_length=256).to(base.model.device)
         output = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, output_hidden_states=True)
         states.append(output.hidden_states[-1][0, -1].float())
-    return torch.stack(states).mean(0).numpy()
+    return torch.stack(states).mean(0).cpu().numpy()
 
 
 def _peft_fingerprint(model: torch.nn.Module, path: Path, base: Base, probes: ProbeSet) -> np.ndarray:

@@ -8,6 +8,7 @@ the bare base on the same tokens.
 import copy
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from llgbm.dataset import NO_LABEL, TokenBatch
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.scoring import score_each
-from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.base import Base, load_configured
 from llgbm.zoo.folder import Teacher, TeacherZoo
 
 
@@ -37,7 +38,7 @@ def bench_evaluate(config: ExperimentConfig, n_adapters: int = 40, examples: Seq
     teachers = zoo.select(seed=zoo.teachers[0].seed)[:n_adapters]
     if len(teachers) < n_adapters:
         raise InputError(f"zoo {zoo.folder} has {len(teachers)} teachers, fewer than the {n_adapters} to evaluate; ask for fewer")
-    base = load_base(zoo.manifest["base"]["name"], config.model.dtype, config.model.device)
+    base = load_configured(replace(config.model, name=zoo.base.name, revision=zoo.base.revision))
     return {"n_adapters": n_adapters, "by_examples": {str(n): _measure(zoo, teachers, base, n, repeats) for n in examples}}
 
 
@@ -45,7 +46,7 @@ def bench_evaluate(config: ExperimentConfig, n_adapters: int = 40, examples: Seq
 def _measure(zoo: TeacherZoo, teachers: Sequence[Teacher], base: Base, examples: int, repeats: int) -> dict:
     """Median seconds of each way, run in turn."""
     pad = base.tokenizer.pad_token_id
-    assert isinstance(pad, int)  # `load_base` sees to it
+    assert isinstance(pad, int)  # loading sees to it
     framing = zoo.framing(base)
     batches = [framing.batch(zoo.suite[t.task].test[:examples]).to(base.model.device) for t in teachers]
     paths = [zoo.folder / teacher.path for teacher in teachers]

@@ -16,7 +16,7 @@ from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes, write_adapter
-from llgbm.zoo.base import load_base
+from llgbm.zoo.base import load_configured
 from llgbm.zoo.suites import load_suite
 
 
@@ -27,7 +27,7 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
     The PEFT way loads an adapter, runs its sequences and unloads it, for each adapter. The floor is the bare base on
     the same tokens in one batch.
     """
-    base = load_base(config.model.name)
+    base = load_configured(config.model)
     suite = load_suite(config.zoo.suite)
     shapes = target_shapes(base.model, config.lora.target_modules)
     functional = FunctionalLoRA(base.model, shapes)
@@ -36,7 +36,7 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
     factors = factors.map(lambda tensor: torch.randn(tensor.shape, generator=generator) * 0.02)
     tasks = list(suite)[:n_adapters]
     framing = Framing.of(base, suite)
-    parts = [framing.batch(tasks[k % len(tasks)].train[:sequences]) for k in range(n_adapters)]
+    parts = [framing.batch(tasks[k % len(tasks)].train[:sequences]).to(base.model.device) for k in range(n_adapters)]
     batch = concatenate(parts, framing.pad)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from llgbm.lora.peft_io import target_shapes, write_adapter
 from llgbm.models.encoder import build_encoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.writer import GeneratorSpec
-from llgbm.zoo.base import load_base
+from llgbm.zoo.base import load_configured
 from llgbm.zoo.build import build_zoo
 from llgbm.zoo.suite import TaskSuite
 from llgbm.zoo.suites import load_suite
@@ -28,11 +28,11 @@ def bench_generate(config: ExperimentConfig, repeats: int = 5) -> dict:
 
     The generator is new: how long it takes does not depend on what it learned.
     """
-    base, suite = load_base(config.model.name), load_suite(config.zoo.suite)
+    base, suite = load_configured(config.model), load_suite(config.zoo.suite)
     shapes = target_shapes(base.model, config.lora.target_modules)
     encoder = build_encoder(config.generator.encoder, base)
     spec = GeneratorSpec(shapes, config.lora.rank, config.lora.alpha, encoder.dim, config.generator.size, config.generator.encoder)
-    generator = LoRAGenerator(spec, encoder).eval()
+    generator = LoRAGenerator(spec, encoder).eval().to(base.model.device)
     descriptions = [task.description for task in list(suite)[:TOGETHER]]
     one = _median(lambda: generator.generate(None, descriptions[0], base), repeats)
     many = _median(lambda: generator.generate(None, descriptions, base), repeats)

@@ -17,7 +17,7 @@ from llgbm.errors import InputError
 from llgbm.lora.peft_io import write_adapter
 from llgbm.probes import load_probes
 from llgbm.retrieval import AdapterIndex
-from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.base import Base, load_configured
 from llgbm.zoo.folder import TeacherZoo
 
 NOISE = 0.05
@@ -28,7 +28,7 @@ QUERIES, HITS = 50, 5
 def bench_retrieve(config: ExperimentConfig, sizes: Sequence[int] = (500, 1000, 2000)) -> dict:
     """Rows of figures, one for each number of noisy copies of the zoo's teachers."""
     zoo = TeacherZoo.load(config.checkpoint_folder)
-    base = load_base(config.model.name)
+    base = load_configured(config.model)
     with tempfile.TemporaryDirectory() as folder:
         paths = write_copies(zoo, base, Path(folder) / "copies", max(sizes))
         compute_deltas(DeltaEngine(base, load_probes("generic")), paths[:20], DeltaCache(Path(folder) / "warm"))

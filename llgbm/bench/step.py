@@ -27,7 +27,7 @@ from llgbm.training.plan import StepPlan
 from llgbm.training.setup import TeacherSet
 from llgbm.training.step import compare
 from llgbm.training.targets import TargetOptions, TeacherTargets, owners
-from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.base import Base, load_base, load_configured
 from llgbm.zoo.suite import TaskSuite
 from llgbm.zoo.suites import load_suite
 
@@ -41,13 +41,13 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 
 def bench_step(config: ExperimentConfig, repeats: int = 7) -> dict:
     """The configured base; a row for each shape of a step."""
-    return _measure(load_base(config.model.name), load_suite(config.zoo.suite), config, SHAPES_OF_STEPS, repeats)
+    return _measure(load_configured(config.model), load_suite(config.zoo.suite), config, SHAPES_OF_STEPS, repeats)
 
 
 def bench_step_100m(config: ExperimentConfig, repeats: int = 3) -> dict:
     """A random Qwen2 of about 100M parameters, where the base's own work dominates."""
     tokenizer = load_base("micro").tokenizer
-    base = Base(random_qwen2(len(tokenizer)), tokenizer, "qwen2-100m")
+    base = Base(random_qwen2(len(tokenizer)).to(config.model.device), tokenizer, "qwen2-100m")
     return _measure(base, load_suite(config.zoo.suite), config, ((8, 4),), repeats)
 
 
@@ -78,7 +78,7 @@ def encode_step(base: Base, suite: TaskSuite, n_adapters: int, per_adapter: int)
     """Real examples, adapter-major."""
     tasks = list(suite)
     examples = [example for k in range(n_adapters) for example in tasks[k % len(tasks)].train[:per_adapter]]
-    return Framing.of(base, suite).batch(examples)
+    return Framing.of(base, suite).batch(examples).to(base.model.device)
 
 
 def prepare_step(base: Base, config: ExperimentConfig, batch: TokenBatch, n_adapters: int) -> Step:
@@ -87,7 +87,7 @@ def prepare_step(base: Base, config: ExperimentConfig, batch: TokenBatch, n_adap
     rng = torch.Generator().manual_seed(0)
     teachers, generated = (
         LoRAFactors.initialize(shapes, config.lora.rank, config.lora.alpha, n_adapters, rng).map(
-            lambda tensor: torch.randn(tensor.shape, generator=rng) * FACTOR_STD
+            lambda tensor: (torch.randn(tensor.shape, generator=rng) * FACTOR_STD).to(base.model.device)
         )
         for _ in range(2)
     )

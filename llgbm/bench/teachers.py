@@ -21,7 +21,7 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import score_each
-from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.base import Base, load_configured
 from llgbm.zoo.build import plan_batches
 from llgbm.zoo.suite import Task
 from llgbm.zoo.suites import load_suite
@@ -33,7 +33,7 @@ NEVER_SOLVED = 2.0
 
 def bench_teachers(config: ExperimentConfig, n_teachers: int = 40, steps: int = 120, progress: ProgressCallback | None = None) -> dict:
     """Train the first batch of seen tasks, as `zoo build` plans it, both ways: seconds, their ratio, test exact match."""
-    base = load_base(config.model.name)
+    base = load_configured(config.model)
     suite = load_suite(config.zoo.suite)
     framing = Framing.of(base, suite, config.zoo)
     zoo = dataclasses.replace(config.zoo, steps=steps, solved_exact_match=NEVER_SOLVED, check_interval=steps, adapters_per_batch=n_teachers)
@@ -97,6 +97,7 @@ def _train_with_peft(base: Base, functional: FunctionalLoRA, lesson: Lesson, con
 
 
 def _loss(model: PeftModel, batch: TokenBatch) -> torch.Tensor:
+    batch = batch.to(model.device)
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
     return F.cross_entropy(logits[batch.predicts], batch.targets)
 

@@ -39,7 +39,7 @@ def run(args: Namespace) -> int:
     from llgbm.lora.peft_io import find_adapters
     from llgbm.progress import ProgressBar
     from llgbm.tracking.record import ExperimentLogger
-    from llgbm.zoo.base import load_base, load_recorded
+    from llgbm.zoo.base import load_configured, load_recorded
     from llgbm.zoo.folder import TeacherZoo, is_zoo
 
     config = read_config(args)
@@ -50,7 +50,7 @@ def run(args: Namespace) -> int:
         zoo = TeacherZoo.load(args.checkpoint_dir)
         base = load_recorded(f"zoo {zoo.folder}", zoo.base, read_base_options(args))
     else:
-        base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
+        base = load_configured(config.model)
     first = PartialState(cpu=base.model.device.type == "cpu").is_main_process
     engine = make_engine(config, args.layers, args.tokens, base=base)
     if first:

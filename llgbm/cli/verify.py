@@ -16,6 +16,8 @@ TOLERANCE = 1e-5
 def add_arguments(parser: ArgumentParser) -> None:
     """A base to check instead of the installation, and how to print."""
     parser.add_argument("--model.name", type=str, default=None, help="check this base for --zoo.suite: padding, end token, lengths")
+    for flag, about in (("dtype", "float32, bfloat16 or float16"), ("device", "cpu, cuda, cuda:1 or mps"), ("revision", "of a hub model")):
+        parser.add_argument(f"--model.{flag}", f"--{flag}", type=str, default=None, help=f"of that base: {about}")
     parser.add_argument("--zoo.suite", type=str, default="micro", help="micro or a folder of JSONL files (default: %(default)s)")
     parser.add_argument("--zoo.end_token", type=str, default=None, help="what ends an answer instead of the base's end token")
     parser.add_argument("--zoo.max_length", type=int, default=None, help="longest example in tokens; the base's context by default")
@@ -39,12 +41,13 @@ def _base_rows(args: Namespace) -> list[dict[str, Any]]:
 
     from llgbm.config import build
     from llgbm.framing import Framing
-    from llgbm.zoo.base import load_base
+    from llgbm.zoo.base import load_configured
     from llgbm.zoo.check import check_base
     from llgbm.zoo.suites import load_suite
 
-    zoo = build({"zoo": vars(args.zoo)}, source="verify").zoo
-    base, suite = load_base(args.model.name), load_suite(zoo.suite)
+    given = {name: value for name, value in vars(args.model).items() if value is not None}
+    config = build({"model": given, "zoo": vars(args.zoo)}, source="verify")
+    zoo, base, suite = config.zoo, load_configured(config.model), load_suite(config.zoo.suite)
     return [asdict(finding) for finding in check_base(base, Framing.of(base, suite, zoo), suite)]
 
 

@@ -25,7 +25,7 @@ from llgbm.functional_lora.measure import rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapter, target_shapes
 from llgbm.probes import ProbeSet, load_probes
-from llgbm.zoo.base import Base, load_base
+from llgbm.zoo.base import Base, load_configured
 from llgbm.zoo.suite import Example
 
 COMFORTABLE_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30}
@@ -245,7 +245,7 @@ def make_engine(
         InputError: Layers or tokens are none of these; see also `DeltaEngine`.
     """
     probes = load_probes(config.probe.probe_type).at_most(config.probe.num_probes)
-    base = base or load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
+    base = base or load_configured(config.model)
     options = options or DeltaOptions.from_config(config.delta, config.probe.max_length)
     if layers is not None:
         options = replace(options, layers=_parsed_layers(layers))

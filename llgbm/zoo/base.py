@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from llgbm.config import ModelConfig
 from llgbm.errors import InputError, first_line
 from llgbm.files import absolute, hash_json, hash_tensors
 
@@ -134,6 +135,11 @@ class Base:
             tokenizer_hash=self.tokenizer_hash,
             template_hash=hash_json(template) if template else None,
         )
+
+
+def load_configured(model: ModelConfig) -> Base:
+    """Load the base that a configuration names, in its precision, on its device. Raises as `load_base`."""
+    return load_base(model.name, model.dtype, model.device, model.revision)
 
 
 def load_recorded(what: str, recorded: BaseIdentity, options: BaseOptions | None = None) -> Base:

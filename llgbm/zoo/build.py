@@ -21,7 +21,7 @@ from llgbm.names import path_part
 from llgbm.progress import ProgressCallback
 from llgbm.tracking.lock import hold
 from llgbm.tracking.record import ExperimentLogger
-from llgbm.zoo.base import CONTENT, Base, load_base
+from llgbm.zoo.base import CONTENT, Base, load_configured
 from llgbm.zoo.check import require_fit
 from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task, TaskSuite
@@ -44,7 +44,7 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
 
 
 def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) -> TeacherZoo:
-    base = load_base(config.model.name, config.model.dtype, config.model.device, config.model.revision)
+    base = load_configured(config.model)
     suite = load_suite(config.zoo.suite)
     framing = Framing.of(base, suite, config.zoo)
     folder = Path(absolute(config.checkpoint_folder))
