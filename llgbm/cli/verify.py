@@ -37,8 +37,6 @@ def run(args: Namespace) -> int:
 
 def _base_rows(args: Namespace) -> list[dict[str, Any]]:
     """What `zoo build` asks of a base first."""
-    from dataclasses import asdict
-
     from llgbm.config import build
     from llgbm.framing import Framing
     from llgbm.zoo.base import load_configured
@@ -48,7 +46,8 @@ def _base_rows(args: Namespace) -> list[dict[str, Any]]:
     given = {name: value for name, value in vars(args.model).items() if value is not None}
     config = build({"model": given, "zoo": vars(args.zoo)}, source="verify")
     zoo, base, suite = config.zoo, load_configured(config.model), load_suite(config.zoo.suite)
-    return [asdict(finding) for finding in check_base(base, Framing.of(base, suite, zoo), suite)]
+    found = check_base(base, Framing.of(base, suite, zoo), suite)
+    return [{"check": finding.check, "ok": finding.ok, "found": finding.found} for finding in found]
 
 
 def _checked(name: str, check: Callable[[], str]) -> dict[str, Any]:
