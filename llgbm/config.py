@@ -259,8 +259,12 @@ class ExperimentConfig:
     def save(self, path: str | Path | None = None) -> Path:
         """Write the config as YAML, by default to the run's `config.yaml`."""
         path = Path(path) if path else self.run_folder / "config.yaml"
-        write_text(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
+        write_text(path, self.dump())
         return path
+
+    def dump(self) -> str:
+        """The config as YAML, every field of it."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
     @classmethod
     def load(cls, path: str | Path) -> "ExperimentConfig":
@@ -310,6 +314,11 @@ def preset_folder() -> Path:
     """The folder of preset files: inside an installed package, or `configs/` of a checkout."""
     packaged = Path(__file__).parent / "configs"
     return packaged if packaged.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def study_names() -> list[str]:
+    """The studies that come with the package."""
+    return sorted(path.stem for path in (preset_folder() / "studies").glob("*.yaml"))
 
 
 def preset_values(name: str) -> dict[str, Any]:

@@ -6,7 +6,9 @@ Core functions take a callback and know nothing of terminals: `progress(done, to
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TextIO
 
@@ -14,9 +16,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 ProgressCallback = Callable[..., None]
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 SECONDS_BETWEEN_LINES = 5.0
 RATE_SECONDS = 30.0
 """The rate, and the time left by it, are those of this last while."""
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Let progress bars made in here show nothing."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
 
 
 class ProgressBar:
@@ -33,7 +46,8 @@ class ProgressBar:
         self.label, self.unit, self.stream, self.clock = label, unit, stream or sys.stderr, clock
         self.seen: deque[tuple[float, int]] = deque()
         self.last_line = -SECONDS_BETWEEN_LINES + clock()
-        self.bar = self._rich() if self.stream.isatty() else None
+        self.quiet = _quiet.get()
+        self.bar = self._rich() if self.stream.isatty() and not self.quiet else None
         self.task = self.bar.add_task(label, total=None, figures="") if self.bar else None
 
     def __enter__(self) -> "ProgressBar":
@@ -47,6 +61,8 @@ class ProgressBar:
 
     def __call__(self, done: int, total: int, **figures: Any) -> None:
         """Show that `done` of `total` units are finished, with figures such as `loss=0.1`."""
+        if self.quiet:
+            return
         now = self.clock()
         speed = self._speed(now, done, total)
         shown = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
@@ -81,6 +97,28 @@ class ProgressBar:
             TextColumn("{task.fields[figures]}", markup=False),
         )
         return Progress(*columns, console=Console(file=self.stream), transient=False)
+
+
+class Steps:
+    """Progress of work in named steps: called with the name of the step that begins now.
+
+    Args:
+        total: How many there are.
+        progress: Shows them; None shows nothing.
+    """
+
+    def __init__(self, total: int, progress: ProgressCallback | None = None) -> None:
+        self.total, self.progress, self.begun = total, progress, 0
+
+    def __call__(self, name: str) -> None:
+        if self.progress is not None:
+            self.progress(min(self.begun, self.total - 1), self.total, now=name)
+        self.begun += 1
+
+    def end(self) -> None:
+        """Everything is done, also the steps that were not needed."""
+        if self.progress is not None:
+            self.progress(self.total, self.total)
 
 
 def _short(value: Any) -> str:

@@ -32,7 +32,7 @@ class AdapterIndex:
         cache = _opened(delta_cache)
         deltas = {path: delta.reshape(-1) for path, delta in cache.get_all_deltas().items()}
         if not deltas:
-            raise InputError(f"{cache.cache_dir}: holds no readable deltas; 'llgbm compute-deltas --output_dir {cache.cache_dir}' fills it")
+            raise InputError(f"{cache.cache_dir}: holds no readable deltas; 'llgbm compute-deltas --deltas {cache.cache_dir}' fills it")
         sizes = {len(delta): path for path, delta in deltas.items()}
         if len(sizes) > 1:
             shown = ", ".join(f"{path} has {size}" for size, path in sizes.items())

@@ -10,10 +10,15 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType, ModuleType
+from typing import TYPE_CHECKING
 
 from llgbm.errors import InputError, first_line
+from llgbm.progress import quietly
+
+if TYPE_CHECKING:
+    from llgbm.cli.parser import CommandParser
 
 COMMANDS: dict[str, str] = {
     "quickstart": "llgbm.cli.quickstart",
@@ -33,12 +38,19 @@ COMMANDS: dict[str, str] = {
     "report": "llgbm.cli.report",
     "bench": "llgbm.cli.bench",
 }
-"""Command -> module with `HELP`, `add_arguments(parser)` and `run(args) -> int`."""
+"""Command -> module with `HELP`, `EXAMPLE`, `add_arguments(parser)` and `run(args) -> int`."""
 
 BAD_INPUT, FAILURE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 1, 130, 141, 143
 """Exit statuses; the last three are 128 and the number of the signal."""
 
 GOES_ON = "what was finished is kept, the same command goes on from there (train, train-delta-only: with --resume)"
+
+
+ENDING = (
+    "'llgbm COMMAND --help' shows a command's flags and an example, --version the",
+    "version; --quiet shows no progress, --debug the traceback of a fault.",
+)
+"""Of the overview."""
 
 
 class Terminated(BaseException):
@@ -48,11 +60,11 @@ class Terminated(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for failure, 2 for bad input, 130 on Ctrl-C, 141 on a closed pipe, 143 on SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
+    debug, quiet = "--debug" in arguments, "--quiet" in arguments
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks transformers for it
-    arguments = [a for a in arguments if a != "--debug"]
+    arguments = [a for a in arguments if a not in ("--debug", "--quiet")]
     try:
-        with _sigterm_raises(), _spoken_logs():
+        with _sigterm_raises(), _spoken_logs(quiet), quietly() if quiet else nullcontext():
             status = _dispatch(arguments)
             sys.stdout.flush()  # here, so that a closed pipe is noticed while it can be answered
             return status
@@ -100,13 +112,13 @@ def _leave_closed_pipes() -> int:
 
 
 @contextmanager
-def _spoken_logs() -> Iterator[None]:
-    """What the package logs, on standard error while a command runs."""
+def _spoken_logs(quiet: bool) -> Iterator[None]:
+    """What the package logs, on standard error while a command runs; warnings alone if `quiet`."""
     logger, handler = logging.getLogger("llgbm"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("llgbm: %(message)s"))
     before = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
     try:
         yield
     finally:
@@ -115,10 +127,6 @@ def _spoken_logs() -> Iterator[None]:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    from jsonargparse import ArgumentError
-
-    from llgbm.cli.options import make_parser, suggest_field
-
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -133,16 +141,21 @@ def _dispatch(arguments: list[str]) -> int:
         raise InputError(
             f"unknown command {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "") + f"; commands: {', '.join(COMMANDS)}"
         )
-    module = _module(name)
-    parser = make_parser(module.HELP, prog=f"llgbm {name}")
-    module.add_arguments(parser)
     try:
-        args = parser.parse_args(rest)
-    except ArgumentError as error:
-        raise InputError(f"{error.message}{suggest_field(error.message)}; 'llgbm {name} --help' shows the flags") from error
+        args = make_parser(name).parse_args(rest)
     except SystemExit as stop:  # --help
         return stop.code if isinstance(stop.code, int) else FAILURE
-    return module.run(args)
+    return _module(name).run(args)
+
+
+def make_parser(name: str) -> "CommandParser":
+    """The parser of a command. KeyError for an unknown one."""
+    from llgbm.cli.parser import CommandParser
+
+    module = _module(name)
+    parser = CommandParser(module.HELP, module.EXAMPLE, prog=f"llgbm {name}")
+    module.add_arguments(parser)
+    return parser
 
 
 def _module(name: str) -> ModuleType:
@@ -151,8 +164,8 @@ def _module(name: str) -> ModuleType:
 
 def _overview() -> str:
     lines = ["usage: llgbm COMMAND [flags]", "", "Learning LoRA Generator by Behavioral Matching.", "", "commands:"]
-    lines += [f"  {name:<18}{_module(name).HELP.splitlines()[0]}" for name in COMMANDS]
-    return "\n".join([*lines, "", "'llgbm COMMAND --help' shows a command's flags; --debug adds the traceback of a fault."])
+    lines += [f"  {name:<18}{_module(name).HELP}" for name in COMMANDS]
+    return "\n".join([*lines, "", *ENDING])
 
 
 def _fail(error: Exception, status: int, debug: bool) -> int:

@@ -1,22 +1,27 @@
 """`llgbm ablate`: variants of an experiment, each with several seeds, in one table and one figure."""
 
+from argparse import Namespace
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
-
-from llgbm.cli.options import add_override_arguments, read_overrides
+from llgbm.cli.options import add_dry_run, add_folder, add_json, add_override_arguments, read_overrides
 from llgbm.cli.output import print_json, print_table
+from llgbm.cli.parser import CommandParser
+from llgbm.cli.plan import plan_training, show_plan
+from llgbm.config import study_names
 
-HELP = "Train and evaluate the variants of a study with several seeds; resumable; one table, one figure."
+HELP = "Train and evaluate the variants of a study."
+EXAMPLE = "llgbm ablate seen_tasks --seeds 0"
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Which study, which part of it, and where it goes."""
-    parser.add_argument("--study", type=str, default="objectives", help="a name of configs/studies/, or a YAML file (default: %(default)s)")
-    parser.add_argument("--variants", type=str, nargs="+", default=[], help="only these variants (default: all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="seeds of the generators (default: the study's)")
-    parser.add_argument("--study_dir", type=str, default="outputs/studies", help="holds a folder per study (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--study", default="objectives", help="a YAML file, or one of " + ", ".join(study_names()))
+    parser.bare = "study"
+    parser.add_argument("--variants", nargs="+", default=[], metavar="V", help="only these variants (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="N", help="seeds (default: the study's)")
+    add_folder(parser, "--output", "--study_dir", default="outputs/studies", help="holds a folder per study")
+    add_json(parser)
+    add_dry_run(parser)
     add_override_arguments(parser, without=("seed", "experiment_name", "output_dir"))
 
 
@@ -24,12 +29,17 @@ def run(args: Namespace) -> int:
     """Finish the study, write `study.json` and `study.png`, show the table."""
     from llgbm.progress import ProgressBar
     from llgbm.report.plots_study import plot_study
-    from llgbm.studies.ablation import RESULT_FILE, load_study, run_study
+    from llgbm.studies.ablation import RESULT_FILE, load_study, plan_cells, run_study
 
     study = load_study(args.study)
-    folder = study.folder(args.study_dir)
+    folder = study.folder(args.output)
+    if args.dry_run:
+        cells = plan_cells(study, args.output, read_overrides(args), args.variants, args.seeds)
+        rows = [{**plan_training(config, "go_on"), "then": "evaluate"} for config, done in cells if not done]
+        done = f"{len(cells) - len(rows)} of {len(cells)} cells are done"
+        return show_plan([*rows, {"what": done, "where": str(folder), "how_long": "", "then": ""}], args.json)
     with ProgressBar(f"study {study.name}", "steps") as progress:
-        result = run_study(study, args.study_dir, read_overrides(args), args.variants, args.seeds, progress)
+        result = run_study(study, args.output, read_overrides(args), args.variants, args.seeds, progress)
     plot_study(result, folder / "study.png")
     if args.json:
         print_json(result)

@@ -1,15 +1,16 @@
 """`llgbm bench`: our way and the reference way of the same work, side by side in one process."""
 
 import importlib
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
-
-from llgbm.cli.options import add_config_arguments, read_config
+from llgbm.cli.options import add_config_arguments, add_folder, add_json, read_config
 from llgbm.cli.output import print_json, print_table
+from llgbm.cli.parser import CommandParser
 
-HELP = "Measure our way against the reference way of the same work, side by side."
+HELP = "Measure our way against the reference way."
+EXAMPLE = "llgbm bench step"
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "teachers": ("llgbm.bench.teachers", "bench_teachers"),
@@ -26,11 +27,11 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
 """Name -> module and function; the function takes a config and returns figures."""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Which benchmark, and where its figures go."""
-    parser.add_argument("name", type=str, choices=[*BENCHMARKS, "all"], help="the benchmark, or all of them")
-    parser.add_argument("--result_dir", type=str, default="outputs/bench", help="where bench_<name>.json goes (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("name", choices=[*BENCHMARKS, "all"], metavar="NAME", help=f"all, or one of {', '.join(BENCHMARKS)}")
+    add_folder(parser, "--output", "--result_dir", default="outputs/bench", help="where bench_<name>.json goes")
+    add_json(parser)
     add_config_arguments(parser, sections=("", "model", "lora", "zoo", "probe", "delta"))
 
 
@@ -44,8 +45,8 @@ def run(args: Namespace) -> int:
         module, function = BENCHMARKS[name]
         results[name] = getattr(importlib.import_module(module), function)(config)
         record = {"figures": results[name], "environment": get_environment_info(), "git": get_git_info()}
-        write_json(Path(args.result_dir) / f"bench_{name}.json", record)
-        _draw(name, results[name], Path(args.result_dir))
+        write_json(Path(args.output) / f"bench_{name}.json", record)
+        _draw(name, results[name], Path(args.output))
         if not args.json:
             _show(name, results[name])
     if args.json:

@@ -1,28 +1,42 @@
 """`llgbm compose`: do behaviors add? Fingerprints of mixtures, and adapters composed of two, scored on both tasks."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
-
-from llgbm.cli.options import add_base_arguments, add_config_arguments, read_base_options, read_config, require_at_least, require_seeds
+from llgbm.cli.options import (
+    DELTAS,
+    DELTAS_NAMES,
+    RUN,
+    ZOO,
+    ZOO_NAMES,
+    add_base_arguments,
+    add_config_arguments,
+    add_folder,
+    add_json,
+    read_base_options,
+    read_config,
+    require_at_least,
+    require_seeds,
+)
 from llgbm.cli.output import print_json, print_table
+from llgbm.cli.parser import CommandParser
 
-HELP = "Test whether behaviors add, and compose adapters of two tasks in every way there is."
+HELP = "Test whether behaviors add; make one adapter of two tasks'."
+EXAMPLE = "llgbm compose --run none --n_pairs 8"
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """What to compose, how, and where the findings go."""
-    number = int | None
-    parser.add_argument("--cache_dir", type=str, default="deltas", help="the delta cache (default: %(default)s)")
-    parser.add_argument("--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="the adapters' zoo (default: %(default)s)")
-    parser.add_argument("--checkpoint", type=str, default="outputs/delta_multi", help="run of a generator, or none (default: %(default)s)")
-    parser.add_argument("--output_dir", type=str, default="outputs/composition", help="where findings go (default: %(default)s)")
-    parser.add_argument("--methods", type=str, nargs="+", default=[], help="ways to compose (default: all that are possible)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="for ways that draw anything (default: 0 1 2)")
-    parser.add_argument("--n_pairs", type=int, default=24, help="random pairs without a mixture teacher, too (default: %(default)s)")
-    parser.add_argument("--max_examples", type=number, default=None, help="test examples per task (default: all)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_folder(parser, *DELTAS_NAMES, default=DELTAS, help="the cache of deltas")
+    add_folder(parser, *ZOO_NAMES, default=ZOO, help="the adapters' zoo")
+    add_folder(parser, "--run", "--checkpoint", default=RUN, help="run of a generator, or none")
+    add_folder(parser, "--output", "--output_dir", default="outputs/composition", help="where findings go")
+    parser.add_argument("--methods", nargs="+", default=[], metavar="M", help="ways to compose (default: all possible)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of ways that draw (default: 0 1 2)")
+    parser.add_argument("--n_pairs", type=int, default=24, metavar="N", help="random pairs, too (default: %(default)s)")
+    parser.add_argument("--max_examples", type=int, default=None, metavar="N", help="test examples per task (default: all)")
+    add_json(parser)
     add_config_arguments(parser, sections=("probe",))
     add_base_arguments(parser, "the zoo")
 
@@ -37,13 +51,13 @@ def run(args: Namespace) -> int:
     require_at_least("max_examples", args.max_examples)
     require_seeds("seeds", *args.seeds)
     require_at_least("n_pairs", args.n_pairs, low=0)
-    checkpoint = None if args.checkpoint == "none" else args.checkpoint
-    folder = Path(args.output_dir)
+    checkpoint = None if args.run == "none" else args.run
+    folder = Path(args.output)
     with hold(folder), ProgressBar("compose", "pairs") as progress:
         document = compose_zoo(
             read_config(args),
-            args.checkpoint_dir,
-            args.cache_dir,
+            args.zoo,
+            args.deltas,
             checkpoint,
             ways=args.methods,
             seeds=args.seeds,

@@ -1,32 +1,41 @@
 """`llgbm compute-deltas`: fingerprints of a folder of adapters, and what they say."""
 
 import sys
+from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
-
-from llgbm.cli.options import add_config_arguments, read_base_options, read_config
+from llgbm.cli.options import (
+    DELTAS,
+    DELTAS_NAMES,
+    ZOO,
+    ZOO_NAMES,
+    add_config_arguments,
+    add_folder,
+    add_json,
+    read_base_options,
+    read_config,
+)
 from llgbm.cli.output import print_json, print_table
+from llgbm.cli.parser import CommandParser
 
 if TYPE_CHECKING:
     from llgbm.config import ProbeConfig
     from llgbm.delta import DeltaReport
     from llgbm.probes import ProbeSet
 
-HELP = "Compute the delta activations of a folder of adapters into a cache."
+HELP = "Measure what adapters do to hidden states, into a cache."
+EXAMPLE = "llgbm compute-deltas --layers all --deltas all_layers"
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Folders, the probe set, and the fields of model (a zoo says which base it has), probe and delta."""
-    parser.add_argument(
-        "--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="folder of PEFT adapters (default: %(default)s)"
-    )
-    parser.add_argument("--output_dir", type=str, default="deltas", help="the cache (default: %(default)s)")
-    parser.add_argument("--layers", type=str, default=None, help="a layer, several with commas, or all (default: --delta.layer_idx)")
-    parser.add_argument("--tokens", type=str, default=None, help="a token's number, last, mean or response (default: --delta.token_idx)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_folder(parser, *ZOO_NAMES, default=ZOO, help="a zoo, or any folder of PEFT adapters")
+    add_folder(parser, *DELTAS_NAMES, "--output_dir", default=DELTAS, help="the cache")
+    parser.add_argument("--layers", default=None, metavar="L", help="a layer, several with commas, or all")
+    parser.add_argument("--tokens", default=None, metavar="T", help="a token's number, last, mean or response")
+    add_json(parser)
     add_config_arguments(parser, sections=("model", "probe", "delta"))
 
 
@@ -40,14 +49,15 @@ def run(args: Namespace) -> int:
     from llgbm.progress import ProgressBar
     from llgbm.tracking.record import ExperimentLogger
     from llgbm.zoo.base import load_configured, load_recorded
-    from llgbm.zoo.folder import TeacherZoo, is_zoo
+    from llgbm.zoo.folder import TeacherZoo
+    from llgbm.zoo.manifest import is_zoo
 
     config = read_config(args)
-    paths = find_adapters(args.checkpoint_dir)
+    paths = find_adapters(args.zoo)
     if not paths:
-        raise InputError(f"{args.checkpoint_dir}: no adapters here (no adapter_config.json below it); 'llgbm zoo build' trains some")
-    if is_zoo(args.checkpoint_dir):
-        zoo = TeacherZoo.load(args.checkpoint_dir)
+        raise InputError(f"{args.zoo}: no adapters here (no adapter_config.json below it); 'llgbm zoo build' trains some")
+    if is_zoo(args.zoo):
+        zoo = TeacherZoo.load(args.zoo)
         base = load_recorded(f"zoo {zoo.folder}", zoo.base, read_base_options(args))
     else:
         base = load_configured(config.model)
@@ -57,9 +67,9 @@ def run(args: Namespace) -> int:
         for text, length in engine.cut_probes.items():
             print(f"llgbm: probe {text[:40]!r} is cut: {length} tokens, probe.max_length is {engine.options.max_length}", file=sys.stderr)
         _say_how_many_probes(config.probe, engine.probes)
-    cache = DeltaCache(args.output_dir)
+    cache = DeltaCache(args.deltas)
     cache.bind(engine.config)
-    folder = Path(args.output_dir).resolve()
+    folder = Path(args.deltas).resolve()
     with ExitStack() as stack:
         if first:
             stack.enter_context(ExperimentLogger(folder.parent, folder.name)).log_config(engine.config)
@@ -83,17 +93,17 @@ def _show(args: Namespace, report: "DeltaReport") -> None:
     from llgbm.delta import DeltaCache
     from llgbm.report.embeddings import summarize_deltas
 
-    cache = DeltaCache(args.output_dir)
+    cache = DeltaCache(args.deltas)
     deltas = {path: delta for path in (*report.computed, *report.reused) if (delta := cache.get_delta(path)) is not None}
-    summary: dict[str, Any] = summarize_deltas(deltas, Path(args.checkpoint_dir))
+    summary: dict[str, Any] = summarize_deltas(deltas, Path(args.zoo))
     for fault in report.corrupt:
         print(f"llgbm: {fault}; it was computed anew", file=sys.stderr)
     for reason in report.failed.values():
         print(f"llgbm: {reason}", file=sys.stderr)
     counts = {"computed": len(report.computed), "reused": len(report.reused), "failed": len(report.failed), "corrupt": len(report.corrupt)}
     if args.json:
-        print_json({"cache": args.output_dir, **counts, "failures": report.failed, **summary})
+        print_json({"cache": args.deltas, **counts, "failures": report.failed, **summary})
         return
     print_table(summary["domains"], title="delta norms and nearest neighbors by domain (cosine)")
     print_table([{"grouped_by": k, "silhouette": v} for k, v in summary["silhouettes"].items()], title="silhouette")
-    print(f"{args.output_dir}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
+    print(f"{args.deltas}: {', '.join(f'{n} {what}' for what, n in counts.items())}")

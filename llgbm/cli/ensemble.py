@@ -1,21 +1,25 @@
 """`llgbm ensemble`: several trained generators as one."""
 
-from jsonargparse import ArgumentParser, Namespace
+from argparse import Namespace
 
-HELP = "Make one generator of several that were trained with different seeds; it misreads fewer requests."
+from llgbm.cli.options import add_folder
+from llgbm.cli.parser import CommandParser
+
+HELP = "Make one generator of several that differ by their seeds."
+EXAMPLE = "llgbm ensemble --run outputs/seed0 outputs/seed1 outputs/seed2"
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Which generators, and where the ensemble goes."""
-    parser.add_argument("--checkpoints", type=str, nargs="+", required=True, metavar="G", help="run or generator folders, two or more")
-    parser.add_argument("--output_dir", type=str, default="outputs/ensemble", help="the ensemble's folder (default: %(default)s)")
+    parser.add_argument("--run", "--checkpoints", nargs="+", required=True, metavar="RUN", help="runs or generator folders, two or more")
+    add_folder(parser, "--output", "--output_dir", default="outputs/ensemble", help="the ensemble's folder")
 
 
 def run(args: Namespace) -> int:
     """Unite and save; say how to go on."""
     from llgbm.models.ensemble import unite
 
-    ensemble = unite(args.checkpoints)
-    ensemble.save_pretrained(args.output_dir)
-    print(f"{args.output_dir}: {ensemble.spec.members} generators as one; next: llgbm evaluate --checkpoint {args.output_dir}")
+    ensemble = unite(args.run)
+    ensemble.save_pretrained(args.output)
+    print(f"{args.output}: {ensemble.spec.members} generators as one; next: llgbm evaluate --run {args.output}")
     return 0

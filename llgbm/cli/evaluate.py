@@ -1,54 +1,50 @@
 """`llgbm evaluate`: a generator against the teachers and the controls, on every split of a zoo."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
-
-from llgbm.cli.options import add_base_arguments, read_base_options, require_at_least, require_seeds
+from llgbm.cli.options import (
+    RUN,
+    ZOO,
+    ZOO_NAMES,
+    add_base_arguments,
+    add_dry_run,
+    add_folder,
+    add_json,
+    read_base_options,
+    require_at_least,
+    require_seeds,
+)
 from llgbm.cli.output import print_json, print_table
+from llgbm.cli.parser import CommandParser
+from llgbm.cli.plan import show_plan
 from llgbm.names import path_part
 from llgbm.percent import percent
+from llgbm.zoo.manifest import read_manifest
 
-HELP = "Score a generator against teachers and controls: exact match, NLL, gain recovered, per split and task."
+HELP = "Score a generator against teachers and controls."
+EXAMPLE = "llgbm evaluate --methods base teacher generated --splits seen"
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """What to evaluate, on what, and where the result goes."""
-    number = int | None
-    parser.add_argument(
-        "--checkpoint",
-        type=str,
-        default="outputs/delta_multi",
-        help="run, generator or checkpoint folder, or none (default: %(default)s)",
-    )
-    parser.add_argument("--data_dir", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
-    parser.add_argument("--output", type=str, default=None, help=".json file, or folder for eval_<name>.json (default: the run's folder)")
-    parser.add_argument("--name", type=str, default="main", help="name of the evaluation (default: %(default)s)")
-    parser.add_argument(
-        "--predictor",
-        type=str,
-        default=None,
-        metavar="RUN",
-        help="run of 'train-delta-only --variant b2', for the methods nearest_predicted and merged_predicted",
-    )
-    parser.add_argument(
-        "--splits",
-        type=str,
-        nargs="+",
-        default=[],
-        help="splits to report, such as seen or unseen_combination+one_typo (default: all, each in its own words)",
-    )
-    parser.add_argument("--methods", type=str, nargs="+", default=[], help="methods to score (default: all that are possible)")
-    parser.add_argument("--max_examples", type=number, default=None, help="test examples per task (default: all)")
-    parser.add_argument("--demonstrations", type=int, default=3, help="solved examples in few_shot (default: %(default)s)")
-    parser.add_argument("--top_k", type=int, default=3, help="teachers merged by merged_topk and merged_predicted (default: %(default)s)")
-    parser.add_argument("--teacher_seed", type=number, default=None, help="seed of the teachers (default: the zoo's first)")
-    parser.add_argument("--seed", type=int, default=0, help="draws demonstrations and shuffles (default: %(default)s)")
-    parser.add_argument("--cache_dir", type=str, default="outputs/cache", help="keeps the controls' scores (default: %(default)s)")
-    text = "tasks to write answers beside the truth for, into example_answers.json (default: none)"
-    parser.add_argument("--example_answers", type=int, default=0, metavar="N", help=text)
-    parser.add_argument("--json", action="store_true", help="print the document instead of tables")
+    add_folder(parser, "--run", "--checkpoint", default=RUN, help="run, generator or checkpoint folder, or none")
+    add_folder(parser, *ZOO_NAMES, default=ZOO, help="the zoo")
+    parser.add_argument("--output", default=None, metavar="PATH", help=".json file, or folder (default: the run's)")
+    parser.add_argument("--name", default="main", help="the file is eval_<name>.json (default: %(default)s)")
+    add_folder(parser, "--predictor", default=None, help="run of b2, for nearest_predicted and merged_predicted")
+    parser.add_argument("--splits", nargs="+", default=[], metavar="S", help="splits, such as seen or unseen_combination+one_typo")
+    parser.add_argument("--methods", nargs="+", default=[], metavar="M", help="methods to score (default: all possible)")
+    parser.add_argument("--max_examples", type=int, default=None, metavar="N", help="test examples per task (default: all)")
+    parser.add_argument("--demonstrations", type=int, default=3, metavar="N", help="of few_shot (default: %(default)s)")
+    parser.add_argument("--top_k", type=int, default=3, metavar="K", help="of the merged methods (default: %(default)s)")
+    parser.add_argument("--teacher_seed", type=int, default=None, metavar="N", help="of the teachers (default: the first)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws demonstrations and shuffles (default: 0)")
+    add_folder(parser, "--scores", "--cache_dir", default="outputs/cache", help="keeps the controls' scores")
+    parser.add_argument("--example_answers", type=int, default=0, metavar="N", help="tasks to write answers for")
+    add_json(parser)
+    add_dry_run(parser)
     add_base_arguments(parser, "the zoo")
 
 
@@ -60,13 +56,15 @@ def run(args: Namespace) -> int:
     from llgbm.progress import ProgressBar
     from llgbm.tracking.lock import hold
 
-    checkpoint = None if args.checkpoint == "none" else args.checkpoint
+    checkpoint = None if args.run == "none" else args.run
     output = _output(args.output, checkpoint, args.name)
     choices = _choices(args)
+    if args.dry_run:
+        return show_plan([_plan(args, output)], args.json)
     with hold(output.parent, f".{output.name}.lock"):
-        answers = _answer(checkpoint, args.data_dir, choices, args.example_answers) if args.example_answers else None
+        answers = _answer(checkpoint, args.zoo, choices, args.example_answers) if args.example_answers else None
         with ProgressBar("evaluate", "tasks") as progress:
-            document = evaluate(checkpoint, args.data_dir, choices, args.cache_dir, progress).to_json()
+            document = evaluate(checkpoint, args.zoo, choices, args.scores, progress).to_json()
         write_json(output, document)
         if answers is not None:
             write_json(output.parent / ANSWERS_FILE, answers)
@@ -78,9 +76,17 @@ def run(args: Namespace) -> int:
     return 0
 
 
+def _plan(args: Namespace, output: Path) -> dict[str, Any]:
+    asked = args.splits or ["all splits"]
+    n_tasks = len({teacher.task for teacher in read_manifest(args.zoo).teachers})
+    methods = " ".join(args.methods) or "all methods that are possible"
+    what = f"score {methods} on {', '.join(asked)} of {n_tasks} tasks"
+    return {"what": what, "where": str(output), "how_long": "unknown, evaluations do not record it"}
+
+
 def print_evaluation(document: dict[str, Any]) -> None:
     """Exact match of each method by split, and how the generated adapters compare with the others."""
-    from llgbm.evaluation.statistics import p_text, paired_by_all
+    from llgbm.evaluation.statistics import paired_by_all
 
     splits = document["splits"]
     for split, shown in document.get("demonstrations", {}).items():
@@ -97,21 +103,23 @@ def print_evaluation(document: dict[str, Any]) -> None:
     methods = dict.fromkeys(method for of_split in splits.values() for method in of_split)
     heads = {split: f"{split} (n={next(iter(of_split.values()))['n_tasks']})" for split, of_split in splits.items()}
     rows = [{"method": method, **{heads[split]: _cell(of_split.get(method)) for split, of_split in splits.items()}} for method in methods]
-    print_table(rows, title="exact match ± standard error over n tasks (share of the teachers' gain)")
-    compared = [
-        {
-            "split": row["split"],
-            "generated_minus": row["other"],
-            "difference": f"{row['difference']:+.3f}",
-            "interval_95%": f"[{row['low']:+.3f}, {row['high']:+.3f}]",
-            "p_(Holm)": p_text(row["p_holm"]),
-        }
-        for row in document["comparisons"]
-    ]
-    if compared:
-        print_table(compared, title="generated adapters against the others")
-        for split in splits:
-            print(f"{split}: paired by {paired_by_all(row for row in document['comparisons'] if row['split'] == split)}")
+    print_table(rows, title="exact match ± standard error over n tasks (share of the teachers' gain)", in_parts=True)
+    for split in splits:
+        compared = [row for row in document["comparisons"] if row["split"] == split]
+        if compared:
+            print_table([_compared(row) for row in compared], title=f"generated adapters against the others, {split}")
+            print(f"{split}: paired by {paired_by_all(compared)}")
+
+
+def _compared(row: dict[str, Any]) -> dict[str, Any]:
+    from llgbm.evaluation.statistics import p_text
+
+    return {
+        "generated_minus": row["other"],
+        "difference": f"{row['difference']:+.3f}",
+        "interval_95%": f"[{row['low']:+.3f}, {row['high']:+.3f}]",
+        "p_(Holm)": p_text(row["p_holm"]),
+    }
 
 
 def _answer(checkpoint: str | None, data_dir: str, choices: Any, n_tasks: int) -> dict[str, Any]:

@@ -1,37 +1,30 @@
 """`llgbm generate`: adapters for tasks that are only described."""
 
 import shlex
+from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
-
-from llgbm.cli.options import add_base_arguments, read_base_options
+from llgbm.cli.options import RUN, add_base_arguments, add_folder, add_json, read_base_options
 from llgbm.cli.output import print_json, print_table
+from llgbm.cli.parser import CommandParser
 from llgbm.errors import InputError
 
 if TYPE_CHECKING:
     from llgbm.models.export import Request
 
-HELP = "Write adapters for tasks given by a description, unlabeled prompts, or both."
+HELP = "Write adapters for a description, prompts, or both."
+EXAMPLE = 'llgbm generate --description "Reverse the string." --output my_adapter'
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """The generator, what is asked for, and where adapters go."""
-    parser.add_argument(
-        "--checkpoint", type=str, default="outputs/delta_multi", help="a run folder or a generator folder (default: %(default)s)"
-    )
-    parser.add_argument("--description", type=str, default=None, help="one sentence that says what the adapter should do")
-    parser.add_argument(
-        "--prompts", type=str, default=None, metavar="FILE", help="unlabeled prompts: a text file, one per line, or a JSON list"
-    )
-    parser.add_argument(
-        "--tasks", type=str, default=None, metavar="FILE", help="many tasks: JSONL with task, and description, prompts or both"
-    )
-    parser.add_argument("--name", type=str, default="generated adapter", help="title of the model card (default: %(default)s)")
-    parser.add_argument(
-        "--output_dir", type=str, default="outputs/generated", help="PEFT folder, or one folder per task (default: %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print the folders as JSON")
+    add_folder(parser, "--run", "--checkpoint", default=RUN, help="the generator: a run, or its generator folder")
+    parser.add_argument("--description", default=None, metavar="TEXT", help="one sentence that says what the adapter should do")
+    parser.add_argument("--prompts", default=None, metavar="FILE", help="unlabeled prompts: one per line, or a JSON list")
+    parser.add_argument("--tasks", default=None, metavar="FILE", help="many: JSONL with task, description or prompts")
+    parser.add_argument("--name", default="generated adapter", help="title of the model card (default: %(default)s)")
+    add_folder(parser, "--output", "--output_dir", default="outputs/generated", help="PEFT folder, or one per task")
+    add_json(parser)
     add_base_arguments(parser, "the generator")
 
 
@@ -44,11 +37,11 @@ def run(args: Namespace) -> int:
     from llgbm.models.export import generate_adapters
     from llgbm.zoo.base import BaseOptions, load_recorded
 
-    spec, asked = load_generator(args.checkpoint).spec, read_base_options(args)
+    spec, asked = load_generator(args.run).spec, read_base_options(args)
     made_for, reads = spec.base, spec.encoder == "base" or asked != BaseOptions()
-    base = load_recorded(f"generator {args.checkpoint}", made_for, asked) if reads and made_for else None
+    base = load_recorded(f"generator {args.run}", made_for, asked) if reads and made_for else None
     start = time.perf_counter()
-    folders = generate_adapters(args.checkpoint, requests, args.output_dir, base)
+    folders = generate_adapters(args.run, requests, args.output, base)
     seconds = time.perf_counter() - start
     rows = [{"task": request.name, "folder": str(folder)} for request, folder in zip(requests, folders, strict=True)]
     if args.json:

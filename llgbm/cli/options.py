@@ -1,55 +1,75 @@
-"""Flags that several commands share: a config by preset or file, and any of its fields by dotted name."""
+"""Flags that several commands share, each under one name: folders, the base, and any field of a config by dotted name."""
 
-import argparse
-import difflib
 import json
+from argparse import Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
 
 from llgbm.checking import type_name
-from llgbm.config import LARGEST_SEED, ExperimentConfig, build, describe_fields, preset_values
+from llgbm.cli.parser import CommandParser
+from llgbm.config import CONFIGS, LARGEST_SEED, ExperimentConfig, build, describe_fields, preset_values
 from llgbm.dotted import flatten, merge
 from llgbm.errors import InputError
 from llgbm.files import read_yaml
+from llgbm.zoo.manifest import is_zoo
 
 if TYPE_CHECKING:
     from llgbm.training.standing import Begin
     from llgbm.zoo.base import BaseOptions
 
-SHORT = {
-    "probe.probe_type": ("--probe_type",),
-    "training.report_to": ("--report_to",),
-    "model.name": ("--base",),
-    "model.dtype": ("--dtype",),
-    "model.device": ("--device",),
-    "model.revision": ("--revision",),
-    "model.memory_gb": ("--memory_gb",),
+ZOO, DELTAS, RUN = "data/teacher_checkpoints", "deltas", "outputs/delta_multi"
+"""Where `llgbm quickstart` puts them, and where every command looks unless told otherwise."""
+
+DEFAULTS = ("checkpoint_folder", "delta_cache_dir", "zoo.suite", "seed")
+"""Fields whose default stands in the help."""
+
+ZOO_NAMES = ("--zoo", "--checkpoint_folder", "--checkpoint_dir", "--data_dir")
+DELTAS_NAMES = ("--deltas", "--delta_cache_dir", "--cache_dir")
+"""The names of a flag: the first is shown, the others are understood."""
+
+SHOWN: dict[str, tuple[str, str]] = {
+    "checkpoint_folder": ("--zoo", "the zoo of teachers"),
+    "delta_cache_dir": ("--deltas", "the cache of deltas"),
+    "zoo.suite": ("--suite", "tasks: micro, or a folder of JSONL files"),
+    "probe.probe_type": ("--probe_type", "probes: generic, math, code ... (--help_config)"),
+    "seed": ("--seed", "seed of everything random"),
+    "training.report_to": ("--report_to", "tracker: trackio, tensorboard, wandb, mlflow"),
+    "model.name": ("--base", "Hugging Face folder or hub id, or micro, built in"),
+    "model.revision": ("--revision", "branch, tag or commit of a hub id"),
+    "model.device": ("--device", "where the base runs: cpu, cuda, cuda:1, mps"),
+    "model.dtype": ("--dtype", "its precision: float32, bfloat16, float16"),
+    "model.memory_gb": ("--memory_gb", "memory that may be taken there, in GiB"),
 }
-"""Fields with a second, shorter flag."""
+"""Fields with a short flag, which stand in a command's help."""
 
 
-def make_parser(description: str, **options: Any) -> ArgumentParser:
-    """A parser whose faults are exceptions and whose help is as written."""
-    return ArgumentParser(description=description, exit_on_error=False, formatter_class=argparse.HelpFormatter, **options)
-
-
-def add_config_arguments(parser: ArgumentParser, preset: str = "delta_multi", sections: tuple[str, ...] | None = None) -> None:
-    """Add `--config`, `--config_file` and a flag for every config field.
+def add_config_arguments(
+    parser: CommandParser, preset: str | None = "delta_multi", sections: tuple[str, ...] | None = None, whole: bool = False
+) -> None:
+    """Add `--config` and a flag for every config field.
 
     Args:
         parser: Where to add.
-        preset: The preset used when neither is given.
+        preset: The preset used when none is given; None leaves that to the command.
         sections: Only fields of these sections (`""` for top-level ones) get a flag; None means all.
+        whole: The command is about a whole experiment: its config may stand without `--config`, can be printed, and has a run.
     """
-    parser.add_argument("--config", type=str, default=preset, metavar="NAME", help="preset: a file of configs/ (default: %(default)s)")
-    parser.add_argument("--config_file", type=str, default=None, metavar="FILE", help="YAML config file, instead of a preset")
+    text = f"a YAML file, or one of {', '.join(CONFIGS)}" + (f" (default: {preset})" if preset else "")
+    parser.add_argument("--config", "--config_file", default=None, metavar="CONFIG", help=text)
+    parser.set_defaults(preset=preset)
+    if whole:
+        parser.bare = "config"
+        parser.add_argument("--print_config", action="store_true", help="print the whole config as YAML, and do nothing")
+        add_dry_run(parser)
+    if sections is None:
+        parser.add_argument("--run", default=None, metavar="DIR", help="the run's folder (default: outputs/<the config's name>)")
     add_override_arguments(parser, sections, preset=preset)
 
 
 def add_override_arguments(
-    parser: ArgumentParser, sections: tuple[str, ...] | None = None, without: tuple[str, ...] = (), preset: str | None = None
+    parser: CommandParser, sections: tuple[str, ...] | None = None, without: tuple[str, ...] = (), preset: str | None = None
 ) -> None:
     """Add a flag for every config field of the sections, but those in `without`; help shows a preset's value as the default."""
     groups: dict[str, Any] = {}
@@ -58,14 +78,46 @@ def add_override_arguments(
         section = name.rpartition(".")[0]
         if name in without or (sections is not None and section not in sections):
             continue
-        group = groups.setdefault(section, parser.add_argument_group(f"{section or 'experiment'} config"))
-        help = f"{text.rstrip('.')} ({type_name(kind)}; {label}: {_shown(values.get(name, default))})".replace("%", "%%")
-        group.add_argument(f"--{name}", *SHORT.get(name, ()), type=str, default=None, metavar="VALUE", help=help)
+        if name in SHOWN:
+            value = values.get(name, default)
+            _add_shown(parser, name, f" (default: {value})" if name in DEFAULTS else "")
+        if section not in groups:
+            groups[section] = parser.add_config_group(f"{section or 'experiment'} config")
+        shown = f"{text.rstrip('.')} ({type_name(kind)}; {label}: {_shown(values.get(name, default))})"
+        groups[section].add_field(f"--{name}", shown, hidden=name in SHOWN)
 
 
-def add_begin_arguments(parser: ArgumentParser) -> None:
+def _add_shown(parser: CommandParser, name: str, more: str = "") -> None:
+    flag, text = SHOWN[name]
+    others = {"checkpoint_folder": ZOO_NAMES, "delta_cache_dir": DELTAS_NAMES}.get(name, (flag, f"--{name}"))
+    parser.add_argument(*dict.fromkeys((flag, *others)), dest=name, default=None, metavar="X", help=text + more)
+
+
+def add_base_arguments(parser: CommandParser, made: str) -> None:
+    """Add a flag for every field of section model, which (but for memory) is as recorded in what was `made` unless given."""
+    for name in SHOWN:
+        if name.startswith("model."):
+            _add_shown(parser, name, "" if name == "model.memory_gb" else f" (default: {made}'s)")
+
+
+def add_folder(parser: CommandParser, *names: str, default: str | None, help: str) -> None:
+    """Add a flag for a folder: its name, and older names for it."""
+    parser.add_argument(*names, default=default, metavar="DIR", help=help + (" (default: %(default)s)" if default else ""))
+
+
+def add_json(parser: CommandParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def add_dry_run(parser: CommandParser) -> None:
+    """Add `--dry_run`."""
+    parser.add_argument("--dry_run", action="store_true", help="say what would be done, where, how long; do nothing")
+
+
+def add_begin_arguments(parser: CommandParser) -> None:
     """Add `--resume` and `--overwrite`, of which one may be given."""
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of a run that was not finished")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of an unfinished run")
     parser.add_argument("--overwrite", action="store_true", help="begin anew in a folder that holds a run, which is lost")
 
 
@@ -74,16 +126,6 @@ def read_begin(args: Namespace) -> "Begin":
     if args.resume and args.overwrite:
         raise InputError("--resume goes on with a run, --overwrite begins it anew; give one of them")
     return "resume" if args.resume else "overwrite" if args.overwrite else "new"
-
-
-def add_base_arguments(parser: ArgumentParser, made: str) -> None:
-    """Add a flag for every field of section model, which (but for memory) is as recorded in what was `made` unless given."""
-    group = parser.add_argument_group("base config")
-    for name, (kind, _, text) in describe_fields().items():
-        if name.startswith("model."):
-            default = "" if name == "model.memory_gb" else f"; default: as {made} was made with"
-            help = f"{text.rstrip('.')} ({type_name(kind)}{default})"
-            group.add_argument(f"--{name}", *SHORT.get(name, ()), type=str, default=None, metavar="VALUE", help=help)
 
 
 def read_base_options(args: Namespace) -> "BaseOptions":
@@ -104,23 +146,47 @@ def read_config_of_zoo(args: Namespace) -> ExperimentConfig:
     return settle(config, TeacherZoo.load(config.checkpoint_folder), read_given(args))
 
 
+def read_config_to_print(args: Namespace) -> ExperimentConfig:
+    """`read_config_of_zoo`, or `read_config` where there is no zoo yet."""
+    config = read_config(args)
+    return read_config_of_zoo(args) if is_zoo(config.checkpoint_folder) else config
+
+
 def read_given(args: Namespace, prefix: str = "") -> dict[str, Any]:
     """The config fields (those whose names begin so) given in so many words, in a file or as flags, by dotted name."""
-    file = args.get("config_file")
-    written = flatten(read_yaml(file)) if file else {}
+    source = getattr(args, "config", None)
+    written = flatten(read_yaml(source)) if source and _is_path(source) else {}
     return {**{name: value for name, value in written.items() if name.startswith(prefix)}, **read_overrides(args, prefix)}
 
 
 def read_config(args: Namespace) -> ExperimentConfig:
     """The config that flags ask for: preset or file first, single fields on top, whatever their order."""
-    values = read_yaml(args.config_file) if args.config_file else preset_values(args.config)
-    return build(merge(values, read_overrides(args)), source=args.config_file or f"config {args.config}")
+    source = args.config or args.preset
+    values = read_yaml(source) if _is_path(source) else preset_values(source)
+    return build(merge(values, read_overrides(args)), source=source if _is_path(source) else f"config {source}")
+
+
+def _is_path(source: str) -> bool:
+    """Whether a config is a file's; what is neither a preset nor a file's is for `preset_values` to name."""
+    return source not in list(CONFIGS) and (source.endswith((".yaml", ".yml")) or "/" in source or Path(source).is_file())
 
 
 def read_overrides(args: Namespace, prefix: str = "") -> dict[str, Any]:
     """The config fields (those whose names begin so) given as flags, by dotted name."""
-    given, fields = args.as_flat(), {name: field for name, field in describe_fields().items() if name.startswith(prefix)}
-    return {name: _parsed(name, getattr(given, name), fields[name][0]) for name in fields if getattr(given, name, None) is not None}
+    given, fields = vars(args), {name: field for name, field in describe_fields().items() if name.startswith(prefix)}
+    values = {name: _parsed(name, given[name], fields[name][0]) for name in fields if given.get(name) is not None}
+    return {**values, **(_of_run(given, prefix) if "output_dir" in given else {})}
+
+
+def _of_run(given: dict[str, Any], prefix: str) -> dict[str, str]:
+    """What `--run DIR` says of a training's folder."""
+    if given.get("run") is None or prefix:
+        return {}
+    twice = next((name for name in ("output_dir", "experiment_name") if given[name] is not None), None)
+    if twice is not None:
+        raise InputError(f"--run {given['run']} says where the run goes; leave out --{twice}")
+    folder = Path(given["run"])
+    return {"output_dir": str(folder.parent), "experiment_name": folder.name}
 
 
 def require_at_least(flag: str, value: int | None, low: int = 1) -> None:
@@ -134,13 +200,6 @@ def require_seeds(flag: str, *values: int | None) -> None:
     for value in values:
         if value is not None and not 0 <= value <= LARGEST_SEED:
             raise InputError(f"--{flag} is {value}; give a seed from 0 to {LARGEST_SEED}")
-
-
-def suggest_field(message: str) -> str:
-    """For a fault about an unknown flag, the config field that was probably meant."""
-    _, unrecognized, flags = message.partition("unrecognized arguments: --")
-    near = difflib.get_close_matches(flags.split()[0].split("=")[0], describe_fields(), n=1) if unrecognized else []
-    return f" (did you mean --{near[0]}?)" if near else ""
 
 
 def _shown(value: Any) -> str:

@@ -3,13 +3,17 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from llgbm.config import ExperimentConfig
 
 PIPE_WIDTH = 160
 """Columns of a table that no terminal shows: wide enough that nothing is cut."""
@@ -22,12 +26,19 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None, title: str | None = None) -> None:
-    """Print rows as a table; numbers are right-aligned, None is a dash. Titles are printed as they are, never broken."""
+def print_table(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None, title: str | None = None, in_parts: bool = False
+) -> None:
+    """Print rows as a table; numbers are right-aligned, None is a dash. Titles are printed as they are, never broken.
+
+    Where the table is too wide, its cells are folded; `in_parts` sets the columns that do not fit below, beside the first one again.
+    """
     console = _console()
     if title:
         console.print(_plain(title), soft_wrap=True)
-    console.print(_table(rows, columns))
+    columns = list(columns or (rows[0] if rows else ()))
+    for part in _fitting(console, rows, columns) if in_parts else [columns]:
+        console.print(_table(rows, part))
 
 
 @contextmanager
@@ -44,11 +55,28 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def print_config(config: "ExperimentConfig") -> int:
+    """Print a whole config as YAML, which `--config FILE` takes; the exit status."""
+    print(config.dump(), end="")
+    return 0
+
+
 def _console() -> Console:
     console = _Console()
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console
+
+
+def _fitting(console: Console, rows: Sequence[dict[str, Any]], columns: list[str]) -> Iterator[list[str]]:
+    """Columns in parts that fit the console side by side, each with the first column; one alone may be folded."""
+    part, unbounded = columns[:1], console.options.update(max_width=10_000)
+    for column in columns[1:]:
+        if len(part) > 1 and Measurement.get(console, unbounded, _table(rows, [*part, column])).maximum > console.width:
+            yield part
+            part = columns[:1]
+        part = [*part, column]
+    yield part
 
 
 def _table(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> Table:

@@ -1,36 +1,40 @@
 """`llgbm quickstart`: the whole way once, from a zoo of teachers to a generated adapter tried on three inputs."""
 
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from jsonargparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
 
 from llgbm.cli.options import add_config_arguments, read_config
-from llgbm.cli.output import print_table
+from llgbm.cli.output import print_config, print_table
+from llgbm.cli.parser import CommandParser
+from llgbm.cli.plan import UNKNOWN, plan_training, plan_zoo, show_plan
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig
     from llgbm.zoo.base import BaseOptions
     from llgbm.zoo.folder import TeacherZoo
 
-HELP = "Do everything once: teachers, deltas, generator, evaluation, an adapter from a sentence, and a report."
+HELP = "Do everything once, from teachers to a report."
+EXAMPLE = "llgbm quickstart --run outputs/mine --seed 1"
 
 SHOWN_PROMPTS = 3
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Any config field, and whether another run's generator may go."""
-    add_config_arguments(parser)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="train anew where the run's folder holds a generator of other settings, which is lost"
-    )
+    add_config_arguments(parser, whole=True)
+    parser.add_argument("--overwrite", action="store_true", help="train anew over a generator of other settings, which is lost")
 
 
 def run(args: Namespace) -> int:
     """Run every stage that is not done yet, then show the results and what to do next."""
     config = read_config(args)
+    if args.print_config:
+        return print_config(config)
+    if args.dry_run:
+        return show_plan(_plan(config, args.overwrite))
     start = time.perf_counter()
     _Quickstart(config, args.overwrite).run()
     print(f"\nfinished in {time.perf_counter() - start:.0f} s. Everything is kept: the same command again only shows the results.")
@@ -38,10 +42,19 @@ def run(args: Namespace) -> int:
     return 0
 
 
+def _plan(config: "ExperimentConfig", overwrite: bool) -> list[dict[str, Any]]:
+    from llgbm.training.standing import Standing
+
+    standing = Standing.of(config.run_folder)
+    begin = "overwrite" if overwrite else "go_on" if standing.finished or standing.whole else "new"
+    rest = {"what": "deltas, pictures, evaluation, answers, report, where missing", "where": str(config.run_folder), "how_long": UNKNOWN}
+    return [plan_zoo(config), plan_training(config, begin), rest]
+
+
 NEXT = """
 What to run next:
-  llgbm generate --description "Reverse the string in uppercase and put it in square brackets." --output_dir my_adapter
-  llgbm evaluate --checkpoint {run} --methods base few_shot teacher generated nearest --name short
+  llgbm generate --description "Reverse the string in uppercase and put it in square brackets." --output my_adapter
+  llgbm evaluate --run {run} --methods base few_shot teacher generated nearest --name short
   llgbm zoo list
   llgbm visualize --type deltas
   llgbm train --config baseline"""

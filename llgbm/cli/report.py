@@ -1,24 +1,25 @@
 """`llgbm report`: one HTML page about one or several runs, from saved results."""
 
-from jsonargparse import ArgumentParser, Namespace
+from argparse import Namespace
 
-HELP = "Write one HTML page about one or several runs, from saved results."
+from llgbm.cli.options import RUN, add_folder
+from llgbm.cli.parser import CommandParser
+
+HELP = "Write one HTML page about one or several runs."
+EXAMPLE = "llgbm report outputs/delta_multi outputs/baseline --output both.html"
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Which runs, and where the page goes."""
-    parser.add_argument(
-        "runs", type=str, nargs="*", default=["outputs/delta_multi"], metavar="RUN", help="run folders (default: %(default)s)"
-    )
-    parser.add_argument("--output", type=str, default=None, metavar="FILE", help="the page (default: report.html in the only run's folder)")
-    parser.add_argument(
-        "--composition_dir", type=str, default="outputs/composition", help="results of llgbm compose, if there (default: %(default)s)"
-    )
+    parser.add_argument("--run", nargs="+", default=[RUN], metavar="RUN", help=f"run folders (default: {RUN})")
+    parser.bare = "run"
+    parser.add_argument("--output", default=None, metavar="FILE", help="the page (default: report.html in the only run's folder)")
+    add_folder(parser, "--composition", "--composition_dir", default="outputs/composition", help="results of llgbm compose, if there")
 
 
 def run(args: Namespace) -> int:
     """Write the page and print its path."""
     from llgbm.report.html import write_report
 
-    print(write_report(args.runs or ["outputs/delta_multi"], args.output, args.composition_dir))
+    print(write_report(args.run, args.output, args.composition))
     return 0

@@ -1,13 +1,23 @@
 """`llgbm retrieve`: the adapters of a cache that do most nearly the same, and one adapter merged from them."""
 
 import functools
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
-
-from llgbm.cli.options import add_base_arguments, add_config_arguments, read_base_options, read_config, require_at_least
+from llgbm.cli.options import (
+    DELTAS,
+    DELTAS_NAMES,
+    add_base_arguments,
+    add_config_arguments,
+    add_folder,
+    add_json,
+    read_base_options,
+    read_config,
+    require_at_least,
+)
 from llgbm.cli.output import print_json, print_table
+from llgbm.cli.parser import CommandParser
 from llgbm.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,35 +27,26 @@ if TYPE_CHECKING:
 
     from llgbm.delta import DeltaCache, DeltaEngine
 
-HELP = "Find the adapters whose deltas are nearest to an adapter's, a given delta or a described task's, and merge them if asked."
+HELP = "Find the adapters that do most nearly the same."
+EXAMPLE = "llgbm retrieve --adapter my_adapter --k 3"
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """The query, the cache, the merge, and the base and probes that the cache was computed with."""
-    parser.add_argument("--adapter", type=str, default=None, metavar="DIR", help="a PEFT adapter; it is not among its own hits")
-    parser.add_argument("--delta", type=str, default=None, metavar="FILE", help="a safetensors file with a tensor named delta")
-    parser.add_argument("--description", type=str, default=None, help="one sentence that says what the adapter should do")
-    parser.add_argument("--prompts", type=str, default=None, metavar="FILE", help="unlabeled prompts, one per line, or a JSON list")
-    parser.add_argument(
-        "--predictor",
-        type=str,
-        default="outputs/delta_predictor",
-        metavar="RUN",
-        help="run of 'train-delta-only --variant b2', for a description or prompts (default: %(default)s)",
-    )
-    parser.add_argument("--cache_dir", type=str, default="deltas", help="of compute-deltas (default: %(default)s)")
+    add_folder(parser, "--adapter", default=None, help="a PEFT adapter; it is not among its own hits")
+    parser.add_argument("--delta", default=None, metavar="FILE", help="a safetensors file with a tensor named delta")
+    parser.add_argument("--description", default=None, metavar="TEXT", help="one sentence that says what the adapter should do")
+    parser.add_argument("--prompts", default=None, metavar="FILE", help="unlabeled prompts: one per line, or a JSON list")
+    add_folder(parser, "--predictor", default="outputs/delta_predictor", help="run of b2, for a description or prompts")
+    add_folder(parser, *DELTAS_NAMES, default=DELTAS, help="the cache of deltas")
     parser.add_argument("--k", type=int, default=5, help="hits (default: %(default)s)")
     parser.add_argument("--approximate", action="store_true", help="search a graph (HNSW) instead of every delta")
-    parser.add_argument(
-        "--index_dir", type=str, default=None, metavar="DIR", help="keep the index here and use it again while the cache is unchanged"
-    )
-    parser.add_argument(
-        "--merge", type=str, default=None, metavar="METHOD", help="merge the hits, weighted by cosine (sum 1): product, ties ..."
-    )
-    parser.add_argument("--density", type=float, default=None, help="share of entries that a pruning merge keeps")
-    parser.add_argument("--rank", type=int, default=None, help="rank of the merged adapter (product, svd)")
-    parser.add_argument("--output_dir", type=str, default=None, metavar="DIR", help="PEFT folder of the merged adapter")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_folder(parser, "--index", "--index_dir", default=None, help="keep the index here")
+    parser.add_argument("--merge", default=None, metavar="METHOD", help="merge the hits by cosine: product, ties ...")
+    parser.add_argument("--density", type=float, default=None, metavar="D", help="share of entries a pruning merge keeps")
+    parser.add_argument("--rank", type=int, default=None, metavar="R", help="rank of the merged adapter (product, svd)")
+    add_folder(parser, "--output", "--output_dir", default=None, help="PEFT folder of the merged adapter")
+    add_json(parser)
     add_config_arguments(parser, sections=("probe",))
     add_base_arguments(parser, "the cache")
 
@@ -55,17 +56,17 @@ def run(args: Namespace) -> int:
     described = args.description is not None or args.prompts is not None
     if (args.adapter is not None) + (args.delta is not None) + described != 1:
         raise InputError("say what to look for: --adapter DIR or --delta FILE, or a task by --description or --prompts; one of them")
-    if (args.merge is None) != (args.output_dir is None):
-        raise InputError("--merge METHOD and --output_dir DIR belong together; give both or neither")
+    if (args.merge is None) != (args.output is None):
+        raise InputError("--merge METHOD and --output DIR belong together; give both or neither")
     require_at_least("k", args.k)
     import sys
 
     from llgbm.delta import DeltaCache, engine_of_cache
     from llgbm.retrieval import AdapterIndex
 
-    cache = DeltaCache(args.cache_dir)
+    cache = DeltaCache(args.deltas)
     kind = {"approximate": args.approximate}
-    index = AdapterIndex.kept(args.index_dir, cache, **kind) if args.index_dir else AdapterIndex(cache, **kind)
+    index = AdapterIndex.kept(args.index, cache, **kind) if args.index else AdapterIndex(cache, **kind)
     for fault in cache.faults:
         print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
     engine = functools.cache(lambda: engine_of_cache(read_config(args), cache, read_base_options(args)))  # loaded where it is needed
@@ -78,9 +79,9 @@ def run(args: Namespace) -> int:
         print_json({"hits": rows, **({"merged": merged} if merged else {})})
         return 0
     print_table(rows, ("adapter", "cosine"))
-    print(f"{args.cache_dir}: nearest of {len(index.paths)} adapters")
+    print(f"{args.deltas}: nearest of {len(index.paths)} adapters")
     if merged:
-        print(f"{merged['output_dir']}: {args.merge} of {len(merged['weights'])} adapters")
+        print(f"{merged['output']}: {args.merge} of {len(merged['weights'])} adapters")
     return 0
 
 
@@ -127,5 +128,5 @@ def _merge(args: Namespace, engine_of: "Callable[[], DeltaEngine]", hits: list[t
     weights = [cosine / total for _, cosine in alike]
     merger = AdapterMerger(engine.functional.shapes)
     factors = merger.merge([path for path, _ in alike], weights, args.merge, density=args.density, rank=args.rank)
-    write_adapter(args.output_dir, factors, base_name=engine.base.name, fan_in_fan_out=engine.functional.fan_in_fan_out)
-    return {"method": args.merge, "output_dir": args.output_dir, "weights": {path: w for (path, _), w in zip(alike, weights, strict=True)}}
+    write_adapter(args.output, factors, base_name=engine.base.name, fan_in_fan_out=engine.functional.fan_in_fan_out)
+    return {"method": args.merge, "output": args.output, "weights": {path: w for (path, _), w in zip(alike, weights, strict=True)}}

@@ -1,23 +1,30 @@
 """`llgbm train`: train a generator on a zoo's seen teachers."""
 
-from jsonargparse import ArgumentParser, Namespace
+from argparse import Namespace
 
-from llgbm.cli.options import add_begin_arguments, add_config_arguments, read_begin, read_config_of_zoo
-from llgbm.cli.output import print_json, print_table
+from llgbm.cli.options import add_begin_arguments, add_config_arguments, add_json, read_begin, read_config_of_zoo, read_config_to_print
+from llgbm.cli.output import print_config, print_json, print_table
+from llgbm.cli.parser import CommandParser
+from llgbm.cli.plan import plan_training, show_plan
 
 HELP = "Train a generator on a zoo of teachers."
+EXAMPLE = "llgbm train delta_multi --run outputs/mine --objective.sft 0.5"
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Preset or file, any field, and whether to go on."""
-    add_config_arguments(parser)
+    add_config_arguments(parser, whole=True)
     add_begin_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_json(parser)
 
 
 def run(args: Namespace) -> int:
     """Train; print where the generator lies and how it does on the held-back tasks."""
+    if args.print_config:
+        return print_config(read_config_to_print(args))
     config = read_config_of_zoo(args)
+    if args.dry_run:
+        return show_plan([plan_training(config, read_begin(args))], args.json)
     from llgbm.progress import ProgressBar
     from llgbm.training.behavior import train_generator
 
@@ -33,5 +40,8 @@ def run(args: Namespace) -> int:
     if args.json:
         print_json(summary)
     else:
-        print_table([summary], title="trained; next: llgbm evaluate --checkpoint " + str(result.network))
+        print_table(
+            [{"of the run": name, "found": value} for name, value in summary.items()],
+            title="trained; next: llgbm evaluate --run " + str(result.network),
+        )
     return 0

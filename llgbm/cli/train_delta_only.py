@@ -1,34 +1,38 @@
 """`llgbm train-delta-only`: behavior alone, as a generator (b1) or as a predictor of fingerprints to retrieve by (b2)."""
 
-from jsonargparse import ArgumentParser, Namespace
+from argparse import Namespace
 
-from llgbm.cli.options import add_begin_arguments, add_override_arguments, read_begin, read_config_of_zoo
-from llgbm.cli.output import print_json, print_table
+from llgbm.cli.options import add_begin_arguments, add_config_arguments, add_json, read_begin, read_config_of_zoo, read_config_to_print
+from llgbm.cli.output import print_config, print_json, print_table
+from llgbm.cli.parser import CommandParser
+from llgbm.cli.plan import plan_training, show_plan
 
-HELP = "Train on behavior alone: a generator (b1), or a predictor of fingerprints to retrieve by (b2)."
+HELP = "Train on behavior alone: a generator (b1) or predictor (b2)."
+EXAMPLE = "llgbm train-delta-only --variant b2 --run outputs/delta_predictor"
 PRESETS = {"b1": "delta_only", "b2": "delta_predictor"}
+KINDS = {"b1": "generator", "b2": "predictor"}
 NEXT = {
-    "b1": "llgbm evaluate --checkpoint {folder}",
+    "b1": "llgbm evaluate --run {folder}",
     "b2": "llgbm evaluate --predictor {folder}, or llgbm retrieve --predictor {folder} --description ...",
 }
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """The variant, preset or file, any field, and whether to go on."""
-    parser.add_argument("--variant", type=str, default="b1", help="b1 or b2 (default: %(default)s)")
-    parser.add_argument(
-        "--config", type=str, default=None, metavar="NAME", help="preset (default: delta_only for b1, delta_predictor for b2)"
-    )
-    parser.add_argument("--config_file", type=str, default=None, metavar="FILE", help="YAML config file, instead of a preset")
+    parser.add_argument("--variant", default="b1", help="b1: a generator; b2: a predictor (default: %(default)s)")
+    add_config_arguments(parser, preset=None, whole=True)
     add_begin_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    add_override_arguments(parser)
+    add_json(parser)
 
 
 def run(args: Namespace) -> int:
     """Train; print where the result lies and how it does on the held-back tasks."""
-    args.config = args.config or PRESETS.get(args.variant, PRESETS["b1"])
+    args.preset = PRESETS.get(args.variant, PRESETS["b1"])
+    if args.print_config:
+        return print_config(read_config_to_print(args))
     config = read_config_of_zoo(args)
+    if args.dry_run:
+        return show_plan([plan_training(config, read_begin(args), KINDS.get(args.variant, args.variant))], args.json)
     from llgbm.progress import ProgressBar
     from llgbm.training.delta_only import train_delta_only
 
@@ -44,5 +48,8 @@ def run(args: Namespace) -> int:
     if args.json:
         print_json(summary)
     else:
-        print_table([summary], title="trained; next: " + NEXT[args.variant].format(folder=result.folder))
+        print_table(
+            [{"of the run": name, "found": value} for name, value in summary.items()],
+            title="trained; next: " + NEXT[args.variant].format(folder=result.folder),
+        )
     return 0

@@ -2,35 +2,34 @@
 
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
-
-from llgbm.cli.options import add_base_arguments, read_base_options
+from llgbm.cli.options import RUN, add_base_arguments, add_folder, add_json, read_base_options
 from llgbm.cli.output import live_table, print_json, print_table
+from llgbm.cli.parser import CommandParser
 from llgbm.errors import InputError
 from llgbm.zoo.suite import Example
 
 if TYPE_CHECKING:
     from llgbm.evaluation.side_by_side import SideBySide
 
-HELP = "Ask base and adapter the same, side by side; with --description, an adapter generated on the spot too."
+HELP = "Ask base and adapter the same, side by side."
+EXAMPLE = 'llgbm try my_adapter abcd 12345 --description "Reverse the string."'
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """The adapter, the texts, and how they are asked."""
-    parser.add_argument("adapter", type=str, metavar="ADAPTER", help="a PEFT folder; none asks only one made from --description")
-    parser.add_argument("texts", type=str, nargs="*", metavar="TEXT", help="what to ask; with --chat it is typed")
-    parser.add_argument("--description", type=str, default=None, help="also generate an adapter from this sentence")
-    parser.add_argument(
-        "--run", type=str, default="outputs/delta_multi", help="generator that writes it: a run or its folder (default: %(default)s)"
-    )
-    parser.add_argument("--frame", type=str, default="auto", help="chat, alpaca, none, or auto: chat where the base has a template")
-    parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer (default: %(default)s)")
-    parser.add_argument("--chat", action="store_true", help="type one text after another, answered with all that was said before")
-    parser.add_argument("--json", action="store_true", help="print the answers as JSON")
+    parser.add_argument("adapter", metavar="ADAPTER", help="a PEFT folder; none asks only one made from --description")
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="what to ask; with --chat it is typed")
+    parser.add_argument("--description", default=None, metavar="TEXT", help="also generate an adapter from this sentence")
+    add_folder(parser, "--run", "--checkpoint", default=RUN, help="the generator that writes it")
+    parser.add_argument("--frame", default="auto", help="chat, alpaca, none, or auto: chat where the base has a template")
+    parser.add_argument("--max_new_tokens", type=int, default=64, metavar="N", help="longest answer (default: %(default)s)")
+    parser.add_argument("--chat", action="store_true", help="type texts, answered with all that was said before")
+    add_json(parser)
     add_base_arguments(parser, "the adapter")
 
 

@@ -1,32 +1,35 @@
 """`llgbm verify`: is this installation whole, and does it compute what it should?"""
 
 import importlib.metadata
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
-
+from llgbm.cli.options import add_json
 from llgbm.cli.output import print_json, print_table
+from llgbm.cli.parser import CommandParser
 
-HELP = "Check the installation (packages, the shipped base, a forward, a comparison with PEFT), or a base of your own for a suite."
+HELP = "Check the installation, or a base of your own for a suite."
+EXAMPLE = "llgbm verify --base my_base --suite my_suite"
 
 TOLERANCE = 1e-5
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """A base to check instead of the installation, and how to print."""
-    parser.add_argument("--model.name", type=str, default=None, help="check this base for --zoo.suite: padding, end token, lengths")
-    for flag, about in (("dtype", "float32, bfloat16 or float16"), ("device", "cpu, cuda, cuda:1 or mps"), ("revision", "of a hub model")):
-        parser.add_argument(f"--model.{flag}", f"--{flag}", type=str, default=None, help=f"of that base: {about}")
-    parser.add_argument("--zoo.suite", type=str, default="micro", help="micro or a folder of JSONL files (default: %(default)s)")
-    parser.add_argument("--zoo.end_token", type=str, default=None, help="what ends an answer instead of the base's end token")
-    parser.add_argument("--zoo.max_length", type=int, default=None, help="longest example in tokens; the base's context by default")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    base = "a base to check for --suite instead: padding, end token, lengths"
+    parser.add_argument("--base", "--model.name", default=None, metavar="X", help=base)
+    for flag, about in (("dtype", "float32, bfloat16 or float16"), ("device", "cpu, cuda, cuda:1 or mps"), ("revision", "of a hub id")):
+        parser.add_argument(f"--{flag}", f"--model.{flag}", default=None, metavar="X", help=f"of that base: {about}")
+    parser.add_argument("--suite", "--zoo.suite", default="micro", metavar="X", help="micro, or a folder of JSONL files (default: micro)")
+    parser.add_argument("--end_token", "--zoo.end_token", default=None, metavar="X", help="what ends an answer (default: the base's)")
+    parser.add_argument("--max_length", "--zoo.max_length", type=int, default=None, metavar="N", help="longest example in tokens")
+    add_json(parser)
 
 
 def run(args: Namespace) -> int:
     """Exit status 1 when a check fails; every check runs all the same."""
-    installation = args.model.name is None
+    installation = args.base is None
     rows = [*_packages(), *(_checked(name, check) for name, check in CHECKS.items())] if installation else _base_rows(args)
     if args.json:
         print_json({"ok": all(row["ok"] for row in rows), "checks": rows})
@@ -37,17 +40,19 @@ def run(args: Namespace) -> int:
 
 def _base_rows(args: Namespace) -> list[dict[str, Any]]:
     """What `zoo build` asks of a base first."""
+    from dataclasses import asdict
+
     from llgbm.config import build
     from llgbm.framing import Framing
     from llgbm.zoo.base import load_configured
     from llgbm.zoo.check import check_base
     from llgbm.zoo.suites import load_suite
 
-    given = {name: value for name, value in vars(args.model).items() if value is not None}
-    config = build({"model": given, "zoo": vars(args.zoo)}, source="verify")
+    given = {name: getattr(args, name) for name in ("dtype", "device", "revision") if getattr(args, name) is not None}
+    asked = {"suite": args.suite, "end_token": args.end_token, "max_length": args.max_length}
+    config = build({"model": {"name": args.base, **given}, "zoo": asked}, source="verify")
     zoo, base, suite = config.zoo, load_configured(config.model), load_suite(config.zoo.suite)
-    found = check_base(base, Framing.of(base, suite, zoo), suite)
-    return [{"check": finding.check, "ok": finding.ok, "found": finding.found} for finding in found]
+    return [asdict(finding) for finding in check_base(base, Framing.of(base, suite, zoo), suite)]
 
 
 def _checked(name: str, check: Callable[[], str]) -> dict[str, Any]:

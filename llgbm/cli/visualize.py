@@ -1,65 +1,89 @@
 """`llgbm visualize`: pictures of saved results."""
 
+import argparse
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
-
-from llgbm.cli.options import add_base_arguments, add_config_arguments, read_base_options, read_config
+from llgbm.cli.options import (
+    DELTAS,
+    DELTAS_NAMES,
+    RUN,
+    ZOO,
+    ZOO_NAMES,
+    add_base_arguments,
+    add_config_arguments,
+    add_folder,
+    read_base_options,
+    read_config,
+)
 from llgbm.cli.output import print_table
+from llgbm.cli.parser import CommandParser
 from llgbm.errors import InputError
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig
     from llgbm.zoo.base import BaseOptions
 
-HELP = "Draw pictures of saved results: the space of deltas, training curves, composition."
+HELP = "Draw pictures of saved results."
+EXAMPLE = "llgbm visualize --type training --run outputs/one outputs/other"
 
-INPUTS = {"deltas": "deltas", "training": "outputs/delta_multi", "composition": "outputs/composition"}
+INPUTS = {"deltas": DELTAS, "training": RUN, "answers": RUN, "composition": "outputs/composition"}
 """Type -> where its results are by default."""
 
 FIGURES = "outputs/figures"
+STEPS = 8
+"""Of drawing deltas, where none is left out."""
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """What to draw, from where, to where."""
-    parser.add_argument("--type", type=str, default="deltas", choices=[*INPUTS], help="what to draw (default: %(default)s)")
-    inputs = "; ".join(f"{kind}: {folder}" for kind, folder in INPUTS.items())
     parser.add_argument(
-        "--input_dir",
-        type=str,
-        nargs="+",
-        default=[],
-        help=f"what to draw from; several runs of training are compared (default: {inputs})",
+        "--type", default="deltas", choices=[*INPUTS], metavar="T", help="deltas, training, answers, composition (default: deltas)"
     )
-    parser.add_argument("--checkpoint_dir", type=str, default="data/teacher_checkpoints", help="the adapters' zoo (default: %(default)s)")
-    where = f"where pictures go (default: {FIGURES}; composition: its --input_dir, where reports find them)"
-    parser.add_argument("--output_dir", type=str, default=None, help=where)
+    parser.add_argument("--input_dir", nargs="+", default=[], metavar="DIR", help=argparse.SUPPRESS)
+    add_folder(parser, *DELTAS_NAMES, default=INPUTS["deltas"], help="deltas: the cache")
+    add_folder(parser, *ZOO_NAMES, default=ZOO, help="deltas: the adapters' zoo")
+    parser.add_argument("--no_umap", action="store_true", help="deltas: leave out the map by UMAP, which takes longest")
+    parser.add_argument("--run", nargs="+", default=[INPUTS["training"]], metavar="RUN", help="training (one or several), answers")
+    add_folder(parser, "--composition", default=INPUTS["composition"], help="composition: its findings")
+    where = f"where pictures go (default: {FIGURES}; of a composition beside it)"
+    parser.add_argument("--output", "--output_dir", default=None, metavar="DIR", help=where)
     add_config_arguments(parser, sections=("probe",))
     add_base_arguments(parser, "the cache")
 
 
 def run(args: Namespace) -> int:
     """Write the pictures and print their paths: PNG and SVG, curves of training as SVG."""
-    inputs = args.input_dir or [INPUTS[args.type]]
-    output = args.output_dir or (inputs[0] if args.type == "composition" else FIGURES)
-    if len(inputs) > 1 and args.type != "training":
-        raise InputError(f"--type {args.type} draws one --input_dir, {len(inputs)} were given; only training compares several")
     if args.type == "training":
         from llgbm.report.plots_training import draw_training
 
-        paths = draw_training(inputs, output)
+        paths = draw_training(args.input_dir or args.run, args.output or FIGURES)
+    elif args.type == "answers":
+        from llgbm.report.plots_answers import draw_answers
+
+        paths = draw_answers(_only(args, *args.run), args.output or FIGURES)
     elif args.type == "composition":
         from llgbm.report.plots_composition import draw_composition
 
-        paths = draw_composition(Path(inputs[0]) / "composition.json", output)
+        folder = _only(args, args.composition)
+        paths = draw_composition(Path(folder) / "composition.json", args.output or folder)
     else:
-        paths = draw_deltas(read_config(args), inputs[0], args.checkpoint_dir, output, base=read_base_options(args))
+        output = args.output or FIGURES
+        paths = draw_deltas(read_config(args), _only(args, args.deltas), args.zoo, output, not args.no_umap, read_base_options(args))
         _show_silhouettes(Path(output))
     for path in paths:
         print(path)
     return 0
+
+
+def _only(args: Namespace, *folders: str) -> str:
+    """The one folder to draw from."""
+    asked = args.input_dir or folders
+    if len(asked) > 1:
+        raise InputError(f"--type {args.type} draws from one folder, {len(asked)} were given; only training compares several")
+    return asked[0]
 
 
 def draw_deltas(
@@ -67,19 +91,25 @@ def draw_deltas(
 ) -> list[Path]:
     """Every picture of a delta cache; those that need the adapters themselves are left out, with a line, when these cannot be had."""
     from llgbm.delta import DeltaCache
+    from llgbm.progress import ProgressBar, Steps
     from llgbm.report.deltas import draw_deltas, draw_views
     from llgbm.studies.embeddings import views_of_cache
 
     cache = DeltaCache(cache_dir)
-    paths = draw_deltas(cache, zoo_dir, output_dir, with_umap)
-    for fault in cache.faults:
-        print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
-    try:
-        views = views_of_cache(config, cache, zoo_dir, Path(output_dir) / "delta_views.safetensors", base)
-    except InputError as error:
-        print(f"llgbm: the comparison with other embeddings is left out: {error}", file=sys.stderr)
-        return paths
-    return paths + draw_views(views, zoo_dir, output_dir)
+    with ProgressBar("pictures", "steps") as progress:
+        step = Steps(STEPS, progress)
+        paths = draw_deltas(cache, zoo_dir, output_dir, with_umap, step)
+        for fault in cache.faults:
+            print(f"llgbm: {fault}; left out, compute-deltas computes it anew", file=sys.stderr)
+        try:
+            views = views_of_cache(config, cache, zoo_dir, Path(output_dir) / "delta_views.safetensors", base, step)
+        except InputError as error:
+            print(f"llgbm: the comparison with other embeddings is left out: {error}", file=sys.stderr)
+            return paths
+        step("silhouettes and layers")
+        paths += draw_views(views, zoo_dir, output_dir)
+        step.end()
+    return paths
 
 
 def _show_silhouettes(folder: Path) -> None:

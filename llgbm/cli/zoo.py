@@ -1,88 +1,90 @@
 """`llgbm zoo build | list | tasks | reword`: train teachers, look at them, look at what they are taught, ask for it in other words."""
 
 import sys
+from argparse import Namespace
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
-
-from llgbm.cli.options import add_config_arguments, make_parser, read_config
-from llgbm.cli.output import print_json, print_table
+from llgbm.cli.options import ZOO, ZOO_NAMES, add_config_arguments, add_folder, add_json, read_config
+from llgbm.cli.output import print_config, print_json, print_table
+from llgbm.cli.parser import CommandParser
+from llgbm.cli.plan import plan_zoo, show_plan
+from llgbm.zoo.manifest import Teacher, is_zoo, load_manifest, read_manifest
 from llgbm.zoo.suite import TASK_SPLITS
 
-HELP = "Train a zoo of teacher adapters (build), list it (list), show a suite's tasks (tasks), or give a zoo other words (reword)."
+if TYPE_CHECKING:
+    from llgbm.zoo.folder import TeacherZoo
+
+HELP = "Train teachers, list or reword them, show a suite's tasks."
+EXAMPLE = "llgbm zoo list --zoo data/teacher_checkpoints"
+BUILD = "Train every missing teacher; an interrupted build goes on where it stopped."
+REWORD = "Make a zoo of another one's teachers and a suite with the same tasks in other words."
+REWORDED = "llgbm zoo reword --suite micro-words-0 --output reworded"
+TASKS = "Show, save or draw the tasks of a suite."
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Four actions, each with its own flags."""
-    actions = parser.add_subcommands(dest="action")
-    build = make_parser("Train every missing teacher; an interrupted build goes on where it stopped.")
-    add_config_arguments(build, sections=("", "model", "lora", "zoo"))
-    listing = make_parser("Show the teachers of a zoo.")
-    listing.add_argument("--checkpoint_folder", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
-    tasks = make_parser("Show, save or draw the tasks of a suite.")
-    tasks.add_argument(
-        "--suite", type=str, default="micro", help="a built-in suite, such as micro, or a folder of JSONL files (default: %(default)s)"
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    build = actions.add_parser(
+        "build", help="train every missing teacher", description=BUILD, example="llgbm zoo build --zoo my_zoo --suite my_suite"
     )
-    tasks.add_argument(
-        "--import_function_vectors",
-        type=str,
-        default=None,
-        metavar="DIR",
-        help="instead of a suite: JSON files of [{input, output}], one per task",
-    )
-    tasks.add_argument("--split", type=str, default=None, choices=TASK_SPLITS, help="only tasks of this split")
-    tasks.add_argument("--tasks", type=str, nargs="+", default=[], metavar="NAME", help="only these tasks")
-    tasks.add_argument("--frame", type=str, default=None, help="another frame: a text with {input} and \\n for a new line, or chat")
-    tasks.add_argument("--count", type=int, default=None, help="only so many tasks, evenly spaced")
-    tasks.add_argument("--save", type=str, default=None, metavar="DIR", help="write the suite as a JSONL folder")
-    tasks.add_argument("--figure", type=str, default=None, metavar="FILE", help="draw tasks by domain and split (.png or .svg)")
-    reword = make_parser("Make a zoo of another one's teachers and a suite that has the same tasks and examples in other words.")
-    reword.add_argument("--checkpoint_folder", type=str, default="data/teacher_checkpoints", help="the zoo (default: %(default)s)")
-    reword.add_argument("--suite", type=str, required=True, help="a built-in suite, such as micro-words-0, or a folder of JSONL files")
-    reword.add_argument("--output_dir", type=str, required=True, help="the new zoo; its adapters are links where that works")
-    for name, action, help in (
-        ("build", build, "train every missing teacher"),
-        ("list", listing, "show a zoo's teachers"),
-        ("tasks", tasks, "show a suite's tasks"),
-        ("reword", reword, "the same teachers, asked for in a suite's words"),
-    ):
-        action.add_argument("--json", action="store_true", help="print JSON instead of a table")
-        actions.add_subcommand(name, action, help=help)
+    add_config_arguments(build, sections=("", "model", "lora", "zoo"), whole=True)
+    listing = actions.add_parser("list", help="show a zoo's teachers", description="Show the teachers of a zoo.", example="llgbm zoo list")
+    add_folder(listing, *ZOO_NAMES, default=ZOO, help="the zoo")
+    tasks = actions.add_parser("tasks", help="show a suite's tasks", description=TASKS, example="llgbm zoo tasks --split seen --count 10")
+    tasks.add_argument("--suite", default="micro", metavar="X", help="micro, or a folder of JSONL files (default: %(default)s)")
+    files = "instead: JSON files of [{input, output}], one per task"
+    tasks.add_argument("--import_function_vectors", default=None, metavar="DIR", help=files)
+    tasks.add_argument("--split", default=None, choices=TASK_SPLITS, metavar="S", help=f"only {', '.join(TASK_SPLITS)}")
+    tasks.add_argument("--count", type=int, default=None, metavar="N", help="only so many tasks, evenly spaced")
+    tasks.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="only these tasks")
+    frame = "another frame: a text with {input} and \\n for a new line, or chat"
+    tasks.add_argument("--frame", default=None, metavar="X", help=frame)
+    tasks.add_argument("--save", default=None, metavar="DIR", help="write the suite as a JSONL folder")
+    tasks.add_argument("--figure", default=None, metavar="FILE", help="draw tasks by domain and split (.png or .svg)")
+    reword = actions.add_parser("reword", help="the same teachers, in other words", description=REWORD, example=REWORDED)
+    add_folder(reword, *ZOO_NAMES, default=ZOO, help="the zoo")
+    reword.add_argument("--suite", required=True, metavar="X", help="a built-in suite, or a folder of JSONL files")
+    linked = "the new zoo; its adapters are links where that works"
+    reword.add_argument("--output", "--output_dir", required=True, metavar="DIR", help=linked)
+    for action in (build, listing, tasks, reword):
+        add_json(action)
 
 
 def run(args: Namespace) -> int:
     """Run the chosen action."""
-    return {"build": _build, "list": _list, "tasks": _tasks, "reword": _reword}[args.action](args[args.action])
+    return {"build": _build, "list": _list, "tasks": _tasks, "reword": _reword}[args.action](args)
 
 
 def _build(args: Namespace) -> int:
+    config = read_config(args)
+    if args.print_config:
+        return print_config(config)
+    if args.dry_run:
+        return show_plan([plan_zoo(config)], args.json)
     from llgbm.progress import ProgressBar
     from llgbm.zoo.build import build_zoo
-    from llgbm.zoo.folder import TeacherZoo, is_zoo
+    from llgbm.zoo.folder import TeacherZoo
 
-    config = read_config(args)
     if is_zoo(config.checkpoint_folder):
         for fault in TeacherZoo.load(config.checkpoint_folder).damaged().values():
             print(f"llgbm: {fault}; that is done now", file=sys.stderr)
     with ProgressBar("zoo", "teachers") as progress:
         zoo = build_zoo(config, progress)
-    _print_summary(zoo, args.json)
+    _print_built(zoo, args.json)
     return 0
 
 
 def _list(args: Namespace) -> int:
-    from dataclasses import asdict
-
-    from llgbm.zoo.folder import TeacherZoo
-
-    zoo = TeacherZoo.load(args.checkpoint_folder)
     if args.json:
-        print_json({**zoo.manifest, "teachers": [asdict(t) for t in zoo.teachers]})
+        print_json(load_manifest(args.zoo))
         return 0
+    manifest = read_manifest(args.zoo)
     columns = ("task", "domain", "split", "seed", "steps", "exact_match")
-    print_table([{name: getattr(t, name) for name in columns} for t in zoo.teachers], columns)
-    _print_summary(zoo, False)
+    print_table([{name: getattr(t, name) for name in columns} for t in manifest.teachers], columns)
+    _print_summary(args.zoo, manifest.teachers, manifest.base.name)
     return 0
 
 
@@ -120,15 +122,22 @@ def _tasks(args: Namespace) -> int:
 def _reword(args: Namespace) -> int:
     from llgbm.zoo.reword import reword_zoo
 
-    _print_summary(reword_zoo(args.checkpoint_folder, args.suite, args.output_dir), args.json)
+    _print_built(reword_zoo(args.zoo, args.suite, args.output), args.json)
     return 0
 
 
-def _print_summary(zoo: Any, as_json: bool) -> None:
+def _print_built(zoo: "TeacherZoo", as_json: bool) -> None:
+    if as_json:
+        print_json({"folder": str(zoo.folder), "hash": zoo.content_hash, "splits": _summary(zoo.teachers)})
+    else:
+        _print_summary(str(zoo.folder), zoo.teachers, zoo.base.name)
+
+
+def _summary(teachers: Sequence[Teacher]) -> list[dict[str, Any]]:
     """Teachers by split: how many, how good."""
     rows = []
-    for split in (*Counter(t.split for t in zoo.teachers), None):
-        scores = [t.exact_match for t in zoo.select(split)]
+    for split in (*Counter(t.split for t in teachers), None):
+        scores = [t.exact_match for t in teachers if split in (None, t.split)]
         rows.append(
             {
                 "split": split or "all",
@@ -138,7 +147,8 @@ def _print_summary(zoo: Any, as_json: bool) -> None:
                 "worst": min(scores),
             }
         )
-    if as_json:
-        print_json({"folder": str(zoo.folder), "hash": zoo.content_hash, "splits": rows})
-    else:
-        print_table(rows, title=f"zoo {zoo.folder}: {len(zoo.teachers)} teachers of base {zoo.manifest['base']['name']}")
+    return rows
+
+
+def _print_summary(folder: str, teachers: Sequence[Teacher], base: str) -> None:
+    print_table(_summary(teachers), title=f"zoo {folder}: {len(teachers)} teachers of base {base}")

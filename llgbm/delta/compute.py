@@ -80,7 +80,7 @@ def engine_of_cache(
     stored = cache.manifest["config"]
     if not stored:
         raise InputError(
-            f"{cache.cache_dir}: does not say how deltas were measured; run 'llgbm compute-deltas --output_dir {cache.cache_dir}' first"
+            f"{cache.cache_dir}: does not say how deltas were measured; run 'llgbm compute-deltas --deltas {cache.cache_dir}' first"
         )
     recorded = BaseIdentity.read(stored.get("base"), cache.cache_dir / MANIFEST)
     base = base or load_recorded(f"cache {cache.cache_dir}", recorded, options)

@@ -33,7 +33,7 @@ def answer_examples(setting: Setting, n_tasks: int = 12, n_inputs: int = 3) -> d
     if n_tasks < 1 or n_inputs < 1:
         raise InputError(f"example answers for {n_tasks} tasks with {n_inputs} inputs each; give 1 or more")
     if setting.generator is None:
-        raise InputError("example answers need a generator; give --checkpoint")
+        raise InputError("example answers need a generator; give --run")
     questions = _choose(setting, n_tasks)
     count = min(n_inputs, *(len(setting.examples(question.task)) for question in questions))
     answers = {method: _answers(setting, method, questions, count) for method in METHODS_SHOWN}

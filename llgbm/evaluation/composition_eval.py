@@ -207,7 +207,7 @@ class CompositionEvaluator:
         have["deltas"] = have["whole"] and bool(self.deltas)
         missing = next((way for way in ways if not have[COMPOSITIONS[way].needs]), None)
         if missing is not None:
-            what = {"generator": "a generator (--checkpoint)", "whole": "mixture teachers", "deltas": "deltas of mixture teachers"}
+            what = {"generator": "a generator (--run)", "whole": "mixture teachers", "deltas": "deltas of mixture teachers"}
             raise InputError(f"way {missing} needs {what[COMPOSITIONS[missing].needs]}; give it, or leave the way out")
         return list(ways) or [name for name, way in COMPOSITIONS.items() if have[way.needs]]
 

@@ -166,7 +166,7 @@ def choose_methods(setting: Setting) -> list[str]:
             hint = f"did you mean {near[0]}? " if near else ""
             raise InputError(f"unknown method {name!r}; {hint}choose from {', '.join(METHODS)}")
         if METHODS[name].needs_generator and setting.generator is None:
-            raise InputError(f"method {name} needs a generator; give --checkpoint, or leave the method out")
+            raise InputError(f"method {name} needs a generator; give --run, or leave the method out")
         if METHODS[name].needs_predictor and setting.predictor is None:
             raise InputError(f"method {name} needs a predictor of fingerprints; give --predictor, or leave the method out")
         if METHODS[name].needs_attributes and not setting.has_attributes:

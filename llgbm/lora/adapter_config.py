@@ -88,7 +88,7 @@ def base_of(folder: str | Path) -> str:
     """The base an adapter names; InputError when it names none."""
     name = read_json(Path(folder) / CONFIG_FILE).get("base_model_name_or_path") if read_config(Path(folder)) else None
     if not isinstance(name, str) or not name:
-        raise InputError(f"adapter {folder}: its {CONFIG_FILE} names no base; give one with --model.name")
+        raise InputError(f"adapter {folder}: its {CONFIG_FILE} names no base; give one with --base")
     return name
 
 

@@ -1,5 +1,6 @@
 """Pictures of a delta cache: the map, the similarities, and how its adapters look in other embeddings."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from llgbm.delta import DeltaCache
@@ -12,7 +13,9 @@ from llgbm.studies.embeddings import AdapterViews
 SILHOUETTES = "delta_silhouettes.json"
 
 
-def draw_deltas(cache: DeltaCache, root: str | Path, folder: str | Path, with_umap: bool = True) -> list[Path]:
+def draw_deltas(
+    cache: DeltaCache, root: str | Path, folder: str | Path, with_umap: bool = True, step: Callable[[str], None] = lambda name: None
+) -> list[Path]:
     """Map and similarity heat map of all deltas; the paths of the pictures.
 
     Args:
@@ -20,6 +23,7 @@ def draw_deltas(cache: DeltaCache, root: str | Path, folder: str | Path, with_um
         root: The adapters' folder: folders below it are domains, then tasks; a zoo's manifest tells the splits.
         folder: Where pictures go.
         with_umap: Whether the map shows UMAP, if installed; its first use in a process compiles for half a minute.
+        step: Called with the name of the step that begins.
 
     Raises:
         InputError: Fewer than three deltas.
@@ -29,7 +33,9 @@ def draw_deltas(cache: DeltaCache, root: str | Path, folder: str | Path, with_um
         raise InputError(f"{cache.cache_dir}: holds {len(deltas)} deltas, a map needs at least 3; run 'llgbm compute-deltas' first")
     rows, labels = matrix(deltas), Labels.of(list(deltas), root)
     paths = [Path(folder) / "delta_map.png", Path(folder) / "delta_similarity.png"]
+    step("map")
     plot_delta_map(rows, labels.domains, labels.splits, paths[0], with_umap=with_umap)
+    step("similarities")
     plot_similarity(rows, labels.domains, paths[1])
     return paths
 

@@ -23,7 +23,7 @@ def draw_composition(path: str | Path, folder: str | Path) -> list[Path]:
     """
     document = read_json(path)
     if not isinstance(document, dict) or not {"additivity", "interpolation", "mixtures", "interpolated", "map"} <= document.keys():
-        raise InputError(f"{path}: not the findings of 'llgbm compose'; run it, or give its folder as --input_dir")
+        raise InputError(f"{path}: not the findings of 'llgbm compose'; run it, or give its folder as --composition")
     drawn = {"interpolation": lambda path: plot_interpolation(document, path), "ways": lambda path: plot_ways(document, path)}
     if document["additivity"] is not None:  # else the zoo has no mixtures
         drawn["additivity"] = lambda path: plot_additivity(document["additivity"]["rows"], path)

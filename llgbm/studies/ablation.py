@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from llgbm.checking import SECTION, Integer, List, read_as, shown
-from llgbm.config import ExperimentConfig, build, preset_folder, preset_values
+from llgbm.config import ExperimentConfig, build, preset_folder, preset_values, study_names
 from llgbm.dotted import flatten, merge
 from llgbm.errors import InputError
 from llgbm.evaluation.clusters import task_clusters
@@ -85,11 +85,6 @@ class Study:
         return build(merge(values, place), source=f"study {self.name}, variant {variant}")
 
 
-def study_names() -> list[str]:
-    """The studies that come with the package."""
-    return sorted(path.stem for path in (preset_folder() / "studies").glob("*.yaml"))
-
-
 def load_study(source: str) -> Study:
     """A study by name, or from a YAML file.
 
@@ -149,15 +144,10 @@ def run_study(
         InputError: An unknown variant, a config that does not fit, or a zoo that is not built; no cell was begun then.
     """
     folder, overrides = study.folder(output_dir), overrides or {}
-    unknown = next((name for name in variants if name not in study.variants), None)
-    if unknown is not None:
-        raise InputError(f"study {study.name} has no variant {unknown!r}; choose from {', '.join(study.variants)}")
     all_seeds = list(seeds or study.seeds)
-    cells = [(variant, seed) for seed in all_seeds for variant in variants or study.variants]
-    _check_zoos([study.experiment(variant, seed, overrides, folder) for variant, seed in cells])
-    configs = [_on_its_zoo(study, variant, seed, overrides, folder) for variant, seed in cells]
-    total, done = sum(config.training.total_steps for config in configs), 0
-    for (variant, seed), config in zip(cells, configs, strict=True):
+    configs = _configs(study, folder, overrides, variants, all_seeds)
+    total, done = sum(config.training.total_steps for config in configs.values()), 0
+    for (variant, seed), config in configs.items():
         _run_cell(study, config, _part(progress, done, total, f"{variant}/{seed}"))
         done += config.training.total_steps
     finished = [
@@ -169,6 +159,26 @@ def run_study(
     result = summarize(study, folder, finished)
     write_json(folder / RESULT_FILE, result)
     return result
+
+
+def plan_cells(
+    study: Study, output_dir: str | Path, overrides: Mapping[str, Any], variants: Sequence[str] = (), seeds: Sequence[int] = ()
+) -> list[tuple[ExperimentConfig, bool]]:
+    """What `run_study` would run in turn, with the same arguments and faults: each cell's config, and whether it is done."""
+    configs = _configs(study, study.folder(output_dir), overrides, variants, seeds or study.seeds)
+    return [(config, _is_done(study, config)) for config in configs.values()]
+
+
+def _configs(
+    study: Study, folder: Path, overrides: Mapping[str, Any], variants: Sequence[str], seeds: Sequence[int]
+) -> dict[tuple[str, int], ExperimentConfig]:
+    """The config of each cell, in the order in which they run."""
+    unknown = next((name for name in variants if name not in study.variants), None)
+    if unknown is not None:
+        raise InputError(f"study {study.name} has no variant {unknown!r}; choose from {', '.join(study.variants)}")
+    cells = [(variant, seed) for seed in seeds for variant in variants or study.variants]
+    _check_zoos([study.experiment(variant, seed, overrides, folder) for variant, seed in cells])
+    return {(variant, seed): _on_its_zoo(study, variant, seed, overrides, folder) for variant, seed in cells}
 
 
 def cell_name(variant: str, seed: int) -> str:
@@ -212,7 +222,7 @@ def _on_its_zoo(study: Study, variant: str, seed: int, overrides: Mapping[str, A
 def _check_zoos(configs: Sequence[ExperimentConfig]) -> None:
     for folder, suite in {config.checkpoint_folder: config.zoo.suite for config in configs}.items():
         if not (Path(folder) / "manifest.json").is_file():
-            raise InputError(f"{folder}: no zoo there; build it with 'llgbm zoo build --zoo.suite {suite} --checkpoint_folder {folder}'")
+            raise InputError(f"{folder}: no zoo there; build it with 'llgbm zoo build --suite {suite} --zoo {folder}'")
 
 
 def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback | None) -> None:

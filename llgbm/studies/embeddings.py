@@ -5,7 +5,7 @@ Shapes: K adapters, P probes, L + 1 hidden states, n response tokens, D hidden s
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,7 +66,12 @@ class AdapterViews:
 
 
 def compute_views(
-    engine: DeltaEngine, paths: list[str], factors: LoRAFactors, fingerprints: Float[np.ndarray, "K F"], answered: ProbeSet | None = None
+    engine: DeltaEngine,
+    paths: list[str],
+    factors: LoRAFactors,
+    fingerprints: Float[np.ndarray, "K F"],
+    answered: ProbeSet | None = None,
+    step: Callable[[str], None] = lambda name: None,
 ) -> AdapterViews:
     """Embed the adapters in every way.
 
@@ -79,12 +84,17 @@ def compute_views(
         factors: Their factors.
         fingerprints: Their deltas as cached.
         answered: In-distribution probes with responses, for trajectories; None leaves these out.
+        step: Called with the name of the step that begins.
     """
+    step("deltas by layer")
     by_layer, norms = _layer_grams(engine, factors)
     grams = {"delta fingerprint": _gram([torch.from_numpy(fingerprints)]), "deltas of all layers": _balanced(by_layer)}
     if answered is not None:
+        step("trajectories")
         grams["trajectory"] = _trajectory_gram(engine, factors, answered)
+    step("output distributions")
     grams["output distribution"] = _output_gram(engine, factors)
+    step("weights")
     grams["weights A, B"] = _gram(part.flatten(1) for part in factors.tensors())
     grams["weight change BA"] = product_gram(factors)
     return AdapterViews(
@@ -93,7 +103,12 @@ def compute_views(
 
 
 def views_of_cache(
-    config: ExperimentConfig, cache: DeltaCache, zoo_dir: str | Path, path: str | Path, options: BaseOptions | None = None
+    config: ExperimentConfig,
+    cache: DeltaCache,
+    zoo_dir: str | Path,
+    path: str | Path,
+    options: BaseOptions | None = None,
+    step: Callable[[str], None] = lambda name: None,
 ) -> AdapterViews:
     """Embed the adapters of a cache in every way, unless the file at `path` holds just that already.
 
@@ -104,6 +119,7 @@ def views_of_cache(
     """
     deltas = cache.get_all_deltas()
     names = list(deltas)[:: math.ceil(len(deltas) / MAX_ADAPTERS)]
+    step("base and probes")
     engine = engine_of_cache(config, cache, options)
     answered = None
     if (Path(zoo_dir) / "manifest.json").exists():
@@ -117,7 +133,7 @@ def views_of_cache(
     def work() -> None:
         factors = read_adapters(names, engine.functional.shapes)
         fingerprints = np.stack([deltas[name].ravel() for name in names])
-        compute_views(engine, names, factors, fingerprints, answered).save(path)
+        compute_views(engine, names, factors, fingerprints, answered, step).save(path)
 
     Stages(Path(path).with_suffix(".json")).run("views", inputs, [path], work)
     return AdapterViews.load(path)

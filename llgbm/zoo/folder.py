@@ -3,75 +3,24 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
 import torch
-from pydantic import AfterValidator
-from pydantic.dataclasses import dataclass
 
-from llgbm.checking import RECORD, Integer, Number, read_as
+from llgbm.checking import read_as
 from llgbm.config import ZooConfig
 from llgbm.errors import InputError
-from llgbm.files import hash_json, read_json
+from llgbm.files import hash_json
 from llgbm.framing import Framing
 from llgbm.lora.bulk import read_readable
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, stored_bytes
-from llgbm.names import relative_path
 from llgbm.zoo.base import Base, BaseIdentity, content_of
+from llgbm.zoo.manifest import MANIFEST_FILE, Manifest, Teacher, load_manifest
 from llgbm.zoo.suite import TaskSuite
 from llgbm.zoo.suites import load_suite
 
 READ_AT_ONCE = 64
 """Teachers whose files are checked together."""
-
-
-@dataclass(frozen=True, config=RECORD)
-class Teacher:
-    """One teacher of a zoo, as its manifest records it."""
-
-    path: Annotated[str, AfterValidator(relative_path)]
-    """Folder of the PEFT adapter, relative to the zoo."""
-    task: str
-    domain: str
-    split: str
-    seed: Integer
-    steps: Integer
-    exact_match: Number
-    """On the task's test examples, greedy decoding."""
-    hash: str
-
-
-@dataclass(frozen=True, config=RECORD)
-class BaseEntry:
-    """The base of a zoo, as its manifest records it."""
-
-    name: str
-    hash: str
-
-
-@dataclass(frozen=True, config=RECORD)
-class SuiteEntry:
-    """The suite of a zoo, as its manifest records it."""
-
-    source: str
-    hash: str
-
-
-@dataclass(frozen=True, config=RECORD)
-class Manifest:
-    """What `manifest.json` holds at least."""
-
-    base: BaseEntry
-    suite: SuiteEntry
-    teachers: tuple[Teacher, ...]
-    batches: tuple[tuple[Annotated[str, AfterValidator(relative_path)], ...], ...] = ()
-    """Paths of teachers that train together."""
-
-
-def is_zoo(folder: str | Path) -> bool:
-    """Whether the folder has a zoo's manifest; one that is no zoo's is for `TeacherZoo.load` to refuse."""
-    return (Path(folder) / "manifest.json").is_file()
 
 
 class TeacherZoo:
@@ -85,17 +34,12 @@ class TeacherZoo:
     @classmethod
     def load(cls, folder: str | Path) -> "TeacherZoo":
         """Open a zoo. InputError when the folder has no readable manifest."""
-        manifest_path = Path(folder) / "manifest.json"
-        if not manifest_path.is_file():
-            raise InputError(f"{folder}: not a zoo (no manifest.json); build one with 'llgbm zoo build --checkpoint_folder {folder}'")
-        manifest = read_json(manifest_path)
-        read_as(Manifest, manifest, f"{manifest_path}, which 'llgbm zoo build' writes anew")
-        return cls(Path(folder), manifest)
+        return cls(Path(folder), load_manifest(folder))
 
     @cached_property
     def base(self) -> BaseIdentity:
         """The base the teachers were trained on. InputError when the manifest does not say all of it."""
-        return BaseIdentity.read(self.manifest.get("base"), self.folder / "manifest.json")
+        return BaseIdentity.read(self.manifest.get("base"), self.folder / MANIFEST_FILE)
 
     @cached_property
     def suite(self) -> TaskSuite:
@@ -157,7 +101,7 @@ class TeacherZoo:
             found = batch.factors.content_hash(i)
             if found != recorded[path].hash:
                 reasons[path] = f"its weights have hash {found[:8]}, the manifest says {recorded[path].hash[:8]}"
-        again = f"'llgbm zoo build --checkpoint_folder {self.folder}' trains it again"
+        again = f"'llgbm zoo build --zoo {self.folder}' trains it again"
         faults = {
             recorded[path].path: f"teacher {recorded[path].path} of zoo {self.folder} is not as it was trained ({reason}); {again}"
             for path, reason in reasons.items()

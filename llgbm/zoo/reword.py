@@ -7,7 +7,8 @@ from pathlib import Path
 
 from llgbm.errors import InputError
 from llgbm.files import hash_json, write_json
-from llgbm.zoo.folder import TeacherZoo, is_zoo
+from llgbm.zoo.folder import TeacherZoo
+from llgbm.zoo.manifest import is_zoo
 from llgbm.zoo.suite import TaskSuite
 from llgbm.zoo.suites import load_suite, stored_source
 

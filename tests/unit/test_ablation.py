@@ -209,8 +209,6 @@ def test_faults_are_named(world: Path, tmp_path: Path, overrides: dict) -> None:
     with pytest.raises(InputError, match="study tiny has no variant 'neither'; choose from both, product only"):
         run_study(load_study(str(world / "tiny.yaml")), tmp_path, overrides, ["neither"])
     elsewhere = {**overrides, "checkpoint_folder": str(tmp_path / "none")}
-    with pytest.raises(
-        InputError, match=r"none: no zoo there; build it with 'llgbm zoo build --zoo.suite \S+ --checkpoint_folder \S+none'"
-    ):
+    with pytest.raises(InputError, match=r"none: no zoo there; build it with 'llgbm zoo build --suite \S+ --zoo \S+none'"):
         run_study(load_study(str(world / "tiny.yaml")), tmp_path, elsewhere)
     assert not (tmp_path / "tiny").exists()

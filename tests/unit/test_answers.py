@@ -46,7 +46,7 @@ def test_faults_are_named(setting, tmp_path):
     with pytest.raises(InputError, match="example answers for 0 tasks with 3 inputs each; give 1 or more"):
         answer_examples(setting, n_tasks=0)
     setting.generator = None
-    with pytest.raises(InputError, match="example answers need a generator; give --checkpoint"):
+    with pytest.raises(InputError, match="example answers need a generator; give --run"):
         answer_examples(setting)
     write_json(tmp_path / "answers.json", {"tasks": [{"examples": [3]}]})
     with pytest.raises(InputError, match="not example answers"):

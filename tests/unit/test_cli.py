@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from llgbm.cli import COMMANDS, main
-from llgbm.cli.options import add_config_arguments, make_parser, read_config
+from llgbm.cli.options import add_config_arguments, read_config
+from llgbm.cli.parser import CommandParser
 from llgbm.errors import InputError
 from llgbm.files import write_text
 from llgbm.progress import ProgressBar
@@ -18,7 +19,7 @@ from llgbm.zoo.micro.world import micro_suite
 
 
 def _config(*arguments: str):
-    parser = make_parser("test")
+    parser = CommandParser("test")
     add_config_arguments(parser)
     return read_config(parser.parse_args(list(arguments)))
 

@@ -69,3 +69,15 @@ def test_a_terminal_of_80_columns_is_not_exceeded_and_nothing_is_lost(cell: str,
     assert all(cell_len(line) <= 80 for line in out.splitlines())
     assert out.count(cell[0]) >= cell.count(cell[0])
     assert "…" not in out
+
+
+def test_columns_that_do_not_fit_come_below_with_the_first_one_again(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    row = {"method": "generated", **{f"split{i}": "0.993 ± 0.002 (100%)" for i in range(5)}}
+    monkeypatch.setattr("llgbm.cli.output.PIPE_WIDTH", 80)
+    print_table([row], title="scores", in_parts=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert sum(line.count("0.993 ± 0.002 (100%)") for line in lines) == 5
+    assert [line.split()[0] for line in lines if "method" in line] == ["method"] * 2
+    print_table([{"a": "x" * 100, "b": "y" * 100}], in_parts=True)  # one column alone is folded
+    assert "y" in capsys.readouterr().out

@@ -142,7 +142,7 @@ def test_a_zoo_without_mixtures_composes_pairs(tmp_path: Path, capsys) -> None:
 def test_faults_are_named(world: Path, evaluator: CompositionEvaluator, tmp_path: Path, capsys) -> None:
     with pytest.raises(InputError, match="unknown way to compose 'summ'; choose from base"):
         evaluator.evaluate(pairs(evaluator), ["summ"])
-    with pytest.raises(InputError, match=r"way generated needs a generator \(--checkpoint\)"):
+    with pytest.raises(InputError, match=r"way generated needs a generator \(--run\)"):
         evaluator.evaluate(pairs(evaluator), ["generated"])
     with pytest.raises(InputError, match="no pairs of adapters to compose"):
         evaluator.evaluate([])

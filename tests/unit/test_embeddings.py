@@ -122,7 +122,16 @@ def test_command_draws_everything_once_from_saved_data(
 ) -> None:
     zoo, base = world[1].checkpoint_folder, ["--model.name", world[1].model.name]
     assert main(["compute-deltas", "--checkpoint_dir", zoo, "--output_dir", str(tmp_path / "deltas"), *base, "--json"]) == 0
-    draw = ["visualize", "--input_dir", str(tmp_path / "deltas"), "--checkpoint_dir", zoo, "--output_dir", str(tmp_path / "figures")]
+    draw = [
+        "visualize",
+        "--quiet",
+        "--input_dir",
+        str(tmp_path / "deltas"),
+        "--checkpoint_dir",
+        zoo,
+        "--output_dir",
+        str(tmp_path / "figures"),
+    ]
     capsys.readouterr()
     assert main([*draw, *base]) == 0
     out, err = capsys.readouterr()

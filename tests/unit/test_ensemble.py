@@ -64,7 +64,7 @@ def test_members_alike_write_what_one_of_them_writes(tmp_path):
 def test_saved_and_reloaded_it_is_the_same_generator(members, tmp_path, capsys):
     folders = [str(tmp_path / str(seed)) for seed in range(3)]
     assert main(["ensemble", "--checkpoints", *folders, "--output_dir", str(tmp_path / "all")]) == 0
-    assert "3 generators as one; next: llgbm evaluate --checkpoint" in capsys.readouterr().out
+    assert "3 generators as one; next: llgbm evaluate --run" in capsys.readouterr().out
     again = load_generator(tmp_path / "all", ENCODER)
     assert isinstance(again, GeneratorEnsemble)
     assert not again.training

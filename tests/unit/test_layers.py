@@ -14,7 +14,7 @@ LAYERS = (
     ("config",),
     ("lora",),
     ("zoo.suite", "zoo.micro"),
-    ("zoo.suites", "zoo.base"),
+    ("zoo.suites", "zoo.base", "zoo.manifest"),
     ("zoo.importing",),
     ("dataset",),
     ("framing",),

@@ -247,9 +247,9 @@ def test_an_unfinished_run_says_so_and_names_what_is_missing(tmp_path):
     page = page_of(run)
     assert "This run has not ended" in page
     assert "Last logged step: 7 of 90." in page
-    assert "llgbm train --config_file" in page
+    assert "llgbm train --config" in page
     assert "1 line of going" in page
-    for command in ("zoo build", f"evaluate --checkpoint {run}", "visualize --type deltas", "compose", "--example_answers 12"):
+    for command in ("zoo build", f"evaluate --run {run}", "visualize --type deltas", "compose", "--example_answers 12"):
         assert re.search(rf"not there; run <code>llgbm [^<]*{re.escape(command)}" if command[0] == "-" else f"<code>llgbm {command}", page)
 
 

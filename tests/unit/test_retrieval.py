@@ -294,7 +294,7 @@ def test_command_refusals(zoo: tuple[Path, Path], tmp_path: Path, capsys: pytest
     merge = ["--merge", "ties", "--output_dir", str(tmp_path / "m")]
     cases = [
         ([], "say what to look for: --adapter DIR or --delta FILE"),
-        (["--delta", "x", "--merge", "ties"], "--merge METHOD and --output_dir DIR belong together"),
+        (["--delta", "x", "--merge", "ties"], "--merge METHOD and --output DIR belong together"),
         (["--delta", str(other), "--cache_dir", str(cache)], "cannot be read ('delta')"),
         (["--delta", str(tmp_path / "none"), "--cache_dir", str(cache)], "give a safetensors file with a tensor named delta"),
         (

@@ -118,5 +118,5 @@ def test_an_adapter_that_names_no_base_asks_for_one(adapter, tmp_path):
     assert base_of(adapter).endswith("micro/base")
     config = json.loads((adapter / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
-    with pytest.raises(InputError, match=r"names no base; give one with --model\.name"):
+    with pytest.raises(InputError, match=r"names no base; give one with --base"):
         base_of(tmp_path)
