@@ -40,8 +40,6 @@ def run(args: Namespace) -> int:
 
 def _base_rows(args: Namespace) -> list[dict[str, Any]]:
     """What `zoo build` asks of a base first."""
-    from dataclasses import asdict
-
     from llgbm.config import build
     from llgbm.framing import Framing
     from llgbm.zoo.base import load_configured
@@ -52,7 +50,8 @@ def _base_rows(args: Namespace) -> list[dict[str, Any]]:
     asked = {"suite": args.suite, "end_token": args.end_token, "max_length": args.max_length}
     config = build({"model": {"name": args.base, **given}, "zoo": asked}, source="verify")
     zoo, base, suite = config.zoo, load_configured(config.model), load_suite(config.zoo.suite)
-    return [asdict(finding) for finding in check_base(base, Framing.of(base, suite, zoo), suite)]
+    found = check_base(base, Framing.of(base, suite, zoo), suite)
+    return [{"check": finding.check, "ok": finding.ok, "found": finding.found} for finding in found]
 
 
 def _checked(name: str, check: Callable[[], str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The manifest remembers which teachers train together. Tasks and seeds that are n
 is there stays as it is; an adapter that was lost is trained again among its old batch mates, which gives its old bits.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import adapter_hash, target_shapes, write_adapter
 from llgbm.matching import score_answers
 from llgbm.names import path_part
+from llgbm.percent import percent
 from llgbm.progress import ProgressCallback
 from llgbm.tracking.lock import hold
 from llgbm.tracking.record import ExperimentLogger
@@ -27,6 +29,10 @@ from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task, TaskSuite
 from llgbm.zoo.suites import load_suite, stored_source
 from llgbm.zoo.trainer import adapters_at_once, make_lesson, train_adapters
+
+WEAK, NEAR = 0.5, 0.05
+"""A teacher below this exact match is compared with the base, and warned of where it is not so much better."""
+logger = logging.getLogger(__name__)
 
 
 def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None) -> TeacherZoo:
@@ -56,10 +62,12 @@ def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) ->
     header["batches"] = [[_path(task, seed) for task, seed in batch] for batch in batches]
     wanted = {_path(task, seed) for task in suite for seed in config.zoo.seeds}
     if wanted - rows.keys():
-        require_fit(base, framing, suite)
-    with ExperimentLogger(folder.parent, folder.name) as logger:
-        logger.log_config(content(config))
-        logger.log_inputs(base=base.content_hash, suite=suite.content_hash)
+        for finding in require_fit(base, framing, suite):
+            logger.info("%s: %s", finding.check, finding.found)
+    before = set(rows)
+    with ExperimentLogger(folder.parent, folder.name) as record:
+        record.log_config(content(config))
+        record.log_inputs(base=base.content_hash, suite=suite.content_hash)
         _write_manifest(folder, header, suite, config.zoo, rows)
         for batch in batches:
             missing = {path for path in (_path(task, seed) for task, seed in batch) if path in wanted and path not in rows}
@@ -69,7 +77,23 @@ def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) ->
                 _write_manifest(folder, header, suite, config.zoo, rows)
             if progress:
                 progress(len(wanted & rows.keys()), len(wanted))
+    _warn_of_weak([row for path, row in rows.items() if path not in before], functional, framing, suite)
     return TeacherZoo.load(folder)
+
+
+def _warn_of_weak(trained: Sequence[Teacher], functional: FunctionalLoRA, framing: Framing, suite: TaskSuite) -> None:
+    """Say which teachers learned next to nothing, and what may help."""
+    weak = [teacher for teacher in trained if teacher.exact_match < WEAK]
+    batches = [framing.batch(framing.of_task(suite[teacher.task], "test")) for teacher in weak]
+    base = [score_answers(functional, None, [batch], framing)[0].exact_match for batch in batches]
+    near = [(t.exact_match, alone, t.task) for t, alone in zip(weak, base, strict=True) if t.exact_match - alone < NEAR]
+    if near:
+        exact, alone, task = min(near)
+        logger.warning(
+            "%d of %d teachers answer no better than the base alone (%s: %s against %s); raise zoo.steps, zoo.batch_size or lora.rank, "
+            "try another zoo.learning_rate or frame, or begin with the preset real_base",
+            *(len(near), len(trained), task, percent(exact), percent(alone)),
+        )
 
 
 class _Within:

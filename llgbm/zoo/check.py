@@ -23,6 +23,8 @@ class Finding:
     check: str
     ok: bool
     found: str
+    notable: bool = False
+    """Whether a build says it though it is ok."""
 
 
 def check_base(base: Base, framing: Framing, suite: TaskSuite) -> list[Finding]:
@@ -30,11 +32,13 @@ def check_base(base: Base, framing: Framing, suite: TaskSuite) -> list[Finding]:
     return [*_tokens(base, framing), _lengths(framing, suite)]
 
 
-def require_fit(base: Base, framing: Framing, suite: TaskSuite) -> None:
-    """InputError with everything that `check_base` finds wrong."""
-    wrong = [f"{finding.check}: {finding.found}" for finding in check_base(base, framing, suite) if not finding.ok]
+def require_fit(base: Base, framing: Framing, suite: TaskSuite) -> list[Finding]:
+    """What is worth knowing of a base that is fit: examples left out. InputError with everything that `check_base` finds wrong."""
+    findings = check_base(base, framing, suite)
+    wrong = [f"{finding.check}: {finding.found}" for finding in findings if not finding.ok]
     if wrong:
         raise InputError(f"base {base.name} cannot learn suite {suite.name}: {'; '.join(wrong)}")
+    return [finding for finding in findings if finding.notable]
 
 
 def twins(base: Base, token: int) -> int:
@@ -80,4 +84,4 @@ def _lengths(framing: Framing, suite: TaskSuite) -> Finding:
         found += (
             f"; task {empty[0]} has none left to train or test on, raise zoo.max_length, cut on the left (zoo.too_long) or leave it out"
         )
-    return Finding("length", not empty, found)
+    return Finding("length", not empty, found, notable=left < total)

@@ -231,6 +231,27 @@ def test_second_build_trains_nothing(suite: TaskSuite, tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "zoo").rglob("*.safetensors")} == before
 
 
+def test_a_build_says_which_teachers_stay_near_the_base_and_which_examples_are_left_out(suite: TaskSuite, tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO", logger="llgbm")
+    framing = Framing.of(load_base("micro"), suite)
+    lengths = [sum(map(len, framing.ids(example))) for task in suite for example in (*task.train, *task.test)]
+    short = max(lengths) - 1
+    build_zoo(_config(tmp_path, suite, steps=1, max_length=short))
+    assert "3 of 3 teachers answer no better than the base alone (" in caplog.text
+    assert "begin with the preset real_base" in caplog.text
+    assert f"{lengths.count(max(lengths))} of 72 examples do not fit into {short} tokens and are left out" in caplog.text
+    caplog.clear()
+    build_zoo(_config(tmp_path, suite, steps=1, max_length=short))
+    assert not caplog.text  # nothing was trained
+
+
+@pytest.mark.slow
+def test_a_build_of_teachers_that_learned_warns_of_nothing(suite: TaskSuite, tmp_path: Path, caplog) -> None:
+    learned = build_zoo(_config(tmp_path, suite.select(NAMES[:1]), steps=400, batch_size=8, learning_rate=5e-3, check_interval=20))
+    assert learned.teachers[0].exact_match > 0.5
+    assert "no better than the base" not in caplog.text
+
+
 def test_a_second_build_is_refused_while_the_first_lives(suite: TaskSuite, tmp_path: Path) -> None:
     config = _config(tmp_path, suite)
     with hold(config.checkpoint_folder), pytest.raises(InputError, match=r"zoo: process \d+ has worked there since"):
