@@ -38,7 +38,7 @@ def bench_deltas(config: ExperimentConfig, n_adapters: int = 120, repeats: int =
 def bench_deltas_100m(config: ExperimentConfig, n_adapters: int = 8, repeats: int = 3) -> dict:
     """The same on a random Qwen2 of about 100M parameters, where the base's own work dominates; adapters of random factors."""
     tokenizer = load_base("micro").tokenizer
-    base = Base(random_qwen2(len(tokenizer)).to(config.model.device), tokenizer, "qwen2-100m")
+    base = Base(random_qwen2(len(tokenizer), config.model.device), tokenizer, "qwen2-100m")
     generator = torch.Generator().manual_seed(0)
     shapes = target_shapes(base.model, config.lora.target_modules)
     factors = LoRAFactors.initialize(shapes, config.lora.rank, config.lora.alpha, n_adapters, generator=generator)
@@ -117,7 +117,7 @@ def _peft_fingerprint(model: torch.nn.Module, path: Path, base: Base, probes: Pr
     return fingerprint
 
 
-def random_qwen2(vocabulary: int) -> Qwen2ForCausalLM:
+def random_qwen2(vocabulary: int, device: str = "cpu") -> Qwen2ForCausalLM:
     """GPT-2's proportions with gated feed-forward layers; the vocabulary is small, so all of it is layers."""
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -132,4 +132,5 @@ def random_qwen2(vocabulary: int) -> Qwen2ForCausalLM:
         pad_token_id=0,
         eos_token_id=1,
     )
-    return Qwen2ForCausalLM(config).eval().requires_grad_(False)
+    with torch.device(device):
+        return Qwen2ForCausalLM(config).eval().requires_grad_(False)

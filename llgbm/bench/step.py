@@ -47,7 +47,7 @@ def bench_step(config: ExperimentConfig, repeats: int = 7) -> dict:
 def bench_step_100m(config: ExperimentConfig, repeats: int = 3) -> dict:
     """A random Qwen2 of about 100M parameters, where the base's own work dominates."""
     tokenizer = load_base("micro").tokenizer
-    base = Base(random_qwen2(len(tokenizer)).to(config.model.device), tokenizer, "qwen2-100m")
+    base = Base(random_qwen2(len(tokenizer), config.model.device), tokenizer, "qwen2-100m")
     return _measure(base, load_suite(config.zoo.suite), config, ((8, 4),), repeats)
 
 

@@ -50,7 +50,8 @@ def plot_additivity(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
 
 def plot_interpolation(document: dict[str, Any], path: str | Path) -> None:
     """Exact match on both tasks from one adapter to the other, bands over pairs; beside it, the cosine to the mixtures' fingerprints."""
-    panels = 1 if document["interpolation"] is None else 2
+    geometry = document["interpolation"]
+    panels = 1 if geometry is None else 2
     with saved_figure(path, 4.6 * panels, 3.7) as figure:
         left, *others = np.atleast_1d(figure.subplots(1, panels))
         points = document["interpolated"]
@@ -61,8 +62,9 @@ def plot_interpolation(document: dict[str, Any], path: str | Path) -> None:
             quartiles = np.array([np.quantile(point["pairs"][key], [0.25, 0.75]) for point in points])
             left.fill_between(shares, *(100 * quartiles.T), color=color, alpha=0.15, lw=0)
         left.set(xlabel="share of the second adapter", ylabel="exact match, % (band: middle half of pairs)", ylim=(0, 100))
-        for right in others:
-            overall, null = document["interpolation"]["overall"], document["interpolation"]["null"]
+        if geometry is not None:
+            [right] = others
+            overall, null = geometry["overall"], geometry["null"]
             right.plot(overall["shares"], overall["cosines"], color=COLORS[0], marker="o", ms=3, label="the mixture's own parts")
             right.plot(overall["shares"], null["median"], color=GRAY, label="random parts, 95% band")
             right.fill_between(overall["shares"], null["low"], null["high"], color=GRAY, alpha=0.25, lw=0)

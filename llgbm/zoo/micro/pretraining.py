@@ -127,7 +127,8 @@ class _Pretraining:
     def __init__(self, config: PretrainConfig, output_dir: Path, device: str) -> None:
         self.config, self.output_dir, self.file = config, output_dir, output_dir / UNFINISHED
         self.tokenizer, self.rng = build_tokenizer(), random.Random(config.seed)
-        self.model = build_base(config, self.tokenizer).to(device)
+        self.model = build_base(config, self.tokenizer)
+        torch.nn.Module.to(self.model, device)  # transformers' own is typed as a function of the class
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
         )

@@ -51,8 +51,8 @@ class Voice:
 
 def _voice(choose: Callable[[Wordings], tuple[str, ...]], descriptions: tuple[str, ...], requests: tuple[str, ...]) -> Voice:
     tables = (wordings.SUBJECTS, wordings.OPERATIONS, wordings.STYLES, wordings.WRAPPERS)
-    phrases = [{name: choose(words) for name, words in table.items()} for table in tables]
-    return Voice(*phrases, descriptions, requests)
+    subjects, operations, styles, wrappers = ({name: choose(words) for name, words in table.items()} for table in tables)
+    return Voice(subjects, operations, styles, wrappers, descriptions, requests)
 
 
 def fold_voices(fold: int) -> tuple[Voice, Voice]:
