@@ -266,9 +266,9 @@ def _generated_average(chunk: Chunk) -> list[LoRAFactors]:
 
 COMPOSITIONS: dict[str, CompositionMethod] = {
     "base": CompositionMethod(lambda chunk: None, "no adapter"),
-    "first teacher": CompositionMethod(lambda chunk: chunk.factors("one"), "LoRA, arXiv:2106.09685"),
-    "second teacher": CompositionMethod(lambda chunk: chunk.factors("two"), "LoRA, arXiv:2106.09685"),
-    "mixture teacher": CompositionMethod(lambda chunk: chunk.factors("whole"), "trained on both tasks", needs="whole"),
+    "first_teacher": CompositionMethod(lambda chunk: chunk.factors("one"), "LoRA, arXiv:2106.09685"),
+    "second_teacher": CompositionMethod(lambda chunk: chunk.factors("two"), "LoRA, arXiv:2106.09685"),
+    "mixture_teacher": CompositionMethod(lambda chunk: chunk.factors("whole"), "trained on both tasks", needs="whole"),
     AVERAGE: CompositionMethod(_merge("product", (0.5, 0.5)), "exact mean of weight changes; model soups, arXiv:2203.05482"),
     "sum": CompositionMethod(_merge("product", (1.0, 1.0)), "exact sum of weight changes; task arithmetic, arXiv:2212.04089"),
     "linear": CompositionMethod(_merge("linear", (1.0, 1.0)), "PEFT; A and B apart"),
@@ -277,10 +277,10 @@ COMPOSITIONS: dict[str, CompositionMethod] = {
     "ties": CompositionMethod(_merge("ties", (1.0, 1.0), density=DENSITY), "arXiv:2306.01708"),
     "dare_linear": CompositionMethod(_merge("dare_linear", (1.0, 1.0), density=DENSITY), "arXiv:2311.03099", random=True),
     "dare_ties": CompositionMethod(_merge("dare_ties", (1.0, 1.0), density=DENSITY), "arXiv:2311.03099", random=True),
-    "weight search": CompositionMethod(_weight_search, "LoraHub, arXiv:2307.13269, on a grid", random=True),
-    "delta target": CompositionMethod(_delta_target, "non-negative sum of zoo deltas nearest to the mixture's", needs="deltas"),
+    "weight_search": CompositionMethod(_weight_search, "LoraHub, arXiv:2307.13269, on a grid", random=True),
+    "delta_target": CompositionMethod(_delta_target, "non-negative sum of zoo deltas nearest to the mixture's", needs="deltas"),
     "generated": CompositionMethod(_generated, "this package, both descriptions as one condition", needs="generator"),
-    "generated, average": CompositionMethod(_generated_average, "this package, one adapter per description, averaged", needs="generator"),
+    "generated_average": CompositionMethod(_generated_average, "this package, one adapter per description, averaged", needs="generator"),
 }
 """Every way `llgbm compose` knows, in the order tables show them."""
 
@@ -309,9 +309,9 @@ def _document(
     for way, found in by_way.items():
         for i, (pair, row) in enumerate(zip(pairs, found, strict=True)):
             lost = {}
-            if {"first teacher", "second teacher"} <= by_way.keys():
-                lost = {"lost_one": by_way["first teacher"][i]["exact_one"] - row["exact_one"]}
-                lost["lost_two"] = by_way["second teacher"][i]["exact_two"] - row["exact_two"]
+            if {"first_teacher", "second_teacher"} <= by_way.keys():
+                lost = {"lost_one": by_way["first_teacher"][i]["exact_one"] - row["exact_one"]}
+                lost["lost_two"] = by_way["second_teacher"][i]["exact_two"] - row["exact_two"]
             rows.append({"way": way, **asdict(pair), **row, **lost})
         exact = [row["exact_match"] for row in found]
         low, high = bootstrap_interval(exact, clusters=clusters)

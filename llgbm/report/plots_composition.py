@@ -11,7 +11,7 @@ from llgbm.errors import InputError
 from llgbm.files import read_json
 from llgbm.report.plots import COLORS, GRAY, bare_axes, color_of, saved_figure
 
-BOUNDS = ("base", "first teacher", "second teacher", "mixture teacher")
+BOUNDS = ("base", "first_teacher", "second_teacher", "mixture_teacher")
 PREDICTED_BY = ("sum", "mean", "one", "two")
 
 

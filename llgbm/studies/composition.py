@@ -23,13 +23,13 @@ from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import Teacher, TeacherZoo
 
 FILE = "composition.json"
-BOUNDS = ("base", "first teacher", "second teacher", "mixture teacher", AVERAGE)
+BOUNDS = ("base", "first_teacher", "second_teacher", "mixture_teacher", AVERAGE)
 """Ways that are no contestants for the best composition."""
 NO_MIXTURES = (
     "Fingerprints: not asked, for this zoo has no mixtures with both their parts. Add tasks of split mixture, whose parts name the two "
     "tasks they unite, to its suite; then 'llgbm zoo build' and 'llgbm compute-deltas'."
 )
-MEASURED = (AVERAGE, "sum", "delta target", "generated", "generated, average")
+MEASURED = (AVERAGE, "sum", "delta_target", "generated", "generated_average")
 """Ways whose adapters' fingerprints are measured beside the mixtures'."""
 
 
@@ -149,7 +149,7 @@ def findings(document: Mapping[str, Any]) -> list[str]:
     rivals = [row for name, row in ways.items() if name not in BOUNDS]
     if rivals and AVERAGE in ways:
         both = (
-            f"; a teacher trained on both reaches {percent(ways['mixture teacher']['exact_match'], 1)}" if "mixture teacher" in ways else ""
+            f"; a teacher trained on both reaches {percent(ways['mixture_teacher']['exact_match'], 1)}" if "mixture_teacher" in ways else ""
         )
         best = max(rivals, key=lambda row: row["exact_match"])
         lines.append(_against_averaging(best, ways[AVERAGE], scored["comparisons"]) + both + ".")
@@ -231,7 +231,7 @@ def _targets(evaluator: CompositionEvaluator, mixtures: Sequence[Mixture], delta
         evaluator.setting.functional.shapes,
         {name: evaluator.factors(name) for name in candidates},
     )
-    measured = evaluator.fingerprints("delta target", [Pair(m.one, m.two, m.whole) for m in mixtures])
+    measured = evaluator.fingerprints("delta_target", [Pair(m.one, m.two, m.whole) for m in mixtures])
     for mixture, real in zip(mixtures, measured, strict=True):
         target = deltas[mixture.whole]
         found = composer.compose_by_delta_target(target, TARGET_ADAPTERS)

@@ -60,7 +60,7 @@ def pairs(evaluator: CompositionEvaluator) -> list[Pair]:
 
 def test_batches_of_composed_adapters_score_like_each_alone(evaluator: CompositionEvaluator, monkeypatch) -> None:
     monkeypatch.setattr("llgbm.evaluation.composition_eval.PAIRS_AT_ONCE", 2)
-    found = evaluator.evaluate(pairs(evaluator), ["first teacher", "average", "sum"])
+    found = evaluator.evaluate(pairs(evaluator), ["first_teacher", "average", "sum"])
     pair = pairs(evaluator)[0]
     two = [evaluator.factors(pair.one), evaluator.factors(pair.two)]
     alone = combine(LoRAFactors.stack(two), [0.5, 0.5])
@@ -71,14 +71,14 @@ def test_batches_of_composed_adapters_score_like_each_alone(evaluator: Compositi
     assert len(rows) == 3
     assert all((row["exact_one"], row["exact_two"]) == tuple(exact) for row in rows)
     assert all(row["exact_match"] == pytest.approx(sum(exact) / 2) for row in rows)
-    first = next(row for row in found["rows"] if row["way"] == "first teacher")
+    first = next(row for row in found["rows"] if row["way"] == "first_teacher")
     assert first["exact_one"] == score(evaluator.setting.functional, two[0], evaluator.setting.tokens(evaluator.task(pair.one))).exact_match
-    assert [row["way"] for row in found["comparisons"]] == ["first teacher", "sum"]
+    assert [row["way"] for row in found["comparisons"]] == ["first_teacher", "sum"]
 
 
 def test_interpolation_ends_at_the_teachers(evaluator: CompositionEvaluator) -> None:
     one = pairs(evaluator)[:1]
-    singles = evaluator.evaluate(one, ["first teacher", "second teacher"])["rows"]
+    singles = evaluator.evaluate(one, ["first_teacher", "second_teacher"])["rows"]
     rows = evaluator.interpolate(one, [0.0, 0.5, 1.0])
     for end, single in ((rows[0], singles[0]), (rows[2], singles[1])):
         assert (end["exact_one"], end["exact_two"]) == (single["exact_one"], single["exact_two"])
@@ -90,7 +90,7 @@ def test_searched_weights_are_not_worse_than_the_average_where_they_were_chosen(
     chunk = Chunk([pair], evaluator, seed=0)
     nll = [
         float(evaluator.negative_log_likelihood((COMPOSITIONS[way].compose(chunk) or [])[0], pair, 1, 0)[0])
-        for way in ("weight search", "average")
+        for way in ("weight_search", "average")
     ]
     assert nll[0] <= nll[1] + 1e-6
 
@@ -135,8 +135,8 @@ def test_a_zoo_without_mixtures_composes_pairs(tmp_path: Path, capsys) -> None:
     assert {path.name for path in out.glob("*.png")} == {"composition_interpolation.png", "composition_ways.png"}
     assert main(["compose", *flags, "--n_pairs", "0"]) == 2
     assert "neither mixtures nor two seen tasks of one training seed to compose" in capsys.readouterr().err
-    assert main(["compose", *flags, "--methods", "mixture teacher"]) == 2
-    assert "has no mixtures, which mixture teacher need" in capsys.readouterr().err
+    assert main(["compose", *flags, "--methods", "mixture_teacher"]) == 2
+    assert "has no mixtures, which mixture_teacher need" in capsys.readouterr().err
 
 
 def test_faults_are_named(world: Path, evaluator: CompositionEvaluator, tmp_path: Path, capsys) -> None:
