@@ -12,6 +12,7 @@ from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.peft_io import target_shapes
 from llgbm.models.delta_predictor import DeltaPredictor
 from llgbm.models.ensemble import load_generator
+from llgbm.models.soft_prompt import SoftPromptWriter
 from llgbm.models.writer import AdapterWriter
 from llgbm.zoo.base import Base, BaseOptions, check_base, load_recorded
 from llgbm.zoo.folder import TeacherZoo
@@ -20,7 +21,7 @@ from llgbm.zoo.suites import load_suite
 
 @dataclass(kw_only=True)
 class Workspace:
-    """A zoo, its base ready for adapters, and perhaps a generator and a predictor of fingerprints that belong to them."""
+    """A zoo, its base ready for adapters, and perhaps a generator, a predictor of fingerprints and a soft prompt that belong to them."""
 
     zoo: TeacherZoo
     base: Base
@@ -28,6 +29,7 @@ class Workspace:
     """The base with slots at the modules that the zoo's teachers and the generator adapt."""
     generator: AdapterWriter | None = None
     predictor: DeltaPredictor | None = None
+    soft_prompt: SoftPromptWriter | None = None
 
 
 def open_workspace(
@@ -35,6 +37,7 @@ def open_workspace(
     checkpoint: str | Path | None = None,
     predictor: str | Path | None = None,
     options: BaseOptions | None = None,
+    soft_prompt: str | Path | None = None,
 ) -> Workspace:
     """Open a zoo: everything that trains, evaluates or composes starts here.
 
@@ -42,6 +45,7 @@ def open_workspace(
         zoo_folder: The zoo; it says which base its teachers were trained on.
         checkpoint: A generator's run folder, `generator/` folder or checkpoint.
         predictor: A predictor's run folder, `predictor/` folder or checkpoint.
+        soft_prompt: A run folder of a writer of soft prompts, its `soft_prompt/` folder or checkpoint.
         options: Another place, precision or device of the base than the zoo recorded, and the memory that may be taken.
 
     Raises:
@@ -50,15 +54,22 @@ def open_workspace(
     zoo, asked = TeacherZoo.load(zoo_folder), options or BaseOptions()
     generator = None if checkpoint is None else load_generator(checkpoint)
     forecaster = None if predictor is None else DeltaPredictor.from_pretrained(predictor)
+    writer = None if soft_prompt is None else SoftPromptWriter.from_pretrained(soft_prompt)
     base = load_recorded(f"zoo {zoo.folder}", zoo.base, asked)
-    for what, network in ((f"generator {checkpoint}", generator), (f"predictor {predictor}", forecaster)):
+    for what, network in (
+        (f"generator {checkpoint}", generator),
+        (f"predictor {predictor}", forecaster),
+        (f"soft prompt {soft_prompt}", writer),
+    ):
         if network is not None and network.spec.base is not None:
             check_base(what, network.spec.base, base, any_dtype=asked.dtype is not None)
     if generator is not None:
         generator = generator.to(base.model.device)
+    if writer is not None:
+        writer = writer.to(base.model.device)
     names = [*target_shapes(base.model, zoo.manifest["lora"]["target_modules"]), *(generator.spec.shapes if generator else ())]
     functional = FunctionalLoRA(base.model, dict.fromkeys(names), asked.memory_gb)
-    return Workspace(zoo=zoo, base=base, functional=functional, generator=generator, predictor=forecaster)
+    return Workspace(zoo=zoo, base=base, functional=functional, generator=generator, predictor=forecaster, soft_prompt=writer)
 
 
 def settle(config: ExperimentConfig, zoo: TeacherZoo, given: Mapping[str, Any] | None = None) -> ExperimentConfig:

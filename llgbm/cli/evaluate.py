@@ -34,6 +34,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--output", default=None, metavar="PATH", help=".json file, or folder (default: the run's)")
     parser.add_argument("--name", default="main", help="the file is eval_<name>.json (default: %(default)s)")
     add_folder(parser, "--predictor", default=None, help="run of b2, for nearest_predicted and merged_predicted")
+    add_folder(parser, "--soft_prompt", default=None, help="run of 'train --network soft_prompt', for the method soft_prompt")
     parser.add_argument("--splits", nargs="+", default=[], metavar="S", help="splits, such as seen or unseen_combination+one_typo")
     parser.add_argument("--methods", nargs="+", default=[], metavar="M", help="methods to score (default: all possible)")
     parser.add_argument("--max_examples", type=int, default=None, metavar="N", help="test examples per task (default: all)")
@@ -151,6 +152,7 @@ def _choices(args: Namespace) -> Any:
         demonstrations=args.demonstrations,
         top_k=args.top_k,
         predictor=args.predictor,
+        soft_prompt=args.soft_prompt,
         teacher_seed=args.teacher_seed,
         seed=args.seed,
         base=read_base_options(args),

@@ -8,6 +8,8 @@ from llgbm.cli.parser import CommandParser
 from llgbm.cli.plan import plan_training, show_plan
 
 HELP = "Train a generator on a zoo of teachers."
+NEXT = {"generator": "--run", "soft_prompt": "--run none --soft_prompt"}
+"""What can be trained, and how it is evaluated; a soft prompt is a control that writes virtual tokens instead of adapters."""
 EXAMPLE = "llgbm train delta_multi --run outputs/mine --objective.sft 0.5"
 
 
@@ -15,6 +17,7 @@ def add_arguments(parser: CommandParser) -> None:
     """Preset or file, any field, and whether to go on."""
     add_config_arguments(parser, whole=True)
     add_begin_arguments(parser)
+    parser.add_argument("--network", default="generator", choices=tuple(NEXT), help="what is trained (default: %(default)s)")
     add_json(parser)
 
 
@@ -24,14 +27,16 @@ def run(args: Namespace) -> int:
         return print_config(read_config_to_print(args))
     config = read_config_of_zoo(args)
     if args.dry_run:
-        return show_plan([plan_training(config, read_begin(args))], args.json)
+        return show_plan([plan_training(config, read_begin(args), args.network)], args.json)
     from llgbm.progress import ProgressBar
     from llgbm.training.behavior import train_generator
+    from llgbm.training.soft_prompt import train_soft_prompt
 
+    train = {"generator": train_generator, "soft_prompt": train_soft_prompt}[args.network]
     with ProgressBar(f"train {config.experiment_name}", "steps") as progress:
-        result = train_generator(config, begin=read_begin(args), progress=progress)
+        result = train(config, begin=read_begin(args), progress=progress)
     summary = {
-        "generator": str(result.network),
+        args.network: str(result.network),
         "steps": result.steps,
         "best_step": result.best_step,
         "seconds": round(result.seconds, 1),
@@ -42,6 +47,6 @@ def run(args: Namespace) -> int:
     else:
         print_table(
             [{"of the run": name, "found": value} for name, value in summary.items()],
-            title="trained; next: llgbm evaluate --run " + str(result.network),
+            title=f"trained; next: llgbm evaluate {NEXT[args.network]} {result.network}",
         )
     return 0

@@ -18,6 +18,7 @@ from llgbm.errors import InputError
 from llgbm.evaluation.ridge import from_condition, from_read_attributes, from_true_attributes
 from llgbm.evaluation.setting import Question, Setting
 from llgbm.files import hash_json
+from llgbm.functional_lora.virtual import prefixed
 from llgbm.lora.factors import LoRAFactors, combine, truncate
 from llgbm.lora.peft_io import read_adapter, write_adapter
 from llgbm.zoo.trainer import Lesson, train_adapters
@@ -34,6 +35,8 @@ class Attempt:
 
     factors: LoRAFactors | None
     batches: list[TokenBatch]
+    virtual: Float[Tensor, "Q V D"] | None = None
+    """Virtual tokens that the batches' ids beyond the vocabulary stand for."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,14 @@ class Method:
     """Whether the seen teachers are part of the method."""
     source: str
     needs_predictor: bool = False
+    needs_soft_prompt: bool = False
     needs_attributes: bool = False
     """Whether it reads the attributes of seen tasks."""
+
+    @property
+    def reads_network(self) -> bool:
+        """Whether a network of ours answers, or says which adapter does."""
+        return self.needs_generator or self.needs_predictor or self.needs_soft_prompt
 
 
 def base(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -134,6 +143,15 @@ def ridge_true_attributes(setting: Setting, questions: Sequence[Question]) -> At
     return Attempt(from_true_attributes(setting, questions), _plain(setting, questions))
 
 
+def soft_prompt(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The base after virtual tokens that the generator's reader writes, trained by the answers alone: no adapter."""
+    prompts = setting.prompted(questions)
+    device, per_task = setting.functional.device, prompts.shape[1]
+    batches = [tokens.to(device) for tokens in _plain(setting, questions)]
+    shown = [prefixed(setting.functional, batch, [k] * len(batch), per_task) for k, batch in enumerate(batches)]
+    return Attempt(None, shown, prompts)
+
+
 METHODS: dict[str, Method] = {
     "base": Method(base, False, False, False, "zero-shot"),
     "few_shot": Method(few_shot, False, False, False, "in-context learning, arXiv:2005.14165"),
@@ -149,6 +167,7 @@ METHODS: dict[str, Method] = {
     "ridge": Method(ridge, False, True, True, "kernel ridge regression, doi:10.5555/645527.657464"),
     "ridge_attributes": Method(ridge_attributes, False, True, True, "the same, twice", needs_attributes=True),
     "ridge_true_attributes": Method(ridge_true_attributes, False, False, True, "the same; an upper bound", needs_attributes=True),
+    "soft_prompt": Method(soft_prompt, False, True, False, "prompt tuning, arXiv:2104.08691, from a reader", needs_soft_prompt=True),
     "multitask_blind": Method(multitask_blind, False, False, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105"),
 }
 """Every method `evaluate` can score, in the order tables show them."""
@@ -169,12 +188,14 @@ def choose_methods(setting: Setting) -> list[str]:
             raise InputError(f"method {name} needs a generator; give --run, or leave the method out")
         if METHODS[name].needs_predictor and setting.predictor is None:
             raise InputError(f"method {name} needs a predictor of fingerprints; give --predictor, or leave the method out")
+        if METHODS[name].needs_soft_prompt and setting.soft_prompt is None:
+            raise InputError(f"method {name} needs a trained writer of soft prompts; give --soft_prompt, or leave the method out")
         if METHODS[name].needs_attributes and not setting.has_attributes:
             raise InputError(
                 f"method {name} needs the attributes of tasks, and suite {setting.zoo.suite.name} has none; "
                 "add them, or leave the method out"
             )
-    without = {flag for flag in ("generator", "predictor") if getattr(setting, flag) is None}
+    without = {flag for flag in ("generator", "predictor", "soft_prompt") if getattr(setting, flag) is None}
     without |= set() if setting.has_attributes else {"attributes"}
     return list(setting.config.methods) or [n for n, m in METHODS.items() if not any(getattr(m, f"needs_{flag}") for flag in without)]
 

@@ -41,6 +41,8 @@ class EvaluationConfig:
     """Teachers merged by merged_topk and merged_predicted."""
     predictor: str | None = None
     """Run of a predictor of fingerprints, for the methods that retrieve by them."""
+    soft_prompt: str | None = None
+    """Run of a writer of soft prompts, for the method of that name."""
     multitask_batch_size: int = 32
     """Examples per step of the multi-task LoRA; its steps and learning rate are the teachers'."""
     teacher_seed: int | None = None
@@ -135,13 +137,13 @@ class Setting(Workspace):
 
     @cached_property
     def pool(self) -> list[Teacher]:
-        """The seen teachers: those the generator (else the predictor) trained on, all of split `seen` without either."""
-        learner = self.generator or self.predictor
+        """The seen teachers: those the generator (else the predictor, else the soft prompt) trained on, all of split `seen` without any."""
+        learner = self.generator or self.predictor or self.soft_prompt
         trained_on = set(learner.spec.trained_on) if learner else None
         pool = [t for t in self.teachers.values() if t.split == "seen" and (trained_on is None or t.task in trained_on)]
         if not pool:
             raise InputError(
-                f"zoo {self.zoo.folder} has no teacher of a seen task the {'generator' if self.generator else 'predictor'} trained on; "
+                f"zoo {self.zoo.folder} has no teacher of a seen task the {learner.kind if learner else 'generator'} trained on; "
                 "give the zoo it was trained on"
             )
         return pool
@@ -182,6 +184,12 @@ class Setting(Workspace):
         assert self.predictor is not None
         spec = self.predictor.spec
         return self.predictor.predict([question.texts(spec.condition, spec.max_prompts) for question in questions], base=self.base)
+
+    def prompted(self, questions: Sequence[Question]) -> Float[Tensor, "Q V D"]:
+        """The virtual tokens written for each question's condition, of the kind the writer was trained on."""
+        assert self.soft_prompt is not None
+        spec = self.soft_prompt.spec
+        return self.soft_prompt.write([question.texts(spec.condition, spec.max_prompts) for question in questions], self.base)
 
     def fingerprints(self, teachers: Sequence[Teacher]) -> Float[Tensor, "K F"]:
         """What the teachers do on the predictor's probes, measured; each teacher once."""
@@ -289,5 +297,5 @@ def load_setting(
     Raises:
         InputError: See `open_workspace`.
     """
-    workspace = open_workspace(data_dir, checkpoint, config.predictor, config.base)
+    workspace = open_workspace(data_dir, checkpoint, config.predictor, config.base, config.soft_prompt)
     return Setting(**vars(workspace), config=config, cache_dir=None if cache_dir is None else Path(cache_dir))

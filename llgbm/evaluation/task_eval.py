@@ -1,5 +1,6 @@
 """Evaluate a generator and its controls on a zoo's tasks: `eval_<name>.json`, per split, per method, per task."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare, gain_recovered, gain_recovered_interval, standard_error
 from llgbm.files import hash_json, read_json, write_json
+from llgbm.functional_lora.virtual import virtual_tokens
 from llgbm.matching import score_answers
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import Score
@@ -25,7 +27,7 @@ from llgbm.zoo.base import BaseIdentity, content_of
 REFERENCE = "generated"
 """The method that is compared with every other."""
 CACHE_FORMAT = 3
-WITHOUT_EFFECT = ("splits", "methods", "predictor", "adapters_at_once", "base")
+WITHOUT_EFFECT = ("splits", "methods", "predictor", "soft_prompt", "adapters_at_once", "base")
 """Choices that decide what is scored or how fast, not what a method scores; the base's content stands in the key."""
 
 
@@ -247,7 +249,7 @@ def _score_wordings(method: str, questions: Sequence[Question], setting: Setting
 
 def _score_cached(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:
     """Score, or read what an earlier evaluation of the same method on the same tasks kept (methods without a network of ours)."""
-    if setting.cache_dir is None or METHODS[method].needs_generator or METHODS[method].needs_predictor:
+    if setting.cache_dir is None or METHODS[method].reads_network:
         return _score(method, questions, setting)
     path = setting.cache_dir / f"scores-{method}-{_key(method, questions, setting)[:16]}.json"
     if path.is_file():
@@ -258,7 +260,7 @@ def _score_cached(method: str, questions: Sequence[Question], setting: Setting) 
 
 
 def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
-    """Hash of everything a method that needs neither generator nor predictor depends on."""
+    """Hash of everything a method that needs no network of ours depends on."""
     chosen = METHODS[method]
     config = {k: v for k, v in asdict(setting.config).items() if k not in WITHOUT_EFFECT}
     zoo = [setting.zoo.manifest["suite"]["hash"], [setting.teachers[q.task.name].hash for q in questions]]
@@ -275,7 +277,9 @@ def _score(method: str, questions: Sequence[Question], setting: Setting) -> list
     for start in range(0, len(questions), setting.config.adapters_at_once):
         asked = questions[start : start + setting.config.adapters_at_once]
         attempt = METHODS[method].attempt(setting, asked)
-        scores += score_answers(setting.functional, attempt.factors, attempt.batches, setting.framing)
+        virtual = contextlib.nullcontext() if attempt.virtual is None else virtual_tokens(setting.functional, attempt.virtual)
+        with virtual:
+            scores += score_answers(setting.functional, attempt.factors, attempt.batches, setting.framing)
     for question, score in zip(questions, scores, strict=True):
         if not math.isfinite(score.nll):
             raise InputError(

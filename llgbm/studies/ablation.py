@@ -7,7 +7,7 @@ on where it stopped, inside a run too, and each cell can be looked at alone.
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +28,13 @@ from llgbm.names import path_part, twin_key
 from llgbm.progress import ProgressCallback
 from llgbm.tracking.lock import hold
 from llgbm.training.behavior import train_generator
+from llgbm.training.soft_prompt import train_soft_prompt
 from llgbm.workspace import settle
 from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import TeacherZoo
 
 RESULT_FILE = "study.json"
-GENERATED = "generated"
+GENERATED, SOFT_PROMPT = "generated", "soft_prompt"
 CELL_LOCK = ".cell.lock"
 
 
@@ -231,10 +232,23 @@ def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback
         if _is_done(study, config):
             return
         train_generator(config, begin="go_on", progress=progress)
+        soft_prompt = _train_soft_prompt(config, progress) if SOFT_PROMPT in study.methods else None
         where = BaseOptions(device=config.model.device, memory_gb=config.model.memory_gb)
-        chosen = EvaluationConfig(splits=tuple(study.splits), methods=tuple(study.methods), max_examples=study.max_examples, base=where)
+        chosen = EvaluationConfig(
+            splits=tuple(study.splits),
+            methods=tuple(study.methods),
+            max_examples=study.max_examples,
+            soft_prompt=soft_prompt,
+            base=where,
+        )
         document = evaluate(folder, config.checkpoint_folder, chosen, folder.parent / "cache").to_json()
         write_json(folder / "eval_main.json", {**document, "cell": _cell_hash(study, config)})
+
+
+def _train_soft_prompt(config: ExperimentConfig, progress: ProgressCallback | None) -> str:
+    """The same run with virtual tokens in the place of adapters, beside it; its folder."""
+    beside = replace(config, experiment_name=f"{config.experiment_name}-soft-prompt")
+    return str(train_soft_prompt(beside, begin="go_on", progress=progress).folder)
 
 
 def _is_done(study: Study, config: ExperimentConfig) -> bool:

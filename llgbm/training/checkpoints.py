@@ -21,7 +21,7 @@ from llgbm.training.processes import from_first, tensors_from_first
 from llgbm.zoo.folder import TeacherZoo
 
 MARKER = "COMPLETE.json"
-KINDS = ("generator", "predictor")
+KINDS = ("generator", "predictor", "soft_prompt")
 """What a run trains; its result lies in the run's folder under this name."""
 OPTIMIZER_FILE, STATE_FILE = "optimizer.safetensors", "state.json"
 

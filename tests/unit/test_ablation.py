@@ -147,6 +147,13 @@ def test_a_study_may_score_fewer_examples(world: Path, overrides: dict, result: 
     assert {row["n_examples"] for row in document["tasks"]} == {2}
 
 
+def test_a_soft_prompt_is_trained_beside_each_cell_that_compares_one(world: Path, overrides: dict) -> None:
+    study = dataclasses.replace(load_study(str(world / "tiny.yaml")), methods=["generated", "soft_prompt"])
+    found = run_study(study, world / "soft", overrides, ["both"], [0])
+    assert [row["method"] for row in found["rows"]] == ["generated", "soft_prompt"]
+    assert (world / "soft" / "tiny" / f"{cell_name('both', 0)}-soft-prompt" / "soft_prompt" / "config.json").is_file()
+
+
 @pytest.mark.parametrize("own_tasks", [False, True])
 def test_the_reference_is_paired_by_task_with_seeds_averaged(tmp_path: Path, own_tasks: bool) -> None:
     study = ablation.Study("made", "smoke", {"a": {}, "b": {}}, reference="a", methods=["generated"])
