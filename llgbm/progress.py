@@ -18,6 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 ProgressCallback = Callable[..., None]
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 SECONDS_BETWEEN_LINES = 5.0
+BAR_WIDTH, TIME_AND_GAPS = 20, 12
+"""Columns of a bar on a terminal, and of the time beside it with the gaps between; figures have what is left."""
 RATE_SECONDS = 30.0
 """The rate, and the time left by it, are those of this last while."""
 
@@ -48,7 +50,7 @@ class ProgressBar:
         self.last_line = -SECONDS_BETWEEN_LINES + clock()
         self.quiet = _quiet.get()
         self.bar = self._rich() if self.stream.isatty() and not self.quiet else None
-        self.task = self.bar.add_task(label, total=None, figures="") if self.bar else None
+        self.task = self.bar.add_task(label, total=None, count="", figures="") if self.bar else None
 
     def __enter__(self) -> "ProgressBar":
         if self.bar:
@@ -67,7 +69,9 @@ class ProgressBar:
         speed = self._speed(now, done, total)
         shown = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
         if self.bar and self.task is not None:
-            self.bar.update(self.task, completed=done, total=total, figures=f"{speed}  {shown}".strip())
+            count = f"{done}/{total}"
+            room = self.bar.console.width - len(self.label) - BAR_WIDTH - len(count) - TIME_AND_GAPS
+            self.bar.update(self.task, completed=done, total=total, count=count, figures=f"{speed}  {shown}".strip()[: max(0, room)])
         elif done >= total or now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now
             speed = f" ({speed})" if speed else ""
@@ -91,8 +95,8 @@ class ProgressBar:
     def _rich(self) -> Progress:
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(BAR_WIDTH),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[figures]}", markup=False),
         )

@@ -34,8 +34,8 @@ def print_table(
     Where the table is too wide, its cells are folded; `in_parts` sets the columns that do not fit below, beside the first one again.
     """
     console = _console()
-    if title:
-        console.print(_plain(title), soft_wrap=True)
+    for line in title.split("\n") if title else ():
+        console.print(_plain(line), soft_wrap=True)
     columns = list(columns or (rows[0] if rows else ()))
     for part in _fitting(console, rows, columns) if in_parts else [columns]:
         console.print(_table(rows, part))

@@ -103,6 +103,7 @@ def _tasks(args: Namespace) -> int:
     if args.count is not None:
         suite = suite.spaced(args.count)
     if args.save:
+        suite = suite.with_whole_mixtures()
         suite.save(args.save)
     if args.figure:
         from llgbm.report.plots import plot_suite

@@ -11,7 +11,7 @@ A suite folder holds three files, one JSON object per line (`suite.json` is a si
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -97,6 +97,11 @@ class TaskSuite:
             raise InputError(f"suite {self.name} has {len(self)} tasks to choose from, {count} were asked for; give 1 to {len(self)}")
         names = list(self.tasks)
         return self.select([names[i * len(names) // count] for i in range(count)])
+
+    def with_whole_mixtures(self) -> "TaskSuite":
+        """The suite with parts of a mixture named only where they are all in it: a selection may have left some out."""
+        tasks = {t.name: t if set(t.parts) <= self.tasks.keys() else replace(t, parts=()) for t in self}
+        return replace(self, tasks=tasks)
 
     def framed(self, input: str) -> str:
         """A plain frame around one input; of a chat, whose template is the tokenizer's, the input as it stands."""

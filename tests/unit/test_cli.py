@@ -16,6 +16,7 @@ from llgbm.errors import InputError
 from llgbm.files import write_text
 from llgbm.progress import ProgressBar
 from llgbm.zoo.micro.world import micro_suite
+from llgbm.zoo.suites import load_suite
 
 
 def _config(*arguments: str):
@@ -122,6 +123,15 @@ def test_tasks_as_json_as_folder_and_as_figure(tmp_path: Path, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out)["hash"] == shown["hash"]
     assert (tmp_path / "tasks.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "tasks.svg").exists()
+
+
+def test_a_part_of_a_suite_that_was_saved_can_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = micro_suite(n_train=4, n_test=2)
+    mixture = next(task for task in suite if task.parts)
+    suite.select([mixture.name, *mixture.parts]).save(tmp_path / "whole")
+    for chosen, parts in (([mixture.name, mixture.parts[0]], ()), ([mixture.name, *mixture.parts], mixture.parts)):
+        assert main(["zoo", "tasks", "--suite", str(tmp_path / "whole"), "--tasks", *chosen, "--save", str(tmp_path / "part")]) == 0
+        assert load_suite(tmp_path / "part").tasks[mixture.name].parts == parts
 
 
 def test_yaml_nested_too_deep_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

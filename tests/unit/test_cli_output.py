@@ -81,3 +81,8 @@ def test_columns_that_do_not_fit_come_below_with_the_first_one_again(monkeypatch
     assert [line.split()[0] for line in lines if "method" in line] == ["method"] * 2
     print_table([{"a": "x" * 100, "b": "y" * 100}], in_parts=True)  # one column alone is folded
     assert "y" in capsys.readouterr().out
+
+
+def test_a_title_of_two_lines_is_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table([{"a": 1}], title="asked for:\n  [b] \x1b[31m")
+    assert capsys.readouterr().out.splitlines()[:2] == ["asked for:", r"  [b] \x1b[31m"]

@@ -1,6 +1,7 @@
 """Rate and time left are those of the last while, on a terminal and in plain lines."""
 
 import io
+import re
 
 import pytest
 
@@ -66,3 +67,16 @@ def test_labels_of_progress_are_no_markup_either(monkeypatch: pytest.MonkeyPatch
     with ProgressBar("train [/b] [kdfuy]", stream=terminal) as progress:
         progress(1, 2, cell="[/x]")
     assert "train [/b] [kdfuy]" in terminal.getvalue()
+
+
+def test_a_bar_fits_80_columns_and_figures_have_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal, now = Terminal(), [0.0]
+    with ProgressBar("evaluate", "tasks", terminal, clock=lambda: now[0]) as progress:
+        for now[0] in (1.0, 2.0):
+            progress(int(now[0]), 168, split="unseen_wording", method="shuffled_condition" * 3)
+    assert not {"None", "…"} & set(re.findall("None|…", terminal.getvalue()))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).replace("\r", "\n").splitlines()
+    assert max(map(len, shown)) <= 80
+    assert any(line.startswith("evaluate ") and " 2/168 " in line and "left  split unseen" in line for line in shown)
