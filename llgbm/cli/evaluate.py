@@ -35,6 +35,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--name", default="main", help="the file is eval_<name>.json (default: %(default)s)")
     add_folder(parser, "--predictor", default=None, help="run of b2, for nearest_predicted and merged_predicted")
     add_folder(parser, "--soft_prompt", default=None, help="run of 'train --network soft_prompt', for the method soft_prompt")
+    parser.add_argument("--method", default=None, metavar="M:F", help="somebody else's generator, module:function to import")
     parser.add_argument("--splits", nargs="+", default=[], metavar="S", help="splits, such as seen or unseen_combination+one_typo")
     parser.add_argument("--methods", nargs="+", default=[], metavar="M", help="methods to score (default: all possible)")
     parser.add_argument("--max_examples", type=int, default=None, metavar="N", help="test examples per task (default: all)")
@@ -108,7 +109,7 @@ def print_evaluation(document: dict[str, Any]) -> None:
     for split in splits:
         compared = [row for row in document["comparisons"] if row["split"] == split]
         if compared:
-            print_table([_compared(row) for row in compared], title=f"generated adapters against the others, {split}")
+            print_table([_compared(row) for row in compared], title=f"{compared[0]['method']} adapters against the others, {split}")
             print(f"{split}: paired by {paired_by_all(compared)}")
 
 
@@ -116,7 +117,7 @@ def _compared(row: dict[str, Any]) -> dict[str, Any]:
     from llgbm.evaluation.statistics import p_text
 
     return {
-        "generated_minus": row["other"],
+        f"{row['method']}_minus": row["other"],
         "difference": f"{row['difference']:+.3f}",
         "interval_95%": f"[{row['low']:+.3f}, {row['high']:+.3f}]",
         "p_(Holm)": p_text(row["p_holm"]),
@@ -153,6 +154,7 @@ def _choices(args: Namespace) -> Any:
         top_k=args.top_k,
         predictor=args.predictor,
         soft_prompt=args.soft_prompt,
+        foreign=args.method,
         teacher_seed=args.teacher_seed,
         seed=args.seed,
         base=read_base_options(args),

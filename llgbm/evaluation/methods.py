@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from llgbm.config import LoRAConfig, ZooConfig
 from llgbm.dataset import TokenBatch, concatenate
 from llgbm.errors import InputError
+from llgbm.evaluation.foreign import ask_foreign
 from llgbm.evaluation.ridge import from_condition, from_read_attributes, from_true_attributes
 from llgbm.evaluation.setting import Question, Setting
 from llgbm.files import hash_json
@@ -52,13 +53,14 @@ class Method:
     source: str
     needs_predictor: bool = False
     needs_soft_prompt: bool = False
+    needs_foreign: bool = False
     needs_attributes: bool = False
     """Whether it reads the attributes of seen tasks."""
 
     @property
     def reads_network(self) -> bool:
-        """Whether a network of ours answers, or says which adapter does."""
-        return self.needs_generator or self.needs_predictor or self.needs_soft_prompt
+        """Whether a network answers, or says which adapter does, whose content no hash tells."""
+        return self.needs_generator or self.needs_predictor or self.needs_soft_prompt or self.needs_foreign
 
 
 def base(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -79,6 +81,15 @@ def teacher(setting: Setting, questions: Sequence[Question]) -> Attempt:
 def generated(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """The adapter the generator writes for the question's condition."""
     return Attempt(_generate(setting, questions), _plain(setting, questions))
+
+
+def foreign(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The adapter that somebody else's generator hands out."""
+    assert setting.foreign is not None
+    assert setting.config.foreign is not None
+    conditions = [question.condition("both", setting.condition_kind[1]) for question in questions]
+    factors = ask_foreign(setting.config.foreign, setting.foreign, conditions, setting.base.name, setting.functional.shapes)
+    return Attempt(factors, _plain(setting, questions))
 
 
 def shuffled_condition(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -157,6 +168,7 @@ METHODS: dict[str, Method] = {
     "few_shot": Method(few_shot, False, False, False, "in-context learning, arXiv:2005.14165"),
     "teacher": Method(teacher, False, False, False, "LoRA, arXiv:2106.09685"),
     "generated": Method(generated, True, True, False, "this package"),
+    "foreign": Method(foreign, False, True, False, "the one given", needs_foreign=True),
     "shuffled_condition": Method(shuffled_condition, True, True, False, "control"),
     "nearest": Method(nearest, False, True, True, "retrieval by condition; LoraRetriever, arXiv:2402.09997"),
     "merged_topk": Method(merged_topk, False, True, True, "LoraHub, arXiv:2307.13269, with similarities as weights"),
@@ -190,12 +202,14 @@ def choose_methods(setting: Setting) -> list[str]:
             raise InputError(f"method {name} needs a predictor of fingerprints; give --predictor, or leave the method out")
         if METHODS[name].needs_soft_prompt and setting.soft_prompt is None:
             raise InputError(f"method {name} needs a trained writer of soft prompts; give --soft_prompt, or leave the method out")
+        if METHODS[name].needs_foreign and setting.foreign is None:
+            raise InputError(f"method {name} needs a generator to import; give --method module:function, or leave the method out")
         if METHODS[name].needs_attributes and not setting.has_attributes:
             raise InputError(
                 f"method {name} needs the attributes of tasks, and suite {setting.zoo.suite.name} has none; "
                 "add them, or leave the method out"
             )
-    without = {flag for flag in ("generator", "predictor", "soft_prompt") if getattr(setting, flag) is None}
+    without = {flag for flag in ("generator", "predictor", "soft_prompt", "foreign") if getattr(setting, flag) is None}
     without |= set() if setting.has_attributes else {"attributes"}
     return list(setting.config.methods) or [n for n, m in METHODS.items() if not any(getattr(m, f"needs_{flag}") for flag in without)]
 

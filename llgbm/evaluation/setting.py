@@ -16,6 +16,7 @@ from llgbm.dataset import TokenBatch
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
 from llgbm.evaluation.asking import IN_UNSEEN_WORDS, parse_split
+from llgbm.evaluation.foreign import Generate, load_foreign
 from llgbm.framing import Framing
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder, build_encoder
@@ -41,6 +42,8 @@ class EvaluationConfig:
     """Teachers merged by merged_topk and merged_predicted."""
     predictor: str | None = None
     """Run of a predictor of fingerprints, for the methods that retrieve by them."""
+    foreign: str | None = None
+    """Somebody else's generator as `module:function`, for the method foreign; see `evaluation.foreign`."""
     soft_prompt: str | None = None
     """Run of a writer of soft prompts, for the method of that name."""
     multitask_batch_size: int = 32
@@ -263,6 +266,11 @@ class Setting(Workspace):
     def examples(self, task: Task) -> list[Example]:
         """The task's test examples that fit, at most as many as configured."""
         return self.framing.of_task(task, "test")[: self.config.max_examples]
+
+    @cached_property
+    def foreign(self) -> Generate | None:
+        """Somebody else's generator, imported."""
+        return None if self.config.foreign is None else load_foreign(self.config.foreign)
 
     @cached_property
     def framing(self) -> Framing:

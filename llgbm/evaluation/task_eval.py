@@ -24,10 +24,10 @@ from llgbm.progress import ProgressCallback
 from llgbm.scoring import Score
 from llgbm.zoo.base import BaseIdentity, content_of
 
-REFERENCE = "generated"
-"""The method that is compared with every other."""
+REFERENCE, FOREIGN = "generated", "foreign"
+"""The method that is compared with every other, and the one that is in its absence."""
 CACHE_FORMAT = 3
-WITHOUT_EFFECT = ("splits", "methods", "predictor", "soft_prompt", "adapters_at_once", "base")
+WITHOUT_EFFECT = ("splits", "methods", "predictor", "soft_prompt", "foreign", "adapters_at_once", "base")
 """Choices that decide what is scored or how fast, not what a method scores; the base's content stands in the key."""
 
 
@@ -98,19 +98,20 @@ class Evaluation:
         return {"exact_match_worst": sum(worst) / len(worst)}
 
     def _comparisons(self, split: str) -> list[dict[str, Any]]:
-        """The generated adapters against each other method: clustered interval and test, p by Holm over the split's methods."""
-        if REFERENCE not in self.scores[split]:
+        """The generated (else the foreign) adapters against each other method: clustered interval and test, p by Holm over the methods."""
+        reference = next((method for method in (REFERENCE, FOREIGN) if method in self.scores[split]), None)
+        if reference is None:
             return []
         exact = {method: [score.exact.double().numpy() for score in scores] for method, scores in self.scores[split].items()}
         clusters = self.clusters(split)
         rows = [
-            {"split": split, "method": REFERENCE, "other": other, **asdict(compare(exact[REFERENCE], exact[other], clusters=clusters))}
+            {"split": split, "method": reference, "other": other, **asdict(compare(exact[reference], exact[other], clusters=clusters))}
             for other in exact
-            if other != REFERENCE
+            if other != reference
         ]
         add_holm(rows)
         if {"base", "teacher"} <= exact.keys():
-            generated, base, teacher = (self.per_task(split, method) for method in (REFERENCE, "base", "teacher"))
+            generated, base, teacher = (self.per_task(split, method) for method in (reference, "base", "teacher"))
             for row in rows:
                 if row["other"] == "teacher":
                     row["gain_recovered_interval"] = gain_recovered_interval(generated, base, teacher, clusters=clusters)

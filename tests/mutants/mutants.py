@@ -237,8 +237,8 @@ MUTANTS = (
     Mutant(
         "tests that take tasks for independent",
         "evaluation/task_eval.py",
-        "compare(exact[REFERENCE], exact[other], clusters=clusters)",
-        "compare(exact[REFERENCE], exact[other])",
+        "compare(exact[reference], exact[other], clusters=clusters)",
+        "compare(exact[reference], exact[other])",
         "test_task_eval.py::test_intervals_and_tests_are_clustered_by_the_tasks_attributes",
     ),
     Mutant(

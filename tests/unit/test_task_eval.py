@@ -25,7 +25,11 @@ from llgbm.zoo.folder import TeacherZoo
 UNTRAINED = ("base", "few_shot", "teacher", "generated", "shuffled_condition", "nearest", "merged_topk", "mean_adapter")
 ALONE = EvaluationConfig(methods=("base", "teacher", "nearest"))
 
-POSSIBLE = {name for name, method in METHODS.items() if not (method.needs_predictor or method.needs_attributes)}
+POSSIBLE = {
+    name
+    for name, method in METHODS.items()
+    if not (method.needs_predictor or method.needs_soft_prompt or method.needs_foreign or method.needs_attributes)
+}
 
 
 @pytest.fixture(scope="module")
