@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import output_capturing
 
 from llgbm.errors import InputError
 from llgbm.functional_lora.families import check_family, counts_positions_itself
@@ -29,6 +30,9 @@ from llgbm.functional_lora.last_layer import COLUMNS, chosen_tokens, narrow_last
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.targets import linear_shape, maps_each_token
 from llgbm.memory import MemoryPlan
+
+KEEPS_CHOSEN_LAYERS = hasattr(output_capturing, "resolve_hidden_states_indices")
+"""Whether transformers keeps the hidden states of a list of layers alone, as it numbers them elsewhere; 5.17 numbered them otherwise."""
 
 
 @dataclass
@@ -187,8 +191,7 @@ class FunctionalLoRA:
         if columns is not None:
             substituted[f"{self._last_block}.{COLUMNS}"] = columns
         if layers:
-            # A list asks recent transformers to keep these layers only; older ones read it as True and keep all.
-            arguments["output_hidden_states"] = sorted(set(layers.values()))
+            arguments["output_hidden_states"] = sorted(set(layers.values())) if KEEPS_CHOSEN_LAYERS else True
         with contextlib.nullcontext() if apart is None else self._selected.keeping():
             output = torch.func.functional_call(self.model, substituted, (input_ids,), arguments, tie_weights=False)
         return FunctionalOutput(

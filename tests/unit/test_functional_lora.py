@@ -8,7 +8,7 @@ from tiny import ARCHITECTURES, VOCABULARY, padded_tokens, peft_adapter, tiny_mo
 from tolerance import assert_near, depth, rounding
 
 from llgbm.errors import InputError
-from llgbm.functional_lora import FunctionalLoRA, greedy_decode
+from llgbm.functional_lora import FunctionalLoRA, greedy_decode, wrap
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapters, target_shapes
 
@@ -259,6 +259,15 @@ def test_greedy_decoding_stops_and_pads_after_the_end(functional: FunctionalLoRA
     one = greedy_decode(functional, None, ids[:1], mask[:1], 6, ends={int(free[0, 0])}, pad_token_id=0)
     assert one.shape == (1, 1)
     assert greedy_decode(functional, None, ids, mask, 0, {end}, 0).shape == (4, 0)
+
+
+def test_a_transformers_that_keeps_all_layers_gives_the_same(functional: FunctionalLoRA, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, mask, _ = padded_tokens(4, 6, "left")
+    few = functional(None, ids, mask, hidden_layers=(0, 1, -1)).hidden
+    monkeypatch.setattr(wrap, "KEEPS_CHOSEN_LAYERS", not wrap.KEEPS_CHOSEN_LAYERS)
+    every = functional(None, ids, mask, hidden_layers=(0, 1, -1)).hidden
+    assert few.keys() == every.keys() == {0, 1, -1}
+    assert all(torch.equal(few[layer], every[layer]) for layer in few)
 
 
 def test_greedy_decoding_gives_up_rows_without_hope_and_goes_on_with_the_others(functional: FunctionalLoRA) -> None:
