@@ -12,6 +12,7 @@ from llgbm.cli.options import (
     ZOO_NAMES,
     add_base_arguments,
     add_config_arguments,
+    add_dry_run,
     add_folder,
     add_json,
     read_base_options,
@@ -21,6 +22,7 @@ from llgbm.cli.options import (
 )
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
+from llgbm.cli.plan import show_plan
 
 HELP = "Test whether behaviors add; make one adapter of two tasks'."
 EXAMPLE = "llgbm compose --run none --n_pairs 8"
@@ -37,6 +39,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--n_pairs", type=int, default=24, metavar="N", help="random pairs, too (default: %(default)s)")
     parser.add_argument("--max_examples", type=int, default=None, metavar="N", help="test examples per task (default: all)")
     add_json(parser)
+    add_dry_run(parser)
     add_config_arguments(parser, sections=("probe",))
     add_base_arguments(parser, "the zoo")
 
@@ -53,6 +56,10 @@ def run(args: Namespace) -> int:
     require_at_least("n_pairs", args.n_pairs, low=0)
     checkpoint = None if args.run == "none" else args.run
     folder = Path(args.output)
+    if args.dry_run:
+        ways = " ".join(args.methods) or "every way that is possible"
+        what = f"compose the zoo's mixtures and {args.n_pairs} random pairs in {ways}, with seeds {' '.join(map(str, args.seeds))}"
+        return show_plan([{"what": what, "where": str(folder / FILE), "how_long": "unknown, compositions do not record it"}], args.json)
     with hold(folder), ProgressBar("compose", "pairs") as progress:
         document = compose_zoo(
             read_config(args),

@@ -12,6 +12,7 @@ from llgbm.cli.options import (
     ZOO,
     ZOO_NAMES,
     add_config_arguments,
+    add_dry_run,
     add_folder,
     add_json,
     read_base_options,
@@ -19,6 +20,7 @@ from llgbm.cli.options import (
 )
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
+from llgbm.cli.plan import UNKNOWN, show_plan
 
 if TYPE_CHECKING:
     from llgbm.config import ProbeConfig
@@ -36,6 +38,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--layers", default=None, metavar="L", help="a layer, several with commas, or all")
     parser.add_argument("--tokens", default=None, metavar="T", help="a token's number, last, mean or response")
     add_json(parser)
+    add_dry_run(parser)
     add_config_arguments(parser, sections=("model", "probe", "delta"))
 
 
@@ -47,12 +50,15 @@ def run(args: Namespace) -> int:
     from llgbm.errors import InputError
     from llgbm.lora.peft_io import find_adapters
     from llgbm.progress import ProgressBar
-    from llgbm.tracking.record import ExperimentLogger
+    from llgbm.tracking.record import ExperimentLogger, refuse_run
     from llgbm.zoo.base import load_configured, load_recorded
     from llgbm.zoo.folder import TeacherZoo
     from llgbm.zoo.manifest import is_zoo
 
     config = read_config(args)
+    if args.dry_run:
+        return show_plan([_plan(args)], args.json)
+    refuse_run(args.deltas, "a cache of deltas")
     paths = find_adapters(args.zoo)
     if not paths:
         raise InputError(f"{args.zoo}: no adapters here (no adapter_config.json below it); 'llgbm zoo build' trains some")
@@ -78,6 +84,16 @@ def run(args: Namespace) -> int:
     if first:
         _show(args, report)
     return 2 if report.failed else 0
+
+
+def _plan(args: Namespace) -> dict[str, Any]:
+    from llgbm.delta import DeltaCache
+    from llgbm.lora.peft_io import find_adapters
+
+    paths = find_adapters(args.zoo)
+    known = len({str(path) for path in paths} & DeltaCache(args.deltas).manifest["adapters"].keys()) if Path(args.deltas).exists() else 0
+    what = f"compute the deltas of {len(paths)} adapters, but of those among {known} kept ones that have not changed"
+    return {"what": what, "where": args.deltas, "how_long": UNKNOWN}
 
 
 def _say_how_many_probes(probe: "ProbeConfig", probes: "ProbeSet") -> None:

@@ -1,11 +1,9 @@
 """`llgbm ensemble`: several trained generators as one."""
 
 from argparse import Namespace
-from pathlib import Path
 
 from llgbm.cli.options import add_folder
 from llgbm.cli.parser import CommandParser
-from llgbm.errors import InputError
 
 HELP = "Make one generator of several that differ by their seeds."
 EXAMPLE = "llgbm ensemble --run outputs/seed0 outputs/seed1 outputs/seed2"
@@ -20,9 +18,9 @@ def add_arguments(parser: CommandParser) -> None:
 def run(args: Namespace) -> int:
     """Unite and save; say how to go on."""
     from llgbm.models.ensemble import unite
+    from llgbm.tracking.record import refuse_run
 
-    if (Path(args.output) / "config.yaml").exists():
-        raise InputError(f"{args.output}: holds a run, which an ensemble would be mixed up with; give another --output")
+    refuse_run(args.output, "an ensemble")
     ensemble = unite(args.run)
     ensemble.save_pretrained(args.output)
     print(f"{args.output}: {ensemble.spec.members} generators as one; next: llgbm evaluate --run {args.output}")

@@ -155,8 +155,9 @@ class _Quickstart:
         from llgbm.evaluation.task_eval import evaluate
         from llgbm.files import write_json
         from llgbm.progress import ProgressBar
+        from llgbm.tracking.lock import hold
 
-        with ProgressBar("evaluate", "tasks") as progress:
+        with hold(document.parent, f".{document.name}.lock"), ProgressBar("evaluate", "tasks") as progress:
             cache = Path(self.config.output_dir) / "cache"
             choices = EvaluationConfig(base=self._place())
             write_json(document, evaluate(self.folder, self.config.checkpoint_folder, choices, cache, progress).to_json())

@@ -10,11 +10,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from llgbm.errors import InputError
 from llgbm.files import hash_json, names_its_faults, write_json, write_text
 from llgbm.names import path_part
 from llgbm.tracking.environment import get_environment_info, get_git_info
 
+RUN_CONFIG = "config.yaml"
+"""What every run's folder has, and no zoo's or cache's."""
 RUNNING, COMPLETED, FAILED = "RUNNING", "COMPLETED", "FAILED"
+
+
+def refuse_run(folder: str | Path, what: str) -> None:
+    """InputError when a folder holds a run, whose record something else written there would replace."""
+    if (Path(folder) / RUN_CONFIG).exists():
+        raise InputError(f"{folder}: holds a run, with which {what} would be mixed up; give another folder")
 
 
 class ExperimentLogger:

@@ -13,6 +13,8 @@ Begin = Literal["new", "resume", "go_on", "overwrite"]
 """What a command asks for: a run that begins here, one that goes on here, whichever of the two the folder asks for (a
 finished run is left as it is: what studies do), or one that begins here whatever was here before."""
 
+MANIFEST = "manifest.json"
+"""What zoos and caches have, and no run."""
 ELSE = "give --overwrite to begin anew, or another --experiment_name"
 
 
@@ -51,6 +53,8 @@ def check_begin(folder: Path, begin: Begin) -> None:
     Raises:
         InputError: It would, or has not; says how the run stands, what is left of it, and what to do.
     """
+    if (folder / MANIFEST).exists():
+        raise InputError(f"{folder}: holds a zoo or a cache of deltas, with which a run would be mixed up; give another --experiment_name")
     if begin == "overwrite":
         return
     standing = Standing.of(folder)

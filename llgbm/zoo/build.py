@@ -22,7 +22,7 @@ from llgbm.names import path_part
 from llgbm.percent import percent
 from llgbm.progress import ProgressCallback
 from llgbm.tracking.lock import hold
-from llgbm.tracking.record import ExperimentLogger
+from llgbm.tracking.record import ExperimentLogger, refuse_run
 from llgbm.zoo.base import CONTENT, Base, load_configured
 from llgbm.zoo.check import require_fit
 from llgbm.zoo.folder import Teacher, TeacherZoo
@@ -43,8 +43,9 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
 
     Raises:
         InputError: The base is not fit for the suite (see `zoo.check`); or the folder holds a zoo of another base or training
-            setting, or of a suite whose tasks have changed; or another process builds there.
+            setting, of a suite whose tasks have changed, or a run; or another process builds there.
     """
+    refuse_run(config.checkpoint_folder, "a zoo")
     with hold(config.checkpoint_folder):
         return _build_alone(config, progress)
 

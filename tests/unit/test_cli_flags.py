@@ -174,6 +174,9 @@ def test_a_dry_run_says_what_where_and_how_long(tmp_path: Path, capsys: pytest.C
     cells = ["ablate", "conditions", "--zoo", str(tmp_path / "zoo"), "--seeds", "0", "--variants", "hashing, description"]
     flags = ["--lora.rank", "2", "--lora.alpha", "4", "--suite", str(tmp_path / "suite"), "--output", str(tmp_path / "studies")]
     assert row(*cells, *flags, "--lora.target_modules", "[q_proj, down_proj]", "--dry_run", "--json")["then"] == "evaluate"
+    deltas = row("compute-deltas", "--zoo", str(tmp_path / "zoo"), "--deltas", str(tmp_path / "d"), "--dry_run", "--json")
+    assert deltas["what"].startswith("compute the deltas of 6 adapters, but of those among 0 kept ones")
+    assert "6 random pairs in sum," in row("compose", "--methods", "sum", "--n_pairs", "6", "--dry_run", "--json")["what"]
     assert main(["quickstart", str(tmp_path / "c.yaml"), "--dry_run"]) == 0
     assert "nothing, it is done" in capsys.readouterr().out
     assert not (tmp_path / "studies").exists()

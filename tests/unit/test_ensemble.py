@@ -68,7 +68,7 @@ def test_saved_and_reloaded_it_is_the_same_generator(members, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("seed: 1\n")
     assert main(["ensemble", "--run", *folders, "--output", str(tmp_path / "run")]) == 2
-    assert "run: holds a run, which an ensemble would be mixed up with; give another --output" in capsys.readouterr().err
+    assert "run: holds a run, with which an ensemble would be mixed up; give another folder" in capsys.readouterr().err
     again = load_generator(tmp_path / "all", ENCODER)
     assert isinstance(again, GeneratorEnsemble)
     assert not again.training

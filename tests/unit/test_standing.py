@@ -167,6 +167,24 @@ def test_the_commands_flags(config, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_run_zoo_and_cache_have_a_folder_each(config, tmp_path, capsys):
+    run = interrupted(config, 4)
+    before = content(run)
+    config.save(tmp_path / "c.yaml")
+    zoo = ["zoo", "build", str(tmp_path / "c.yaml"), "--suite", str(Path(config.checkpoint_folder).parent / "suite"), "--zoo", str(run)]
+    for command, what in (
+        (["compute-deltas", "--zoo", config.checkpoint_folder, "--deltas", str(run)], "a cache of deltas"),
+        (zoo, "a zoo"),
+    ):
+        assert main(command) == 2
+        assert f"{run}: holds a run, with which {what} would be mixed up; give another folder" in capsys.readouterr().err
+    assert content(run) == before
+    shutil.copytree(config.checkpoint_folder, tmp_path / "zoo")
+    for begin in ("new", "overwrite"):
+        said = refusal(changed(config, experiment_name="zoo"), begin)
+        assert "zoo: holds a zoo or a cache of deltas, with which a run would be mixed up" in said
+
+
 @pytest.mark.slow
 def test_two_real_processes_and_a_kill(config, tmp_path):
     config = changed(config, training__total_steps=100_000, training__save_interval=5)
