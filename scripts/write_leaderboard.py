@@ -1,0 +1,33 @@
+"""Write the tables of docs/benchmark.md from docs/leaderboard.json: `python scripts/write_leaderboard.py`.
+
+`--study outputs/studies/words/study.json --entry "delta_multi, hashing" --cost "1.4M parameters, 5 min" --command "llgbm ablate words"` first
+puts the results of a study into the file.
+"""
+
+from pathlib import Path
+
+from jsonargparse import CLI
+
+from llgbm.files import read_json
+from llgbm.report.leaderboard import add_entries, entries_of_study, write_page
+
+DOCS = Path(__file__).parents[1] / "docs"
+FILE, PAGE = DOCS / "leaderboard.json", DOCS / "benchmark.md"
+
+
+def main(study: str | None = None, entry: str = "delta_multi", cost: str = "-", command: str = "-") -> None:
+    """Write the page.
+
+    Args:
+        study: A study.json whose results enter first.
+        entry: The name its generated adapters enter under.
+        cost: Parameters and time.
+        command: What makes the figures anew.
+    """
+    if study is not None:
+        add_entries(FILE, entries_of_study(read_json(study), entry, cost, command))
+    write_page(PAGE, FILE)
+
+
+if __name__ == "__main__":
+    CLI(main, as_positional=False)
