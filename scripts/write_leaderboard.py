@@ -1,7 +1,7 @@
 """Write the tables of docs/benchmark.md from docs/leaderboard.json: `python scripts/write_leaderboard.py`.
 
-`--study outputs/studies/words/study.json --entry "delta_multi, hashing" --cost "1.4M parameters, 5 min" --command "llgbm ablate words"` first
-puts the results of a study into the file.
+`--study outputs/studies/words/study.json --entry "delta_multi, hashing" --cost "1.4M parameters" --command "llgbm ablate words"` first puts
+the results of a study into the file.
 """
 
 from pathlib import Path
