@@ -66,7 +66,7 @@ class ProgressBar:
         if self.quiet:
             return
         now = self.clock()
-        speed = self._speed(now, done, total)
+        speed = "" if "now" in figures else self._speed(now, done, total)  # named steps take as long as they take
         shown = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
         if self.bar and self.task is not None:
             count = f"{done}/{total}"

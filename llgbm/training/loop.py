@@ -96,7 +96,7 @@ def train(
         config: Everything that decides the result.
         make: Builds the problem on a device; called once the seeds are set.
         begin: Whether the run begins in its folder or goes on there.
-        progress: Called with the step, the number of steps, and the figures last logged.
+        progress: Called with the step, the number of steps, and the figures last logged; before the first one with what is done `now`.
 
     Raises:
         InputError: A setting, what the problem reads, or a checkpoint does not fit; the folder stands otherwise than `begin` asks,
@@ -108,6 +108,8 @@ def train(
     with ExitStack() as stack:
         from_first(lambda: stack.enter_context(hold(folder)))
         from_first(lambda: check_begin(folder, begin))
+        if progress is not None and accelerator.is_main_process:
+            progress(0, config.training.total_steps, now="loading")
         run = _Run(config, make, accelerator, resume=begin in ("resume", "go_on"))
         try:
             result = run.train(progress)
@@ -141,6 +143,8 @@ class _Run:
     def train(self, progress: ProgressCallback | None) -> TrainingResult:
         total, state = self.config.training.total_steps, self.state
         if state.step < total:
+            if progress is not None and self.is_main:
+                progress(state.step, total, now="teachers' outputs")
             self.problem.ready()
         references = self.problem.references()
         self.start = time.perf_counter() - state.seconds

@@ -116,7 +116,12 @@ def test_a_config_is_a_path_or_a_name_with_or_without_its_flag(tmp_path: Path, h
 
 
 def test_words_that_belong_nowhere_are_refused() -> None:
-    for command, words in (("train", ["baseline", "smoke"]), ("train", ["--config", "smoke", "baseline"]), ("compose", ["x"])):
+    for command, words in (
+        ("train", ["--res"]),
+        ("train", ["baseline", "smoke"]),
+        ("train", ["--config", "smoke", "baseline"]),
+        ("compose", ["x"]),
+    ):
         with pytest.raises(InputError, match=f"unrecognized arguments: .*; 'llgbm {command} --help' shows the flags"):
             parse(command, *words)
     assert parse("ablate", "--seeds", "0", "--json", "seen_tasks").study == "seen_tasks"

@@ -55,6 +55,19 @@ def test_plain_lines_are_at_most_one_in_five_seconds_and_the_last() -> None:
     assert lines[-1] == "work: 12/12 steps (1/s)  loss 0.5"
 
 
+def test_what_comes_before_the_first_step_is_said_and_is_no_speed() -> None:
+    stream, now = io.StringIO(), [0.0]
+    with ProgressBar("train", "steps", stream, clock=lambda: now[0]) as progress:
+        progress(0, 10, now="loading")
+        for now[0], done in ((60.0, 1), (70.0, 2)):
+            progress(done, 10)
+    assert stream.getvalue().splitlines() == [
+        "train: 0/10 steps  now loading",
+        "train: 1/10 steps",
+        "train: 2/10 steps (0.1/s, 0:01:20 left)",
+    ]
+
+
 def test_a_terminal_shows_the_same_rate() -> None:
     terminal = Terminal()
     _lines([(10.0, 500), (20.0, 510)], stream=terminal)
