@@ -86,7 +86,7 @@ class ConditionTable:
         return [rng.choice(self._altered[text]) if rng.random() < self.augment else text for text in texts]
 
     def _vectors(self, texts: Sequence[str]) -> Float[Tensor, "N E"]:
-        return torch.cat([self._rows[text] for text in texts]).float()
+        return torch.cat([self._rows[text].float() for text in texts])  # autocast on the CPU joins no float16
 
     def _thinned(self, vectors: Float[Tensor, "N E"], rng: random.Random) -> Float[Tensor, "n E"]:
         """Without some of the vectors; one stays at least."""
