@@ -211,7 +211,10 @@ def test_two_real_processes_and_a_kill(config, tmp_path):
     assert "stands at step" in third.stderr
     fourth = subprocess.Popen([*command, "--resume"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert fourth.stderr is not None
-    assert fourth.stderr.readline().startswith("train run: ")
+    lines = [fourth.stderr.readline()]
+    while " now " in lines[-1]:  # until it has done a step
+        lines.append(fourth.stderr.readline())
+    assert lines[-1].startswith("train run: ")
     fourth.send_signal(signal.SIGINT)
     assert "llgbm: interrupted" in fourth.communicate()[1]
     assert fourth.returncode == 130
