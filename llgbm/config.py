@@ -128,6 +128,10 @@ class GeneratorConfig:
 
     size: Literal["s", "m", "l"] = "s"
     """Size preset."""
+    slots: Integer = Field(default=1, ge=1)
+    """Parts of a condition that are read apart, each by a small trunk of its own, and summed; 1: one pool for everything."""
+    ridge: Integer = Field(default=0, ge=0)
+    """Start from a ridge regression to this many directions of the teachers' weights, to which the network adds; 0: start at zero."""
     encoder: str = "hashing"
     """Text encoder: hashing, minilm, base, or sentence-transformers:<directory or hub id>."""
     condition: Literal["description", "prompts", "both"] = "description"

@@ -2,7 +2,8 @@
 
 The behavioral and structural terms are 1.0 for the zero adapter (on average over tasks) and 0.0 for a perfect copy.
 
-Letters: K adapters, n response tokens of all their examples, V vocabulary (or the k most likely tokens), F fingerprint.
+Letters: K adapters, n response tokens of all their examples, V vocabulary (or the k most likely tokens), F fingerprint,
+S slots.
 """
 
 import difflib
@@ -51,9 +52,9 @@ class Evidence:
     probe_logits: Float[Tensor, "p V"] | ChunkedLogits | None = None
     """The generated adapters' logits on probe texts, and the base's."""
     base_probe_logits: Float[Tensor, "p V"] | ChunkedLogits | None = None
-    read: Float[Tensor, "K H"] | None = None
+    read: Float[Tensor, "K S H"] | None = None
     """What the generator read from each adapter's condition."""
-    read_again: Float[Tensor, "M H"] | None = None
+    read_again: Float[Tensor, "M S H"] | None = None
     """What it reads from the step's M tasks in other wordings."""
     same_task: Bool[Tensor, "K M"] | None = None
     """Whether an adapter's task is the one worded anew."""
@@ -154,8 +155,8 @@ def check_fingerprints(theirs: Float[Tensor, "K F"]) -> None:
 def agreement_loss(c: Evidence) -> Tensor:
     """How badly a condition is told from the step's others by what another wording of its task reads as; 1 at chance.
 
-    Cross-entropy of the right task over cosine similarities, in units of log M: it asks for what wordings of a task have
-    in common and no other task has.
+    Cross-entropy of the right task over cosine similarities, averaged over slots, in units of log M: it asks for what wordings
+    of a task have in common and no other task has.
 
     Source: InfoNCE, van den Oord et al. 2018, arXiv:1807.03748.
     """
@@ -164,7 +165,7 @@ def agreement_loss(c: Evidence) -> Tensor:
     if same.all():
         raise InputError("objective agreement has nothing to compare: it needs at least 2 tasks per step")
     center = again.float().mean(0)
-    own, other = (F.normalize(x.float() - center, dim=1) for x in (read, again))
+    own, other = (F.normalize(x.float() - center, dim=-1).flatten(1) / x.shape[1] ** 0.5 for x in (read, again))
     log_p = (own @ other.T / AGREEMENT_TEMPERATURE).log_softmax(1)
     return -log_p.masked_fill(~same, -torch.inf).logsumexp(1).mean() / math.log(len(again))
 

@@ -33,6 +33,7 @@ class PredictorSpec:
     delta: dict[str, Any]
     """The config's section delta."""
     size: str = "s"
+    slots: int = 1
     encoder: str = "hashing"
     encoder_id: str = ""
     """Content of the encoder it was trained with."""

@@ -4,17 +4,19 @@ Letters: K tasks, N vectors per task (one or more for each text), E embedding wi
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.reader import SIZES
+from llgbm.models.ridge import FOLDS, fit_ridge
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
 
 
@@ -58,7 +60,10 @@ class Head(nn.Module):
     rms_b: Tensor
     layers: Tensor
 
-    def __init__(self, group: ModuleGroup, rank: int, hidden: int, code: int) -> None:
+    mean_b: Tensor
+    directions: Tensor
+
+    def __init__(self, group: ModuleGroup, rank: int, hidden: int, code: int, ridge: int = 0) -> None:
         super().__init__()
         self.group, self.rank = group, rank
         n = len(group.names)
@@ -71,17 +76,31 @@ class Head(nn.Module):
         self.register_buffer("rms_a", torch.ones(n))
         self.register_buffer("rms_b", torch.ones(n))
         self.register_buffer("layers", torch.tensor(group.layers), persistent=False)
+        if ridge:
+            self.register_buffer("mean_b", torch.zeros(n, group.d_out, rank))
+            self.register_buffer("directions", torch.zeros(ridge, n, group.d_out, rank))
 
-    def forward(self, trunk: Float[Tensor, "K L H"]) -> tuple[Tensor, Tensor]:
-        """A [K, layers, r, d_in] and B [K, layers, d_out, r] in float32."""
+    def forward(self, trunk: Float[Tensor, "K L H"], start: tuple[Tensor, Tensor | float] | None = None) -> tuple[Tensor, Tensor]:
+        """A [K, layers, r, d_in] and B [K, layers, d_out, r] in float32.
+
+        `start` are coordinates [K, Q] along the directions of B, and the weight of what the trunk adds.
+        """
         codes = self.code(trunk[:, self.layers]).unflatten(-1, (self.rank, -1))
         a = (self.constant_a + self.write_a(codes).float()) * self.rms_a[:, None, None]
-        b = self.write_b(codes).float() * self.rms_b[:, None, None]
-        return a, b.transpose(-1, -2)
+        b = (self.write_b(codes).float() * self.rms_b[:, None, None]).transpose(-1, -2)
+        if start is not None:
+            coordinates, trust = start
+            b = trust * b + self.mean_b + torch.tensordot(coordinates, self.directions, 1)
+        return a, b
 
 
 class LoRAGenerator(AdapterWriter):
     """Reads the embedded texts of K tasks, writes one LoRA adapter for each task."""
+
+    trust: Tensor
+    ridge_center: Tensor
+    ridge_map: Tensor
+    fold_maps: Tensor
 
     def __init__(self, spec: GeneratorSpec, encoder: TextEncoder | None = None) -> None:
         super().__init__(spec, encoder)
@@ -89,26 +108,51 @@ class LoRAGenerator(AdapterWriter):
         groups, n_layers = group_modules(spec.shapes)
         self.layer = nn.Embedding(n_layers, size.hidden)
         self.trunk = self.new_trunk()
-        self.heads = nn.ModuleList(Head(group, spec.rank, size.hidden, size.code) for group in groups)
+        self.heads = nn.ModuleList(Head(group, spec.rank, size.hidden, size.code, spec.ridge) for group in groups)
+        if spec.ridge:
+            self.register_buffer("trust", torch.ones(()))
+            self.register_buffer("ridge_center", torch.zeros(spec.embedding_dim))
+            self.register_buffer("ridge_map", torch.zeros(spec.embedding_dim, spec.ridge))
+            self.register_buffer("fold_maps", torch.zeros(FOLDS + 1, spec.embedding_dim, spec.ridge), persistent=False)
 
-    def forward(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"], again: tuple[Tensor, Tensor] | None = None) -> Any:
+    def forward(
+        self,
+        embeddings: Float[Tensor, "K N E"],
+        mask: Bool[Tensor, "K N"],
+        again: tuple[Tensor, Tensor] | None = None,
+        folds: Int[Tensor, " K"] | None = None,
+    ) -> Any:
         """One adapter per row; masked vectors do not count. Factors are float32.
 
-        With `again`, other sets of vectors and their mask, returns (factors, what was read [K H], what is read again [M H]):
+        With `folds`, a start by ridge regression is that of the regression that never saw the fold's tasks.
+
+        With `again`, other sets of vectors and their mask, returns (factors, what was read [K S H], what is read again [M S H]):
         one call, so that data-parallel training sees every parameter's use.
         """
         read = self.read(embeddings, mask)
-        factors = self.write(read)
+        factors = self.write(read, self.start(embeddings, mask, folds))
         return factors if again is None else (factors, read, self.read(*again))
 
-    def write(self, read: Float[Tensor, "K H"]) -> LoRAFactors:
-        """One adapter for each vector that was read."""
-        trunk = self.trunk(read[:, None] + self.layer.weight)
+    def start(
+        self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"], folds: Int[Tensor, " K"] | None
+    ) -> tuple[Float[Tensor, "K Q"], Tensor | float] | None:
+        """Coordinates along the teachers' B that the ridge regression says, and how far to trust the network; None without a ridge."""
+        if not self.spec.ridge:
+            return None
+        real = mask[..., None].to(embeddings.dtype)
+        centered = (embeddings * real).sum(1) / real.sum(1) - self.ridge_center
+        if folds is not None:
+            return torch.einsum("ke,keq->kq", centered, self.fold_maps[folds]), 1.0
+        return centered @ self.ridge_map, self.trust
+
+    def write(self, read: Float[Tensor, "K S H"], start: tuple[Tensor, Tensor | float] | None = None) -> LoRAFactors:
+        """One adapter for each row that was read."""
+        trunk = self.trunk(read[:, :, None] + self.layer.weight)
         a: dict[str, Tensor] = {}
         b: dict[str, Tensor] = {}
         for head in self.heads:
             assert isinstance(head, Head)
-            all_a, all_b = head(trunk)
+            all_a, all_b = head(trunk, start)
             for i, name in enumerate(head.group.names):
                 a[name], b[name] = all_a[:, i], all_b[:, i]
         k = len(read)
@@ -137,6 +181,22 @@ class LoRAGenerator(AdapterWriter):
             for i, found in ((i, sums[name]) for i, name in enumerate(head.group.names) if sums[name].count):
                 head.rms_a[i], head.rms_b[i] = max(found.mean_square_a**0.5, 1e-8), max(found.mean_square_b**0.5, 1e-8)
                 head.constant_a[i] = (found.a / found.count).to(head.rms_a) / head.rms_a[i]
+
+    @torch.no_grad()
+    def fit_start(self, teachers: LoRAFactors | StoredFactors, texts: Sequence[Float[Tensor, "_ E"]], folds: Sequence[int]) -> None:
+        """Fit the ridge regression, once scales and the constant A are; see `fit_ridge` for the arguments."""
+        constant = {}
+        for head in self.heads:
+            assert isinstance(head, Head)
+            constant |= {name: head.constant_a[i] * head.rms_a[i] for i, name in enumerate(head.group.names)}
+        fit = fit_ridge(teachers, constant, self.spec.alpha / self.spec.rank, texts, folds, self.spec.ridge)
+        self.ridge_center.copy_(fit.center)
+        self.fold_maps.copy_(fit.maps)
+        self.ridge_map.copy_(fit.maps[-1])
+        for head in self.heads:
+            assert isinstance(head, Head)
+            for i, name in enumerate(head.group.names):
+                head.mean_b[i], head.directions[:, i] = fit.mean[name], fit.directions[name]
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What every network that reads conditions shares: its front, its text encoder, and how it is saved and loaded.
 
-Letters: K tasks, N vectors per task (one or more for each text), E embedding width, H trunk width.
+Letters: K tasks, N vectors per task (one or more for each text), E embedding width, S slots, H trunk width.
 """
 
 import dataclasses
@@ -51,10 +51,26 @@ class SetPooling(nn.Module):
         self.value = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
         self.score = nn.Linear(width, heads)
 
-    def forward(self, x: Float[Tensor, "K N H"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K H"]:
+    def forward(self, x: Float[Tensor, "K N H"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K 1 H"]:
         weights = self.score(x).masked_fill(~mask[..., None], -torch.inf).softmax(1)
         values = (x + self.value(x)).unflatten(-1, (self.heads, -1))
-        return torch.einsum("knh,knhc->khc", weights.to(values.dtype), values).flatten(1)
+        return torch.einsum("knh,knhc->khc", weights.to(values.dtype), values).flatten(1)[:, None]
+
+
+class SlotPooling(nn.Module):
+    """S learned queries, each of which takes a weighted mean of its own of a set of vectors: what SetPooling promises, S times.
+
+    Source: slots as in Set Transformer's pooling by attention, Lee et al. 2019, arXiv:1810.00825.
+    """
+
+    def __init__(self, width: int, slots: int) -> None:
+        super().__init__()
+        self.value = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.score = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, slots))
+
+    def forward(self, x: Float[Tensor, "K N H"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K S H"]:
+        weights = self.score(x).masked_fill(~mask[..., None], -torch.inf).softmax(1)
+        return torch.einsum("kns,knh->ksh", weights.to(x.dtype), x + self.value(x))
 
 
 class Block(nn.Module):
@@ -68,11 +84,22 @@ class Block(nn.Module):
         return x + self.layers(x)
 
 
+class SlotTrunk(nn.Module):
+    """Residual blocks of each slot's own; what they make of the slots is summed, so no block sees two of them."""
+
+    def __init__(self, slots: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.slots = nn.ModuleList(nn.Sequential(*(Block(width) for _ in range(blocks)), nn.LayerNorm(width)) for _ in range(slots))
+
+    def forward(self, x: Float[Tensor, "K S *L H"]) -> Float[Tensor, "K *L H"]:
+        return torch.stack([slot(x[:, i]) for i, slot in enumerate(self.slots)]).sum(0) / len(self.slots) ** 0.5
+
+
 class ConditionReader(nn.Module):
     """A network whose input is the embedded texts of K tasks.
 
     Args:
-        spec: A dataclass with `embedding_dim`, `size`, `encoder`, `encoder_id`, `base` and all else that rebuilds the network.
+        spec: A dataclass with `embedding_dim`, `size`, `slots`, `encoder`, `encoder_id`, `base` and all else that rebuilds the network.
         encoder: The text encoder, if it is built already.
     """
 
@@ -88,18 +115,19 @@ class ConditionReader(nn.Module):
         if spec.size not in SIZES:
             raise InputError(f"generator.size {spec.size!r} is unknown; choose one of {', '.join(SIZES)}")
         self.spec, self._encoder = spec, encoder
-        self.project = nn.Linear(spec.embedding_dim, SIZES[spec.size].hidden)
-        self.pooling = SetPooling(SIZES[spec.size].hidden)
+        hidden = SIZES[spec.size].hidden
+        self.project = nn.Linear(spec.embedding_dim, hidden)
+        self.pooling = SlotPooling(hidden, spec.slots) if spec.slots > 1 else SetPooling(hidden)
         with torch.no_grad():
             self.project.weight.mul_(spec.embedding_dim**0.5)
 
-    def new_trunk(self) -> nn.Sequential:
-        """The residual blocks of this size."""
+    def new_trunk(self) -> "SlotTrunk":
+        """The residual blocks of this size; a slot of several has one."""
         size = SIZES[self.spec.size]
-        return nn.Sequential(*(Block(size.hidden) for _ in range(size.blocks)), nn.LayerNorm(size.hidden))
+        return SlotTrunk(self.spec.slots, size.hidden, size.blocks if self.spec.slots == 1 else 1)
 
-    def read(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K H"]:
-        """What each set of vectors says, as one vector; masked vectors do not count."""
+    def read(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K S H"]:
+        """What each set of vectors says, one vector for each slot; masked vectors do not count."""
         return self.pooling(self.project(embeddings), mask)
 
     def encoder(self, base: Base | None = None) -> TextEncoder:

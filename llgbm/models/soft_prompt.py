@@ -26,6 +26,7 @@ class SoftPromptSpec:
     tokens: int = 8
     """Virtual tokens of a prompt."""
     size: str = "s"
+    slots: int = 1
     encoder: str = "hashing"
     encoder_id: str = ""
     """Content of the encoder it was trained with."""
@@ -68,7 +69,7 @@ class SoftPromptWriter(ConditionReader):
         With `again`, other sets of vectors and their mask, returns (prompts, what was read, what is read again).
         """
         read = self.read(embeddings, mask)
-        prompts = self.scale * (self.constant + self.head(self.trunk(read[:, None] + self.place.weight)).float())
+        prompts = self.scale * (self.constant + self.head(self.trunk(read[:, :, None] + self.place.weight)).float())
         return prompts if again is None else (prompts, read, self.read(*again))
 
     @torch.no_grad()

@@ -24,6 +24,9 @@ class GeneratorSpec:
     """Every emitted module has `scaling = alpha / rank`."""
     embedding_dim: int
     size: str = "s"
+    slots: int = 1
+    ridge: int = 0
+    """Directions of the teachers' B along which a ridge regression from the condition begins; 0: it begins at zero."""
     encoder: str = "hashing"
     encoder_id: str = ""
     """Content of the encoder the generator was trained with."""

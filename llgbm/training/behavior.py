@@ -1,6 +1,7 @@
 """The generator as a problem: adapters written from conditions, compared with the teachers by every term of the objective."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.problem import Problem
 from llgbm.training.setup import Setup, new_generator, prepare
 from llgbm.training.standing import Begin
-from llgbm.training.step import adapters_at_once, compare, generate, validate
+from llgbm.training.step import adapters_at_once, compare, generate, to_device, validate
 from llgbm.training.targets import TargetOptions, TeacherTargets
 from llgbm.workspace import settle
 from llgbm.zoo.folder import TeacherZoo
@@ -41,6 +42,10 @@ def train_generator(config: ExperimentConfig, begin: Begin = "new", progress: Pr
     parse_schedules(config.training.schedules)
     config = settle(config, TeacherZoo.load(config.checkpoint_folder))
     return train(config, lambda device: BehaviorProblem(config, weights, device), begin, progress)
+
+
+TRUSTS = (1.0, 0.5, 0.0)
+"""Weights of what the network adds to its ridge regression, between which validation decides."""
 
 
 class BehaviorProblem(Problem):
@@ -76,7 +81,9 @@ class BehaviorProblem(Problem):
     def loss(self, model: Callable[..., Any], part: StepPlan, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Write the part's adapters and compare them with their teachers."""
         setup, reword = self.setup, self.targets.options.needs("wordings")
-        generated = generate(model, part, setup.train, setup.conditions, setup.functional.device, reword)
+        device = setup.functional.device
+        unknown = to_device(torch.tensor([setup.train.folds[k] for k in part.teachers]), device)
+        generated = generate(partial(model, folds=unknown), part, setup.train, setup.conditions, device, reword)
         evidence = compare(generated, part, setup.train, self.targets, self.probes, self.config.training.delta_loss_type)
         return objective_loss(evidence, self.weights_at(step))
 
@@ -94,11 +101,23 @@ class BehaviorProblem(Problem):
         return {f"weight/{name}": weight for name, weight in self.weights_at(step).items()}
 
     def validate(self) -> dict[str, float]:
-        """Exact match and NLL of generated adapters."""
+        """Exact match and NLL of generated adapters; with a start by ridge, at the best of a few weights of what the network adds to it."""
         setup, held = self.setup, self.setup.validation
         if held is None:
             return {}
-        return validate(self.network, setup.functional, setup.conditions, held, self.config.training.batch_size)
+
+        def judged() -> dict[str, float]:
+            return validate(self.network, setup.functional, setup.conditions, held, self.config.training.batch_size)
+
+        if not self.network.spec.ridge:
+            return judged()
+        found = {}
+        for trust in TRUSTS:
+            self.network.trust.fill_(trust)
+            found[trust] = judged()
+        best = max(found, key=lambda trust: self.rank(found[trust]))
+        self.network.trust.fill_(best)
+        return {**found[best], "trust": best}
 
     @staticmethod
     def rank(found: Mapping[str, float]) -> tuple[float, ...]:

@@ -77,6 +77,10 @@ class ConditionTable:
             texts.append([*([described[wording % len(described)]] if described else []), *shown])
         return pad_sets([self._vectors(group) for group in texts])
 
+    def means(self, name: str) -> Float[Tensor, "n E"]:
+        """The mean vector of each text of a task."""
+        return torch.stack([self._rows[text].float().mean(0) for shown in self._texts[name] for text in shown])
+
     def _draw_texts(self, name: str, rng: random.Random) -> list[str]:
         described, prompts = self._texts[name]
         kind = rng.choice(CONDITIONS) if self.condition == "both" else self.condition

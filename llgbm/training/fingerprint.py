@@ -116,6 +116,7 @@ def new_predictor(config: ExperimentConfig, setup: Setup, engine: DeltaEngine, t
         probe=asdict(config.probe),
         delta=asdict(config.delta),
         size=config.generator.size,
+        slots=config.generator.slots,
         encoder=config.generator.encoder,
         encoder_id=setup.encoder.content_id,
         condition=config.generator.condition,

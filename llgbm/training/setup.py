@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.memory import GIB
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.models.generator import LoRAGenerator
+from llgbm.models.ridge import FOLDS
 from llgbm.models.writer import GeneratorSpec
 from llgbm.training.conditions import ConditionTable
 from llgbm.workspace import Workspace, open_workspace
@@ -42,6 +44,13 @@ class TeacherSet:
     @property
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
+
+    @cached_property
+    def folds(self) -> list[int]:
+        """The fold of each teacher's task, for regressions that must not know it, dealt at random."""
+        names = sorted(set(self.task_names))
+        random.Random("folds").shuffle(names)
+        return [names.index(name) % FOLDS for name in self.task_names]
 
     def rows_of(self, chosen: range) -> TokenBatch:
         """The examples of consecutive teachers."""
@@ -128,6 +137,8 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
         alpha=rank * scaling,
         embedding_dim=setup.encoder.dim,
         size=config.generator.size,
+        slots=config.generator.slots,
+        ridge=min(config.generator.ridge, len(setup.train) - 1),
         encoder=config.generator.encoder,
         encoder_id=setup.encoder.content_id,
         condition=config.generator.condition,
@@ -139,6 +150,9 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
     )
     generator = LoRAGenerator(spec, setup.encoder)
     generator.fit_scale(factors)
+    if spec.ridge:
+        names = setup.train.task_names
+        generator.fit_start(factors, [setup.conditions.means(name) for name in names], setup.train.folds)
     return generator
 
 

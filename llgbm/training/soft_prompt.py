@@ -120,6 +120,7 @@ def new_writer(config: ExperimentConfig, setup: Setup) -> SoftPromptWriter:
         hidden_size=embeddings.shape[1],
         embedding_dim=setup.encoder.dim,
         size=config.generator.size,
+        slots=config.generator.slots,
         encoder=config.generator.encoder,
         encoder_id=setup.encoder.content_id,
         condition=config.generator.condition,

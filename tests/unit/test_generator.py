@@ -28,12 +28,30 @@ def new_generator(seed: int = 0, **changes) -> LoRAGenerator:
     return LoRAGenerator(spec, HashingEncoder(64)).eval()
 
 
-def trained(seed: int = 0) -> LoRAGenerator:
+def trained(seed: int = 0, **changes) -> LoRAGenerator:
     """A generator whose B is not zero any more."""
-    generator = new_generator(seed)
+    generator = new_generator(seed, **changes)
     for head in generator.heads:
         torch.nn.init.normal_(head.write_b.weight)
     return generator
+
+
+def started(**changes) -> LoRAGenerator:
+    """A trained generator that starts from a ridge regression."""
+    generator, zoo = trained(ridge=3, **changes), teachers(5)
+    generator.fit_scale(zoo)
+    texts = torch.randn(5, 2, 64, generator=torch.Generator().manual_seed(2))
+    generator.fit_start(zoo, list(texts), [0, 1, 2, 3, 4])
+    return generator
+
+
+MAKERS = {"pool": trained, "slots": lambda: trained(slots=3), "ridge": lambda: started(slots=2)}
+
+
+@pytest.fixture(params=MAKERS)
+def any_generator(request) -> LoRAGenerator:
+    """Trained, of every kind."""
+    return MAKERS[request.param]()
 
 
 def teachers(n: int = 4, rank: int = 3) -> LoRAFactors:
@@ -66,29 +84,29 @@ def test_a_new_generator_writes_the_zero_adapter_in_the_asked_shapes():
     assert set(factors.ranks.values()) == {(3, 3)}
 
 
-def test_every_parameter_gets_a_gradient_once_b_has_left_zero():
-    generator = trained().train()
+def test_every_parameter_gets_a_gradient_once_b_has_left_zero(any_generator):
+    generator = any_generator.train()
     factors = generator(torch.randn(2, 3, 64), torch.ones(2, 3, dtype=torch.bool))
     sum((t * torch.randn_like(t)).sum() for t in factors.tensors()).backward()
     missing = [name for name, p in generator.named_parameters() if p.grad is None or not p.grad.any()]
     assert not missing
 
 
-def test_order_padding_and_batch_do_not_matter():
-    generator, rows = trained(), torch.randn(5, 64)
+def test_order_padding_and_batch_do_not_matter(any_generator):
+    generator, rows = any_generator, torch.randn(5, 64)
     alone = generator(*pad_sets([rows]))
     assert equal(generator(*pad_sets([rows[[3, 1, 4, 0, 2]]])), alone, atol=1e-5)
     padded = generator(*pad_sets([torch.randn(9, 64), rows]))
     assert equal(padded.select([1]), alone, atol=1e-5)
 
 
-def test_repeating_a_text_changes_nothing():
-    generator = trained()
+def test_repeating_a_text_changes_nothing(any_generator):
+    generator = any_generator
     assert equal(generator.generate(prompts=["a b c"] * 7), generator.generate(description="a b c"), atol=1e-5)
 
 
-def test_different_conditions_give_different_adapters():
-    factors = trained().generate(description=["reverse the string", "sort the digits"])
+def test_different_conditions_give_different_adapters(any_generator):
+    factors = any_generator.generate(description=["reverse the string", "sort the digits"])
     assert not torch.allclose(factors.b["lm_head"][0], factors.b["lm_head"][1])
 
 
@@ -112,9 +130,34 @@ def test_scale_leaves_out_teachers_that_do_not_target_a_module():
     assert head.rms_b[0].item() == pytest.approx(0.02, rel=0.2)
 
 
-def test_reloaded_equals_saved(tmp_path):
-    generator = trained()
-    generator.fit_scale(teachers())
+def test_slots_are_read_apart_and_summed():
+    generator = trained(slots=3)
+    read = generator.read(torch.randn(2, 5, 64), torch.ones(2, 5, dtype=torch.bool))
+    assert read.shape == (2, 3, 256)
+    other = read.clone()
+    other[:, 1] = torch.randn(2, 256)
+    changed = [slot(other[:, i]) - slot(read[:, i]) for i, slot in enumerate(generator.trunk.slots)]
+    assert not changed[0].any()
+    assert torch.allclose(generator.trunk(other) - generator.trunk(read), changed[1] / 3**0.5, atol=1e-5)
+
+
+def test_a_start_by_ridge_is_the_regressions_and_the_network_adds_to_it_as_far_as_it_is_trusted():
+    generator = started()
+    embeddings, mask = torch.randn(4, 3, 64), torch.ones(4, 3, dtype=torch.bool)
+    full = generator(embeddings, mask).b["lm_head"]
+    generator.trust.fill_(0.0)
+    start = generator(embeddings, mask).b["lm_head"]
+    generator.trust.fill_(0.5)
+    assert torch.allclose(generator(embeddings, mask).b["lm_head"], (full + start) / 2, atol=1e-5)
+    head = next(h for h in generator.heads if "lm_head" in h.group.names)
+    coordinates = (embeddings.mean(1) - generator.ridge_center) @ generator.ridge_map
+    assert torch.allclose(start, head.mean_b[0] + torch.einsum("kq,qor->kor", coordinates, head.directions[:, 0]), atol=1e-5)
+    known = generator(embeddings, mask, folds=torch.tensor([0, 1, 2, 3])).b["lm_head"]
+    assert not torch.allclose(known, full, atol=1e-3)
+
+
+def test_reloaded_equals_saved(tmp_path, any_generator):
+    generator = any_generator
     generator.save_pretrained(tmp_path)
     again = LoRAGenerator.from_pretrained(tmp_path, HashingEncoder(64))
     assert again.spec == generator.spec
@@ -135,9 +178,9 @@ def test_it_is_lean_on_a_real_base():
         "down": (4864, 896),
     }
     shapes = {f"model.layers.{layer}.{kind}_proj": shape for layer in range(24) for kind, shape in kinds.items()}
-    for size in ("s", "m", "l"):
+    for size, slots in (("s", 1), ("s", 5), ("m", 1), ("l", 1)):
         with torch.device("meta"):
-            spec = GeneratorSpec(shapes=shapes, rank=16, alpha=32, embedding_dim=384, size=size)
+            spec = GeneratorSpec(shapes=shapes, rank=16, alpha=32, embedding_dim=384, size=size, slots=slots)
             numbers = sum(p.numel() for p in LoRAGenerator(spec).parameters())
         assert numbers < 16 * spec.emitted()
 

@@ -58,8 +58,8 @@ def behavior(seed: int = 0) -> Evidence:
         teacher_fingerprints=torch.randn(3, 8, generator=g),
         probe_logits=torch.randn(5, 11, generator=g),
         base_probe_logits=torch.randn(5, 11, generator=g),
-        read=torch.randn(3, 6, generator=g),
-        read_again=torch.randn(4, 6, generator=g),
+        read=torch.randn(3, 2, 6, generator=g),
+        read_again=torch.randn(4, 2, 6, generator=g),
         same_task=torch.tensor([[True, False, False, True], [False, True, False, False], [False, False, True, False]]),
     )
 
@@ -220,11 +220,12 @@ def test_a_teacher_that_moves_nothing_adds_nothing_however_a_step_is_cut():
 def test_agreement_equals_its_formula_and_finds_the_task_among_the_others():
     c = behavior()
     own, other = ((x - c.read_again.mean(0)).double() for x in (c.read, c.read_again))
-    cosine = own @ other.T / own.norm(dim=1)[:, None] / other.norm(dim=1)
+    slots = [(own[:, s], other[:, s]) for s in range(2)]
+    cosine = sum(x @ y.T / x.norm(dim=1)[:, None] / y.norm(dim=1) for x, y in slots) / 2
     odds = (cosine / 0.1).exp()
     expected = -torch.log((odds * c.same_task).sum(1) / odds.sum(1)).mean() / math.log(4)
     assert float(agreement_loss(c)) == pytest.approx(float(expected), rel=1e-5)
-    tasks, eye = torch.randn(5, 6), torch.eye(5, dtype=torch.bool)
+    tasks, eye = torch.randn(5, 2, 6), torch.eye(5, dtype=torch.bool)
     assert float(agreement_loss(replace(c, read=tasks, read_again=tasks, same_task=eye))) < 0.1
     assert float(agreement_loss(replace(c, read=tasks, read_again=tasks.roll(1, 0), same_task=eye))) > 1
     with pytest.raises(InputError, match="objective agreement has nothing to compare: it needs at least 2 tasks per step"):

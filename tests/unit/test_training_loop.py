@@ -17,7 +17,7 @@ from llgbm.errors import InputError
 from llgbm.files import hash_tensors
 from llgbm.losses import OBJECTIVES
 from llgbm.models.generator import LoRAGenerator
-from llgbm.training.behavior import train_generator
+from llgbm.training.behavior import TRUSTS, train_generator
 from llgbm.training.checkpoints import complete_steps
 from llgbm.training.loop import DivergedError
 from llgbm.zoo.base import load_base
@@ -91,8 +91,26 @@ def test_same_seed_same_bits_and_another_seed_other_bits(config, tmp_path):
     assert not same(runs[0], runs[2])
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
-def test_interrupted_and_resumed_equals_uninterrupted(config, stop):
+STARTED = {"generator__ridge": 2, "generator__slots": 2, "training__augment": 0.5, "training__word_dropout": 0.2}
+"""Settings that choose something at random in every step, or fit something before the first."""
+
+
+def test_validation_decides_how_far_a_ridge_regression_is_left(config):
+    result = train_generator(changed(config, **STARTED))
+    assert result.validation["trust"] in TRUSTS
+    assert float(weights_of(config)["trust"]) == result.validation["trust"]
+    assert {row["validation/trust"] for row in metrics(config) if "validation/trust" in row} <= set(TRUSTS)
+    assert "trust" not in train_generator(changed(config, experiment_name="without")).validation
+
+
+def test_a_ridge_regression_has_fewer_directions_than_there_are_teachers(config):
+    train_generator(changed(config, generator__ridge=64))
+    assert LoRAGenerator.from_pretrained(config.run_folder).spec.ridge == 4
+
+
+@pytest.mark.parametrize(("stop", "settings"), [(1, {}), (3, {}), (4, {}), (4, STARTED)])
+def test_interrupted_and_resumed_equals_uninterrupted(config, stop, settings):
+    config = changed(config, **settings)
     whole = train_generator(changed(config, experiment_name="whole"))
     with pytest.raises(Killed):
         train_generator(config, progress=stop_after(stop))
@@ -283,7 +301,7 @@ def test_kill_nine_then_resume(config, tmp_path, seconds_after_first_step):
     config = changed(config, training__total_steps=40, training__save_interval=3)
     whole = train_generator(changed(config, experiment_name="whole"))
     config.save(tmp_path / "config.yaml")
-    code = "import sys; from llgbm.config import ExperimentConfig; from llgbm.training.behavior import train_generator;"
+    code = "import sys; from llgbm.config import ExperimentConfig; from llgbm.training.behavior import TRUSTS, train_generator;"
     code += f"train_generator(ExperimentConfig.load({str(tmp_path / 'config.yaml')!r}))"
     same_threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number gives other bits
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=same_threads)
