@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
+from llgbm.models.common import TeacherSums
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.reader import SIZES
 from llgbm.models.ridge import FOLDS, fit_ridge
@@ -167,20 +168,20 @@ class LoRAGenerator(AdapterWriter):
 
     @torch.no_grad()
     def fit_scale(self, teachers: LoRAFactors | StoredFactors) -> None:
-        """Take output scales and the constant A from the teachers: per-module RMS, and the mean of their A.
+        """Take output scales and the constant A from the teachers: per-module RMS, and `common_a` of theirs.
 
-        Teachers trained from one seed share their initial A, so most of A is that mean. Modules a teacher does not
-        target count as absent.
+        Modules a teacher does not target count as absent.
         """
-        sums = {name: _Sums(torch.zeros(self.spec.rank, d_in, dtype=torch.double)) for name, (d_in, _) in self.spec.shapes.items()}
+        scaling, rank = self.spec.alpha / self.spec.rank, self.spec.rank
+        sums = {name: TeacherSums(rank, d_in, scaling) for name, (d_in, _) in self.spec.shapes.items()}
         for part in parts_of(teachers):
             for name in sums.keys() & part.a.keys():
-                sums[name].add(part, name, self.spec.alpha / self.spec.rank)
+                sums[name].add(part, name)
         for head in self.heads:
             assert isinstance(head, Head)
             for i, found in ((i, sums[name]) for i, name in enumerate(head.group.names) if sums[name].count):
                 head.rms_a[i], head.rms_b[i] = max(found.mean_square_a**0.5, 1e-8), max(found.mean_square_b**0.5, 1e-8)
-                head.constant_a[i] = (found.a / found.count).to(head.rms_a) / head.rms_a[i]
+                head.constant_a[i] = found.common_a().to(head.rms_a) / head.rms_a[i]
 
     @torch.no_grad()
     def fit_start(self, teachers: LoRAFactors | StoredFactors, texts: Sequence[Float[Tensor, "_ E"]], folds: Sequence[int]) -> None:
@@ -197,29 +198,6 @@ class LoRAGenerator(AdapterWriter):
             assert isinstance(head, Head)
             for i, name in enumerate(head.group.names):
                 head.mean_b[i], head.directions[:, i] = fit.mean[name], fit.directions[name]
-
-
-@dataclass
-class _Sums:
-    """Over the teachers that have a module: how many, the sum of their A, and mean squares of A and of B at one scaling."""
-
-    a: Tensor
-    count: int = 0
-    mean_square_a: float = 0.0
-    mean_square_b: float = 0.0
-
-    def add(self, part: LoRAFactors, name: str, scaling: float) -> None:
-        """More teachers."""
-        present = [k for k, rank in enumerate(part.ranks[name]) if rank]
-        if not present:
-            return
-        a, b = part.a[name][present].double(), part.b[name][present].double()
-        b = b * (part.scaling[name][present].double() / scaling)[:, None, None]
-        share = len(present) / (self.count + len(present))
-        self.mean_square_a += share * (float(a.square().mean()) - self.mean_square_a)
-        self.mean_square_b += share * (float(b.square().mean()) - self.mean_square_b)
-        self.a[: a.shape[1]] += a.sum(0).to(self.a)
-        self.count += len(present)
 
 
 def _split_layer(name: str) -> tuple[str, int]:
