@@ -211,7 +211,7 @@ def test_a_saved_generator_is_evaluated_under_its_runs_hash(zoo_folder, tmp_path
 def test_progress_reaches_the_end(zoo_folder):
     calls = []
     evaluate(None, zoo_folder, ALONE, progress=lambda done, total, **figures: calls.append((done, total, figures)))
-    assert calls[-1][0] == calls[-1][1] == 3 * (4 + 2 + 4 + 1)
+    assert calls[-1][0] == calls[-1][1] == 3 * (4 + 2 + 4 + 2 + 1)
     assert calls[0][2] == {"split": "seen", "method": "base"}
 
 
