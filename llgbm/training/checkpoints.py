@@ -17,6 +17,7 @@ from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.files import hash_file, read_json, write_bytes, write_json
 from llgbm.models.reader import CONFIG_FILE, WEIGHTS_FILE, ConditionReader, load_weights
+from llgbm.optimizer_state import optimizer_tensors, restore_optimizer
 from llgbm.training.processes import from_first, tensors_from_first
 from llgbm.zoo.folder import TeacherZoo
 
@@ -30,12 +31,7 @@ def save_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.opt
     """Write network, optimizer and loop state; a crash at any moment leaves no marker, so nothing half-written is resumed."""
     (folder / MARKER).unlink(missing_ok=True)
     network.save_pretrained(folder)
-    tensors = {
-        f"{index}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
-        for index, entry in optimizer.state_dict()["state"].items()
-        for key, value in entry.items()
-    }
-    write_bytes(folder / OPTIMIZER_FILE, save(tensors))
+    write_bytes(folder / OPTIMIZER_FILE, save(optimizer_tensors(optimizer)))
     write_json(folder / STATE_FILE, dict(state))
     files = (WEIGHTS_FILE, CONFIG_FILE, OPTIMIZER_FILE, STATE_FILE)
     write_json(folder / MARKER, {name: hash_file(folder / name) for name in files})
@@ -49,11 +45,7 @@ def load_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.opt
     """
     device = next(network.parameters()).device
     load_weights(network, tensors_from_first(lambda: load_file(folder / WEIGHTS_FILE), device), folder / WEIGHTS_FILE)
-    entries: dict[int, dict] = {}
-    for key, tensor in tensors_from_first(lambda: load_file(folder / OPTIMIZER_FILE), device).items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    restore_optimizer(optimizer, tensors_from_first(lambda: load_file(folder / OPTIMIZER_FILE), device))
     return from_first(lambda: read_state(folder))
 
 

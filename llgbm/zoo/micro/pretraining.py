@@ -5,7 +5,6 @@ answers only. The model therefore learns all skills and to infer from demonstrat
 demonstration it cannot know.
 """
 
-import io
 import json
 import math
 import random
@@ -15,18 +14,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from llgbm.errors import InputError
 from llgbm.files import write_bytes
+from llgbm.optimizer_state import optimizer_tensors, restore_optimizer
 from llgbm.zoo.micro.tokenizer import CONTEXT_LENGTH, EOS_ID, PAD_ID, build_tokenizer
 from llgbm.zoo.micro.world import MicroTask, micro_tasks
 from llgbm.zoo.suite import ALPACA_FRAME
 
-UNFINISHED = "unfinished.pt"
+UNFINISHED = "unfinished.safetensors"
 """Beside the base while it is being made."""
+MODEL, OPTIMIZER = "model/", "optimizer/"
+"""What its tensors' names begin with; all else is in its metadata."""
 
 
 @dataclass
@@ -110,7 +114,7 @@ def batches(
 def pretrain(config: PretrainConfig, output_dir: str | Path, device: str = "cpu") -> None:
     """Pretrain the base and write it as a Hugging Face directory with its configuration and log beside it.
 
-    Goes on from `unfinished.pt` where an earlier run with the same configuration was interrupted; the end removes it.
+    Goes on from `unfinished.safetensors` where an earlier run with the same configuration was interrupted; the end removes it.
 
     Raises:
         InputError: What was interrupted there had another configuration.
@@ -172,18 +176,19 @@ class _Pretraining:
     def _keep(self, step: int) -> None:
         """What going on needs; the tallies are empty now."""
         state = {"config": asdict(self.config), "step": step, "seconds": time.perf_counter() - self.start, "log": self.log}
-        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": self.rng.getstate()}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_bytes(self.file, buffer.getvalue())
+        tensors = {f"{MODEL}{name}": tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"{OPTIMIZER}{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
+        write_bytes(self.file, save(tensors, metadata={"state": json.dumps({**state, "rng": self.rng.getstate()})}))
 
     def _restore(self, device: str) -> None:
-        state = torch.load(self.file, map_location=device, weights_only=True)
+        with safe_open(self.file, framework="pt", device=device) as stored:
+            state, tensors = json.loads(stored.metadata()["state"]), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         if state["config"] != asdict(self.config):
             raise InputError(f"{self.file}: of a base with another configuration ({state['config']}); remove it, or choose another folder")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.setstate(state["rng"])
+        self.model.load_state_dict({name.removeprefix(MODEL): t for name, t in tensors.items() if name.startswith(MODEL)})
+        restore_optimizer(self.optimizer, {name.removeprefix(OPTIMIZER): t for name, t in tensors.items() if name.startswith(OPTIMIZER)})
+        version, internal, gauss = state["rng"]
+        self.rng.setstate((version, tuple(internal), gauss))
         self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
 
 
