@@ -111,6 +111,8 @@ class LoRAGenerator(AdapterWriter):
         self.trunk = self.new_trunk()
         self.heads = nn.ModuleList(Head(group, spec.rank, size.hidden, size.code, spec.ridge) for group in groups)
         if spec.ridge:
+            self.weigh = nn.Linear(spec.embedding_dim, 1, bias=False)
+            nn.init.zeros_(self.weigh.weight)
             self.register_buffer("trust", torch.ones(()))
             self.register_buffer("ridge_center", torch.zeros(spec.embedding_dim))
             self.register_buffer("ridge_map", torch.zeros(spec.embedding_dim, spec.ridge))
@@ -137,14 +139,18 @@ class LoRAGenerator(AdapterWriter):
     def start(
         self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"], folds: Int[Tensor, " K"] | None
     ) -> tuple[Float[Tensor, "K Q"], Tensor | float] | None:
-        """Coordinates along the teachers' B that the ridge regression says, and how far to trust the network; None without a ridge."""
+        """Coordinates along the teachers' B that the ridge regression says, and how far to trust the network; None without a ridge.
+
+        The regression reads the mean vector. Training weighs words, so that what is no part of the wish counts less.
+        """
         if not self.spec.ridge:
             return None
-        real = mask[..., None].to(embeddings.dtype)
-        centered = (embeddings * real).sum(1) / real.sum(1) - self.ridge_center
-        if folds is not None:
-            return torch.einsum("ke,keq->kq", centered, self.fold_maps[folds]), 1.0
-        return centered @ self.ridge_map, self.trust
+        trust = self.trust if folds is None else 1.0
+        weights = (trust * self.weigh(embeddings)).masked_fill(~mask[..., None], -torch.inf).softmax(1)
+        centered = (embeddings * weights).sum(1) - self.ridge_center
+        if folds is None:
+            return centered @ self.ridge_map, trust
+        return torch.einsum("ke,keq->kq", centered, self.fold_maps[folds]), trust
 
     def write(self, read: Float[Tensor, "K S H"], start: tuple[Tensor, Tensor | float] | None = None) -> LoRAFactors:
         """One adapter for each row that was read."""

@@ -42,6 +42,7 @@ def started(**changes) -> LoRAGenerator:
     generator.fit_scale(zoo)
     texts = torch.randn(5, 2, 64, generator=torch.Generator().manual_seed(2))
     generator.fit_start(zoo, list(texts), [0, 1, 2, 3, 4])
+    torch.nn.init.normal_(generator.weigh.weight, std=0.1)
     return generator
 
 
@@ -145,6 +146,7 @@ def test_slots_are_read_apart_and_summed():
 
 def test_a_start_by_ridge_is_the_regressions_and_the_network_adds_to_it_as_far_as_it_is_trusted():
     generator = started()
+    torch.nn.init.zeros_(generator.weigh.weight)
     embeddings, mask = torch.randn(4, 3, 64), torch.ones(4, 3, dtype=torch.bool)
     full = generator(embeddings, mask).b["lm_head"]
     generator.trust.fill_(0.0)
@@ -156,6 +158,16 @@ def test_a_start_by_ridge_is_the_regressions_and_the_network_adds_to_it_as_far_a
     assert torch.allclose(start, head.mean_b[0] + torch.einsum("kq,qor->kor", coordinates, head.directions[:, 0]), atol=1e-5)
     known = generator(embeddings, mask, folds=torch.tensor([0, 1, 2, 3])).b["lm_head"]
     assert not torch.allclose(known, full, atol=1e-3)
+
+
+def test_words_weigh_alike_where_the_network_is_not_trusted():
+    generator, embeddings = started(), torch.randn(2, 3, 64)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    (weighed, _), generator.trust = generator.start(embeddings, mask, None), torch.zeros(())
+    (alike, _) = generator.start(embeddings, mask, None)
+    means = torch.stack([embeddings[0].mean(0), embeddings[1, :2].mean(0)])
+    assert torch.allclose(alike, (means - generator.ridge_center) @ generator.ridge_map, atol=1e-5)
+    assert not torch.allclose(weighed, alike, atol=1e-3)
 
 
 def test_reloaded_equals_saved(tmp_path, any_generator):
