@@ -102,6 +102,8 @@ class ZooConfig:
     """Examples per adapter and step."""
     learning_rate: Number = Field(default=2e-3, gt=0)
     """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """After the warm-up the learning rate stays, or falls in a line to zero at the last of `steps`."""
     adapters_per_batch: Integer = Field(default=40, ge=1)
     """Adapters trained in one forward and backward."""
     solved_exact_match: Number = Field(default=1.0, gt=0)

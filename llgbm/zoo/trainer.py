@@ -80,8 +80,10 @@ def _rank(lesson: Lesson, lora: LoRAConfig, zoo: ZooConfig) -> int:
 
 
 def learning_rate_at(step: int, zoo: ZooConfig) -> float:
-    """Linear warm-up over the first 5% of steps, then constant."""
-    return zoo.learning_rate * min(1.0, step / max(1, round(0.05 * zoo.steps)))
+    """Linear warm-up over the first 5% of steps, then constant or in a line to zero after the last."""
+    warmup = max(1, round(0.05 * zoo.steps))
+    falling = (zoo.steps + 1 - step) / (zoo.steps + 1 - warmup) if zoo.schedule == "linear" else 1.0
+    return zoo.learning_rate * min(1.0, step / warmup, falling)
 
 
 def train_adapters(

@@ -27,7 +27,7 @@ from llgbm.zoo.build import build_zoo
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.micro.world import micro_suite
 from llgbm.zoo.suite import TaskSuite
-from llgbm.zoo.trainer import _Group, clip_each, initial_factors, make_lesson, train_adapters
+from llgbm.zoo.trainer import _Group, clip_each, initial_factors, learning_rate_at, make_lesson, train_adapters
 
 LORA = LoRAConfig(rank=2, alpha=4, target_modules=["q_proj", "v_proj"])
 ZOO = ZooConfig(steps=4, batch_size=2, check_interval=4, adapters_per_batch=2)
@@ -171,6 +171,12 @@ def test_clipping_is_that_of_torch_for_each_adapter() -> None:
     for k, single in enumerate(singles):
         for one, parameter in zip(single, parameters, strict=True):
             torch.testing.assert_close(parameter.grad[k], one.grad)
+
+
+def test_the_learning_rate_warms_up_and_stays_or_falls_to_zero() -> None:
+    stays, falls = (ZooConfig(steps=100, learning_rate=1.0, schedule=schedule) for schedule in ("constant", "linear"))
+    assert [learning_rate_at(step, stays) for step in (1, 5, 6, 100)] == [0.2, 1.0, 1.0, 1.0]
+    assert [learning_rate_at(step, falls) for step in (1, 5, 53, 100)] == pytest.approx([0.2, 1.0, 0.5, 1 / 96])
 
 
 def test_seed_decides_start_and_order(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:
