@@ -13,6 +13,7 @@ from llgbm.cli.plan import UNKNOWN, plan_training, plan_zoo, show_plan
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig
+    from llgbm.training.standing import Begin
     from llgbm.zoo.base import BaseOptions
     from llgbm.zoo.folder import TeacherZoo
 
@@ -72,17 +73,20 @@ class _Quickstart:
 
     def run(self) -> None:
         from llgbm.files import hash_file
+        from llgbm.training.standing import check_begin
         from llgbm.workspace import settle
 
         zoo = self._zoo()
         self.config = settle(self.config, zoo, {"model.device": self.config.model.device})
         inputs = {"config": self.config.get_hash(), "zoo": zoo.content_hash}
+        generator = [self.folder / "generator" / name for name in ("config.json", "model.safetensors")]
+        self._forget_foreign_generator(zoo)
+        if not self.stages.is_done("generator", inputs, generator):
+            check_begin(self.folder, self._begin(zoo))  # before anything is written there
         self._stage("deltas", inputs, [Path(self.config.delta_cache_dir) / "manifest.json"], lambda: self._deltas(zoo))
         self._stage("pictures", inputs, [self.folder / "figures" / "delta_map.png"], lambda: self._pictures(zoo))
-        self._forget_foreign_generator(zoo)
-        generator = self.folder / "generator"
-        self._stage("generator", inputs, [generator / "config.json", generator / "model.safetensors"], lambda: self._train(zoo))
-        trained = {**inputs, "generator": hash_file(generator / "model.safetensors")}
+        self._stage("generator", inputs, generator, lambda: self._train(zoo))
+        trained = {**inputs, "generator": hash_file(generator[-1])}
         document = self.folder / "eval_main.json"
         self._stage("evaluation", trained, [document], lambda: self._evaluate(document))
         answers = self.folder / "example_answers.json"
@@ -139,16 +143,19 @@ class _Quickstart:
 
         return BaseOptions(device=self.config.model.device, memory_gb=self.config.model.memory_gb)
 
-    def _train(self, zoo: "TeacherZoo") -> None:
+    def _begin(self, zoo: "TeacherZoo") -> "Begin":
         """Go on from a run of the same settings on the same zoo; another one's is not touched unless that was asked for."""
-        from llgbm.progress import ProgressBar
-        from llgbm.training.behavior import train_generator
         from llgbm.training.checkpoints import is_origin, origin
 
         same = is_origin(self.folder / "checkpoints", origin(self.config, zoo))
-        begin = "go_on" if same else "overwrite" if self.overwrite else "new"
+        return "go_on" if same else "overwrite" if self.overwrite else "new"
+
+    def _train(self, zoo: "TeacherZoo") -> None:
+        from llgbm.progress import ProgressBar
+        from llgbm.training.behavior import train_generator
+
         with ProgressBar(f"train {self.config.experiment_name}", "steps") as progress:
-            train_generator(self.config, begin=begin, progress=progress)
+            train_generator(self.config, begin=self._begin(zoo), progress=progress)
 
     def _evaluate(self, document: Path) -> None:
         from llgbm.evaluation.setting import EvaluationConfig

@@ -22,13 +22,16 @@ class Stages:
             outputs: Files and folders the stage writes.
             work: Called without arguments; if it raises, the stage counts as not done.
         """
-        key = hash_json(inputs)
-        if self._known().get(name) == key and all(Path(path).exists() for path in outputs):
+        if self.is_done(name, inputs, outputs):
             return False
         self.forget(name)
         work()
-        write_json(self.record, {**self._known(), name: key})
+        write_json(self.record, {**self._known(), name: hash_json(inputs)})
         return True
+
+    def is_done(self, name: str, inputs: Any, outputs: Sequence[str | Path]) -> bool:
+        """Whether `run` would have nothing to do."""
+        return self._known().get(name) == hash_json(inputs) and all(Path(path).exists() for path in outputs)
 
     def forget(self, name: str) -> None:
         """Let a stage count as not done."""

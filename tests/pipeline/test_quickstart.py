@@ -83,7 +83,9 @@ def test_an_interrupted_training_goes_on_and_a_foreign_generator_is_not_shown(
     def of_other_settings() -> None:
         assert main(["train", *arguments[1:], "--training.learning_rate", "1e-4", "--overwrite"]) == 0
         capsys.readouterr()
+        held = {path: path.stat().st_mtime_ns for path in log.parent.rglob("*") if path.is_file()}
         assert main(arguments) == 2
+        assert held == {path: path.stat().st_mtime_ns for path in log.parent.rglob("*") if path.is_file()}
         assert "is finished (a generator of 6 steps); give another --experiment_name, or --overwrite" in capsys.readouterr().err
 
     for put_a_generator, flags in ((of_another_zoo, []), (of_other_settings, ["--overwrite"])):
