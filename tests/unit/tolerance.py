@@ -28,12 +28,21 @@ def rounding(scale: Any, *, length: int, depth: int, dtype: torch.dtype = torch.
         depth: Sums in a row; see `depth`.
         dtype: The least precise type in which anything is rounded.
     """
-    size = float(np.abs(np.asarray(scale.detach().double().cpu() if isinstance(scale, torch.Tensor) else scale)).max())
-    return torch.finfo(dtype).eps * size * math.sqrt(length * depth)
+    return torch.finfo(dtype).eps * float(_double(scale).abs().max()) * math.sqrt(length * depth)
+
+
+def relative(*, length: int, depth: int, dtype: torch.dtype = torch.float32) -> float:
+    """The tolerance of a result in units of its own size: where results of several sizes are compared at once."""
+    return rounding(1, length=length, depth=depth, dtype=dtype)
 
 
 def assert_near(found: Any, expected: Any, *, length: int, depth: int, scale: Any = None, dtype: torch.dtype = torch.float32) -> None:
     """Two results are equal but for `rounding`; `scale` where numbers larger than the result are rounded on the way to it."""
-    found, expected = (torch.as_tensor(x).detach().double().cpu() for x in (found, expected))
+    found, expected = _double(found), _double(expected)
     bound = rounding(expected if scale is None else scale, length=length, depth=depth, dtype=dtype)
     torch.testing.assert_close(found, expected, rtol=0, atol=bound)
+
+
+def _double(x: Any) -> torch.Tensor:
+    """float64 on the CPU, of a tensor, an array or numbers."""
+    return x.detach().double().cpu() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x, dtype=np.float64))
