@@ -124,19 +124,33 @@ class DeltaEngine:
 
         [K, D] for one layer and mean or max; a layer axis follows K when several layers are kept; concat makes the
         last axis P * D, none puts an axis of P probes before D.
+
+        Raises:
+            InputError: No adapters were given.
         """
+        _refuse_none(factors)
         work, count = lambda adapters, _: self._chunk(factors.select(adapters)), factors.n_adapters
         return np.concatenate(self.functional.memory.run("adapters' deltas", count, 1, self.adapters_at_once, work))
 
     @torch.no_grad()
-    def behavior(self, factors: LoRAFactors | None, predictions: bool = True, top_k: int = 0) -> Behavior:
+    def behavior(self, factors: LoRAFactors | None, predictions: bool = True, top_k: int = 0, times: int = 1) -> Behavior:
         """States at the kept layers and predictions at each chosen token, not averaged, of K adapters one after another.
 
-        None is the base itself. Where response tokens are asked for, these are the positions that predict them, as in
-        training: a trajectory.
+        Where response tokens are asked for, these are the positions that predict them, as in training: a trajectory.
+
+        Args:
+            factors: Of the adapters; None for the base itself.
+            predictions: Whether predictions are wanted beside states.
+            top_k: Tokens of which predictions are kept; 0 keeps all.
+            times: How often the base: as often as there are adapters whose states its own are subtracted from.
+
+        Raises:
+            InputError: No adapters were given.
         """
+        if factors is not None:
+            _refuse_none(factors)
         parts = []
-        for chunk in self._chunks(factors.n_adapters if factors else 1):
+        for chunk in self._chunks(factors.n_adapters if factors else times):
             ids, mask, at = (t.repeat(len(chunk), 1) for t in (self.batch.input_ids, self.batch.attention_mask, self._observed))
             part = factors.select(chunk).to(device=self.functional.device) if factors else None
             parts.append(observe(self.functional, part, ids, mask, at, layers=self.layers, predictions=predictions, top_k=top_k))
@@ -184,6 +198,11 @@ class DeltaEngine:
         hidden = self.functional.model.config.get_text_config().hidden_size
         widest = max((max(shape) for shape in self.functional.shapes.values()), default=hidden)
         return 4 * rows * length * ((len(self.layers) + 2) * hidden + 2 * widest)
+
+
+def _refuse_none(factors: LoRAFactors) -> None:
+    if not factors.n_adapters:
+        raise InputError("no adapters to compare with the base; give at least one")
 
 
 def token_states(hidden: Float[Tensor, "N T D"], batch: TokenBatch, tokens: int | str) -> Float[Tensor, "N D"]:

@@ -151,10 +151,11 @@ def _layer_grams(engine: DeltaEngine, factors: LoRAFactors) -> tuple[list[Tensor
 def _trajectory_gram(engine: DeltaEngine, factors: LoRAFactors, answered: ProbeSet) -> Tensor:
     options = replace(engine.options, layers="all", tokens="response")
     along = DeltaEngine(engine.base, answered, options)
-    own, base = along.behavior(factors, predictions=False).states, along.behavior(None, predictions=False).states
+    own = along.behavior(factors, predictions=False).states
+    base = along.behavior(None, predictions=False, times=factors.n_adapters).states
     assert own is not None
     assert base is not None
-    return _balanced(_gram([(own[layer].unflatten(0, (factors.n_adapters, -1)) - base[layer]).flatten(1)]) for layer in along.layers)
+    return _balanced(_gram([(own[layer] - base[layer]).unflatten(0, (factors.n_adapters, -1)).flatten(1)]) for layer in along.layers)
 
 
 def _output_gram(engine: DeltaEngine, factors: LoRAFactors) -> Tensor:

@@ -1,6 +1,6 @@
 """What probes say in training: teachers' delta fingerprints for `delta`, the base's predictions for `tether`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -29,11 +29,11 @@ class ProbeTargets:
     delta: DeltaConfig
     adapters_per_step: int
     """How many of a step's adapters are probed: probes are long, and each adapter reads all of them."""
-    base_states: Float[Tensor, "P D"]
-    fingerprints: Float[Tensor, "K F"] | None
+    fingerprints: Float[Tensor, "K F"] | None = None
     """Every teacher's fingerprint, if `delta` is trained."""
-    base_logits: Float[Tensor, "p V"] | ChunkedLogits | None
+    base_logits: Float[Tensor, "p V"] | ChunkedLogits | None = None
     """The base's logits at every probe token, if `tether` is trained."""
+    _bases: dict[int, Float[Tensor, "K P D"]] = field(default_factory=dict)
 
     @classmethod
     @torch.no_grad()
@@ -45,11 +45,10 @@ class ProbeTargets:
         texts = load_probes(config.probe.probe_type).at_most(config.probe.num_probes).texts
         functional = setup.functional
         probes = encode_texts(setup.base.tokenizer, texts, config.probe.max_length).to(functional.device)
-        at = probes.attention_mask.bool() if "probe_logits" in needed else None
-        layer = config.delta.layer_idx
-        out = functional(None, probes.input_ids, probes.attention_mask, hidden_layers=(layer,), logits_at=at, chunked=True)
-        base_states = token_states(out.hidden[layer], probes, config.delta.token_idx)
-        targets = cls(functional, probes, config.delta, config.training.delta_batch_size, base_states, None, out.any_logits)
+        targets = cls(functional, probes, config.delta, config.training.delta_batch_size)
+        if "probe_logits" in needed:
+            mask = probes.attention_mask
+            targets.base_logits = functional(None, probes.input_ids, mask, logits_at=mask.bool(), chunked=True).any_logits
         if "fingerprints" in needed:
             teachers = setup.train.factors
             tokens, each = probes.input_ids.shape[1], len(probes)
@@ -82,11 +81,21 @@ class ProbeTargets:
 
     def run(self, factors: LoRAFactors, with_logits: bool) -> tuple[Float[Tensor, "K F"], Logits | None]:
         """Delta fingerprints of K adapters, and their logits at every probe token."""
-        k, n_probes = factors.n_adapters, len(self.probes)
+        states, logits = self._run(factors, factors.n_adapters, with_logits)
+        return aggregate(states - self._base(factors.n_adapters), self.delta.aggregation).flatten(1), logits
+
+    @torch.no_grad()
+    def _base(self, k: int) -> Float[Tensor, "K P D"]:
+        """The base's states from a forward of K adapters' shape, so that rounding is no difference; few shapes occur, all are kept."""
+        if k not in self._bases:
+            self._bases[k] = self._run(None, k, False)[0]
+        return self._bases[k]
+
+    def _run(self, factors: LoRAFactors | None, k: int, with_logits: bool) -> tuple[Float[Tensor, "K P D"], Logits | None]:
+        """States of K adapted models, or of the base K times, and their logits at every probe token."""
         ids, mask = self.probes.input_ids.repeat(k, 1), self.probes.attention_mask.repeat(k, 1)
         layer = self.delta.layer_idx
         at = mask.bool() if with_logits else None
         out = self.functional(factors, ids, mask, hidden_layers=(layer,), logits_at=at, chunked=True)
         repeated = TokenBatch(ids, mask, torch.full_like(ids, -100))
-        states = token_states(out.hidden[layer], repeated, self.delta.token_idx).unflatten(0, (k, n_probes))
-        return aggregate(states - self.base_states, self.delta.aggregation).flatten(1), out.any_logits
+        return token_states(out.hidden[layer], repeated, self.delta.token_idx).unflatten(0, (k, -1)), out.any_logits

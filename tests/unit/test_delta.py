@@ -20,6 +20,7 @@ from tokenizers.normalizers import Lowercase
 from tolerance import assert_near, depth
 
 from llgbm.cli import main
+from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.delta import (
     DeltaCache,
@@ -29,6 +30,7 @@ from llgbm.delta import (
     compute_adapter_delta,
     compute_base_activation,
     compute_deltas,
+    engine_of_cache,
     token_states,
 )
 from llgbm.errors import InputError
@@ -495,3 +497,20 @@ def test_two_processes_share_the_work_and_give_the_same_bits(zoo: list[Path], tm
         )
         assert done.returncode == 0, done.stderr[-3000:]
     assert compute_delta_cache_hash(tmp_path / "cache1") == compute_delta_cache_hash(tmp_path / "cache2")
+
+
+def test_a_cache_that_does_not_say_how_it_was_filled_makes_no_engine(base: Base, tmp_path: Path) -> None:
+    cache = DeltaCache(tmp_path)
+    cache.save_delta("a", np.ones(3))
+    with pytest.raises(
+        InputError, match=f"{tmp_path}: does not say how deltas were measured; run 'llgbm compute-deltas --deltas {tmp_path}'"
+    ):
+        engine_of_cache(ExperimentConfig(), cache, base=base)
+
+
+def test_no_adapters_have_no_deltas(base: Base) -> None:
+    engine = DeltaEngine(base, PROBES)
+    for nothing in (LoRAFactors({}, {}, {}, {}), LoRAFactors.zeros(engine.functional.shapes, 2, 4.0, 0)):
+        for measure in (engine.deltas, engine.behavior):
+            with pytest.raises(InputError, match="no adapters to compare with the base; give at least one"):
+                measure(nothing)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tolerance import assert_near, depth
 from training_world import build_world
 
 from llgbm.cli import main
@@ -23,6 +24,8 @@ from llgbm.studies.embeddings import AdapterViews, compute_views
 from llgbm.zoo.base import load_base
 from llgbm.zoo.folder import TeacherZoo
 
+WIDTHS = {"length": 128, "depth": depth(2)}
+"""Of the tiny base and its vocabulary."""
 PROBES = ProbeSet("two", ("ab", "12 34"))
 ANSWERED = ProbeSet("answered", ("ab", "cd"), ("x", "yz"))
 
@@ -56,39 +59,50 @@ def compared(engine: DeltaEngine, factors: LoRAFactors) -> AdapterViews:
     return compute_views(engine, paths, factors, engine.deltas(factors), ANSWERED)
 
 
+@pytest.mark.numeric
 def test_fingerprint_and_layers_are_cosines_of_the_engines_deltas(
     engine: DeltaEngine, factors: LoRAFactors, compared: AdapterViews
 ) -> None:
-    every = DeltaEngine(engine.base, PROBES, DeltaOptions(layers="all")).deltas(factors)
-    np.testing.assert_allclose(compared.similarities["delta fingerprint"], cosine_similarities(every[:, -1]), atol=1e-5)
+    whole = DeltaEngine(engine.base, PROBES, DeltaOptions(layers="all"))
+    every = whole.deltas(factors)
+
+    def assert_cosines(found: np.ndarray, layer: int) -> None:
+        """The rounding of states turns a delta by as much as it is smaller than they are."""
+        states, deltas = whole.base_states[layer].norm(dim=-1).numpy(), np.linalg.norm(every[:, layer], axis=-1)
+        assert_near(found, cosine_similarities(every[:, layer]), scale=states.max() / deltas.min(), **WIDTHS)
+
+    assert_cosines(compared.similarities["delta fingerprint"], -1)
     for layer in (1, 2):
-        np.testing.assert_allclose(compared.layer_similarities[layer], cosine_similarities(every[:, layer]), atol=1e-5)
+        assert_cosines(compared.layer_similarities[layer], layer)
     assert not compared.layer_similarities[0].any()  # the embeddings do not change
 
 
+@pytest.mark.numeric
 def test_norms_are_relative_to_the_base(engine: DeltaEngine, factors: LoRAFactors, compared: AdapterViews) -> None:
     one = DeltaEngine(engine.base, PROBES, DeltaOptions(layers=2, aggregation="none"))
     expected = np.linalg.norm(one.deltas(factors), axis=-1) / one.base_states[0].norm(dim=-1).numpy()
-    np.testing.assert_allclose(compared.norms[:, 2], expected.mean(1), rtol=1e-5)
+    assert_near(compared.norms[:, 2], expected.mean(1), scale=1, **WIDTHS)  # in units of the base's states
     assert not compared.norms[:, 0].any()
 
 
+@pytest.mark.numeric
 def test_outputs_are_bhattacharyya_coefficients(engine: DeltaEngine, factors: LoRAFactors, compared: AdapterViews) -> None:
     predictions = engine.behavior(factors).predictions
     assert predictions is not None
     roots = predictions.log_probs.exp().sqrt().unflatten(0, (factors.n_adapters, 2))
     expected = torch.einsum("ipv,jpv->ij", roots, roots) / 2
-    np.testing.assert_allclose(compared.similarities["output distribution"], expected.numpy(), atol=1e-5)
+    assert_near(compared.similarities["output distribution"], expected, scale=predictions.log_probs, **WIDTHS)
 
 
+@pytest.mark.numeric
 def test_weight_change_does_not_depend_on_how_it_is_factored(engine: DeltaEngine, factors: LoRAFactors, compared: AdapterViews) -> None:
     other = LoRAFactors({n: 2 * a for n, a in factors.a.items()}, {n: b / 2 for n, b in factors.b.items()}, factors.scaling, factors.ranks)
     mixed = LoRAFactors.stack([factors.select([0]), other.select([0])])
     found = compute_views(engine, ["0", "1"], mixed, engine.deltas(mixed)).similarities
-    assert found["weight change BA"][0, 1] == pytest.approx(1, abs=1e-5)
+    assert_near(found["weight change BA"][0, 1], 1, length=24, depth=6)  # Grams over modules, roots, quotients
     assert found["weights A, B"][0, 1] < 0.999
     assert "trajectory" not in found
-    assert compared.similarities["trajectory"].diagonal() == pytest.approx(np.ones(factors.n_adapters), abs=1e-5)
+    assert_near(compared.similarities["trajectory"].diagonal(), np.ones(factors.n_adapters), length=24, depth=6)
 
 
 def test_reload_equals_save(compared: AdapterViews, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from tolerance import assert_near, depth
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llgbm.errors import InputError
@@ -41,6 +42,7 @@ def checkpoint(base, tmp_path_factory):
     return folder
 
 
+@pytest.mark.numeric
 def test_peft_loads_what_was_generated(base, checkpoint, tmp_path):
     ids = base.tokenizer("### Instruction:\nabc\n\n### Response:\n", return_tensors="pt").input_ids
     request = Request("reverse", "Reverse the string.")
@@ -50,13 +52,14 @@ def test_peft_loads_what_was_generated(base, checkpoint, tmp_path):
     ours = functional(factors, ids, logits_at=torch.ones_like(ids, dtype=torch.bool)).logits
     plain = load_base(base.name).model
     theirs = PeftModel.from_pretrained(plain, str(folder))(ids).logits[0]
-    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert_near(ours, theirs, length=24, depth=depth(2))
     assert not torch.allclose(theirs, base.model(ids).logits[0], atol=1e-2)
     card = (folder / "README.md").read_text()
     assert "> Reverse the string." in card
     assert base.name in card
 
 
+@pytest.mark.numeric
 def test_many_tasks_equal_one_by_one(checkpoint, base, tmp_path):
     requests = [Request("a", "Reverse the string."), Request("b", prompts=("Sort 31", "Sort 52")), Request("c", "Sort", ("Sort 1",))]
     folders = generate_adapters(checkpoint, requests, tmp_path / "many", base)
@@ -66,7 +69,16 @@ def test_many_tasks_equal_one_by_one(checkpoint, base, tmp_path):
     for folder, request in zip(folders, requests, strict=True):
         (alone,) = generate_adapters(checkpoint, [request], tmp_path / "one")
         for x, y in zip(read_adapter(folder).tensors(), read_adapter(alone).tensors(), strict=True):
-            assert torch.allclose(x, y, atol=1e-5)
+            assert_near(x, y, length=512, depth=12)  # of the generator, see test_generator.py
+
+
+def test_a_generator_that_names_no_base_writes_no_adapters(base, checkpoint, tmp_path):
+    generator = LoRAGenerator.from_pretrained(checkpoint)
+    generator.spec.base = None
+    generator.save_pretrained(tmp_path / "generator")
+    with pytest.raises(InputError, match="generator: does not say for which base it writes; train the generator anew"):
+        generate_adapters(tmp_path / "generator", [Request("a", "x")], tmp_path / "adapter", base)
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_requests_and_prompts_are_read(tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tolerance import assert_near
 
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
@@ -20,6 +21,10 @@ SHAPES = {
     "model.layers.2.mlp.up_proj": (12, 24),
     "lm_head": (12, 30),
 }
+
+
+WIDTHS = {"length": 512, "depth": 12}
+"""Of size s: projection, value and score, their sum, two blocks of two layers, norm, code, factor."""
 
 
 def new_generator(seed: int = 0, **changes) -> LoRAGenerator:
@@ -62,8 +67,9 @@ def teachers(n: int = 4, rank: int = 3) -> LoRAFactors:
     return factors
 
 
-def equal(one: LoRAFactors, two: LoRAFactors, **tolerance) -> bool:
-    return all(torch.allclose(x, y, **tolerance) for x, y in zip(one.tensors(), two.tensors(), strict=True))
+def assert_factors_near(found: LoRAFactors, expected: LoRAFactors) -> None:
+    for ours, theirs in zip(found.tensors(), expected.tensors(), strict=True):
+        assert_near(ours, theirs, **WIDTHS)
 
 
 def test_modules_of_a_kind_and_shape_share_a_head():
@@ -93,17 +99,18 @@ def test_every_parameter_gets_a_gradient_once_b_has_left_zero(any_generator):
     assert not missing
 
 
+@pytest.mark.numeric
 def test_order_padding_and_batch_do_not_matter(any_generator):
     generator, rows = any_generator, torch.randn(5, 64)
     alone = generator(*pad_sets([rows]))
-    assert equal(generator(*pad_sets([rows[[3, 1, 4, 0, 2]]])), alone, atol=1e-5)
+    assert_factors_near(generator(*pad_sets([rows[[3, 1, 4, 0, 2]]])), alone)
     padded = generator(*pad_sets([torch.randn(9, 64), rows]))
-    assert equal(padded.select([1]), alone, atol=1e-5)
+    assert_factors_near(padded.select([1]), alone)
 
 
+@pytest.mark.numeric
 def test_repeating_a_text_changes_nothing(any_generator):
-    generator = any_generator
-    assert equal(generator.generate(prompts=["a b c"] * 7), generator.generate(description="a b c"), atol=1e-5)
+    assert_factors_near(any_generator.generate(prompts=["a b c"] * 7), any_generator.generate(description="a b c"))
 
 
 def test_different_conditions_give_different_adapters(any_generator):
@@ -111,6 +118,7 @@ def test_different_conditions_give_different_adapters(any_generator):
     assert not torch.allclose(factors.b["lm_head"][0], factors.b["lm_head"][1])
 
 
+@pytest.mark.numeric
 def test_scale_follows_the_teachers():
     generator, zoo = trained(), teachers()
     for a in zoo.a.values():
@@ -121,7 +129,7 @@ def test_scale_follows_the_teachers():
         mean = zoo.a[name].mean(0)
         assert (factors.a[name][0] - mean).norm() < 0.5 * mean.norm()
     head = next(h for h in generator.heads if "lm_head" in h.group.names)
-    assert head.rms_b[0].item() == pytest.approx(zoo.b["lm_head"].square().mean().sqrt().item(), rel=1e-5)
+    assert_near(head.rms_b[0], zoo.b["lm_head"].double().square().mean().sqrt(), length=4 * 3 * 30, depth=2)
 
 
 def test_scale_leaves_out_teachers_that_do_not_target_a_module():
@@ -130,9 +138,10 @@ def test_scale_leaves_out_teachers_that_do_not_target_a_module():
     generator.fit_scale(LoRAFactors.stack([part, teachers(1)]))
     generator.fit_scale(LoRAFactors({**teachers().a}, teachers().b, teachers().scaling, dict.fromkeys(SHAPES, (0,) * 4)))
     head = next(h for h in generator.heads if "model.layers.0.mlp.up_proj" in h.group.names)
-    assert head.rms_b[0].item() == pytest.approx(0.02, rel=0.2)
+    assert head.rms_b[0].item() == pytest.approx(0.02, rel=0.2)  # of 60 drawn numbers
 
 
+@pytest.mark.numeric
 def test_slots_are_read_apart_and_summed():
     generator = trained(slots=3)
     read = generator.read(torch.randn(2, 5, 64), torch.ones(2, 5, dtype=torch.bool))
@@ -141,9 +150,10 @@ def test_slots_are_read_apart_and_summed():
     other[:, 1] = torch.randn(2, 256)
     changed = [slot(other[:, i]) - slot(read[:, i]) for i, slot in enumerate(generator.trunk.slots)]
     assert not changed[0].any()
-    assert torch.allclose(generator.trunk(other) - generator.trunk(read), changed[1] / 3**0.5, atol=1e-5)
+    assert_near(generator.trunk(other) - generator.trunk(read), changed[1] / 3**0.5, length=512, depth=4)
 
 
+@pytest.mark.numeric
 def test_a_start_by_ridge_is_the_regressions_and_the_network_adds_to_it_as_far_as_it_is_trusted():
     generator = started()
     torch.nn.init.zeros_(generator.weigh.weight)
@@ -152,10 +162,10 @@ def test_a_start_by_ridge_is_the_regressions_and_the_network_adds_to_it_as_far_a
     generator.trust.fill_(0.0)
     start = generator(embeddings, mask).b["lm_head"]
     generator.trust.fill_(0.5)
-    assert torch.allclose(generator(embeddings, mask).b["lm_head"], (full + start) / 2, atol=1e-5)
+    assert_near(generator(embeddings, mask).b["lm_head"], (full + start) / 2, **WIDTHS)
     head = next(h for h in generator.heads if "lm_head" in h.group.names)
     coordinates = (embeddings.mean(1) - generator.ridge_center) @ generator.ridge_map
-    assert torch.allclose(start, head.mean_b[0] + torch.einsum("kq,qor->kor", coordinates, head.directions[:, 0]), atol=1e-5)
+    assert_near(start, head.mean_b[0] + torch.einsum("kq,qor->kor", coordinates, head.directions[:, 0]), length=64, depth=3)
     known = generator(embeddings, mask, folds=torch.tensor([0, 1, 2, 3])).b["lm_head"]
     assert not torch.allclose(known, full, atol=1e-3)
 

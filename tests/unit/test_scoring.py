@@ -140,7 +140,7 @@ def test_running_out_of_memory_halves_the_rows_and_changes_nothing(model, functi
     monkeypatch.setattr(tight.model, "forward", forward)
     one, other = score(tight, factors, batch), score(functional, factors, batch)
     assert torch.equal(one.exact, other.exact)
-    torch.testing.assert_close(one.nll_sum, other.nll_sum, rtol=1e-4, atol=1e-4)
+    assert_near(one.nll_sum, other.nll_sum, **WIDTHS)
     assert max(sizes) == 2  # 12, one adapter, half of one
     assert "12 rows of scoring were too much; going on with 6" in caplog.text
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tolerance import assert_near, relative
 from training_world import build_world
 
 from llgbm.errors import InputError
@@ -59,6 +60,7 @@ def test_a_zoo_reads_at_once_what_fits_and_checks_all(tmp_path):
             TeacherZoo.load(tmp_path / "zoo").open_factors(zoo.teachers, "cpu", size)
 
 
+@pytest.mark.numeric
 def test_structural_scale_is_the_same_part_by_part(paths):
     def scale(teachers):
         targets = object.__new__(TeacherTargets)  # no base is run for these terms
@@ -66,6 +68,6 @@ def test_structural_scale_is_the_same_part_by_part(paths):
         return targets._structural_scale()
 
     whole, stored = scale(read_adapters(paths)), scale(StoredFactors(paths, "cpu", SIZE))
-    assert stored == pytest.approx(whole, rel=1e-5)
+    assert stored == pytest.approx(whole, rel=relative(length=20, depth=4), abs=0)  # Grams or variances, over adapters
     spread = read_adapters(paths).b["layers.0.q_proj"].double().flatten(1).var(0).mean().sqrt().item()
-    assert whole["variance/layers.0.q_proj"] == pytest.approx(spread, rel=1e-6)
+    assert_near(whole["variance/layers.0.q_proj"], spread, length=20, depth=4)
