@@ -140,7 +140,9 @@ def _test_exact_match(functional: FunctionalLoRA, factors: LoRAFactors, framing:
 def plan_batches(suite: TaskSuite, zoo: ZooConfig, planned: Iterable[Sequence[str]] = ()) -> Iterator[list[tuple[Task, int]]]:
     """Which teachers train together: batches planned before, by their paths, then whatever is in none of them.
 
-    The plan is fixed by suite and settings alone: tasks of one domain train together, so sequences are of a length.
+    The rest is ordered by seed and domain and cut every `zoo.adapters_per_batch` teachers, whatever they are: most batches are of one
+    domain, so that sequences are of about a length, but one may end a domain or a seed and begin the next. What was planned before
+    decides what is left, so a suite that has grown is divided otherwise than if it had been built at once.
     """
     wanted = sorted(((task, seed) for seed in zoo.seeds for task in suite), key=lambda job: (job[1], job[0].domain))
     by_folder = {_path(task, 0).rpartition("/")[0]: task for task in suite}

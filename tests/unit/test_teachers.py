@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import FILE, flip, spoil, swap, truncate
 from peft import PeftModel
 from tolerance import assert_near
 
@@ -302,13 +303,19 @@ def test_suite_whose_tasks_changed_or_went_is_refused(suite: TaskSuite, tmp_path
             build_zoo(_config(tmp_path, other))
 
 
-def test_a_lost_adapter_is_trained_again_to_the_same_bits(suite: TaskSuite, tmp_path: Path) -> None:
-    config = _config(tmp_path, suite)
+def test_lost_and_damaged_adapters_are_trained_again_to_the_same_bits(suite: TaskSuite, tmp_path: Path) -> None:
+    config = _config(tmp_path, suite, seeds=[0, 1])
     zoo = build_zoo(config)
-    before = _hashes(tmp_path / "zoo")
-    (zoo.folder / zoo.teachers[1].path / "adapter_model.safetensors").unlink()
+    folders = [zoo.folder / teacher.path for teacher in zoo.teachers]
+    before, whole = _hashes(tmp_path / "zoo"), (folders[5] / FILE).stat().st_mtime_ns
+    for one, damage in zip(folders, (swap, flip, truncate, spoil), strict=False):
+        damage(one, folders[5])
+    (folders[4] / FILE).unlink()
+    assert zoo.damaged().keys() == {teacher.path for teacher in zoo.teachers[:5]}
     build_zoo(config)
+    assert not zoo.damaged()
     assert _hashes(tmp_path / "zoo") == before
+    assert (folders[5] / FILE).stat().st_mtime_ns == whole
 
 
 @pytest.mark.parametrize(("change", "key"), [({"steps": 5}, "zoo"), ({"learning_rate": 1e-3}, "zoo")])

@@ -9,6 +9,7 @@ from llgbm.models.encoder import HashingEncoder
 from llgbm.training.conditions import ConditionTable
 from llgbm.training.plan import plan_step
 from llgbm.training.probe_targets import aggregate, token_states
+from llgbm.training.setup import check_device
 from llgbm.training.targets import owners
 from llgbm.zoo.suite import Task
 
@@ -121,3 +122,16 @@ def test_aggregations():
     assert found == {"mean": [[2, 3]], "max": [[3, 4]], "concat": [[1, 4, 3, 2]]}
     with pytest.raises(InputError, match=r"delta\.aggregation 'median' is unknown"):
         aggregate(deltas, "median")
+
+
+@pytest.mark.parametrize(("asked", "used"), [("cpu", "cuda:0"), ("cpu:1", "cpu"), ("cpu:1", "cpu:0")])
+def test_training_on_another_device_than_was_asked_for_is_refused(asked: str, used: str) -> None:
+    with pytest.raises(InputError, match=f"model.device is {asked}, but training would run on {used}; give {used}, or make {asked}"):
+        check_device(asked, torch.device(used))
+    with pytest.raises(InputError, match="device 'banana' cannot be used here"):
+        check_device("banana", torch.device(used))
+
+
+def test_the_device_that_was_asked_for_is_no_other_without_its_number() -> None:
+    for asked, used in (("cpu", "cpu"), ("cpu:0", "cpu"), ("cpu", "cpu:0")):
+        check_device(asked, torch.device(used))

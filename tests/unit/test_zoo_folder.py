@@ -1,14 +1,12 @@
 """A zoo's teachers are what its manifest says, or named; and an open zoo is found from any folder."""
 
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from damage import DAMAGES
 from training_world import build_world, changed
 
 from llgbm.cli import main
@@ -20,40 +18,13 @@ from llgbm.zoo.build import build_zoo
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.reword import reword_zoo
 
-FILE = "adapter_model.safetensors"
-
 
 @pytest.fixture
 def config(tmp_path: Path) -> ExperimentConfig:
     return build_world(tmp_path)
 
 
-def swap(one: Path, two: Path) -> None:
-    shutil.copytree(one, one.parent / "kept")
-    shutil.rmtree(one)
-    shutil.copytree(two, one)
-
-
-def flip(one: Path, two: Path) -> None:
-    content = bytearray((one / FILE).read_bytes())
-    content[-3] ^= 1
-    (one / FILE).write_bytes(content)
-
-
-def truncate(one: Path, two: Path) -> None:
-    (one / FILE).write_bytes((one / FILE).read_bytes()[:-9])
-
-
-def spoil(one: Path, two: Path) -> None:
-    tensors = load_file(one / FILE)
-    next(iter(tensors.values()))[0, 0] = torch.nan
-    save_file(tensors, one / FILE)
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [(swap, "its weights have hash"), (flip, "its weights have hash"), (truncate, "truncated or broken"), (spoil, "NaN or infinite")],
-)
+@pytest.mark.parametrize(("damage", "reason"), DAMAGES.items())
 def test_a_teacher_that_is_not_as_it_was_trained_is_named(
     config: ExperimentConfig, damage: Callable[[Path, Path], None], reason: str
 ) -> None:
@@ -155,3 +126,10 @@ def test_reword_on_the_command_line(config: ExperimentConfig, tmp_path: Path, ca
     assert main(["zoo", "reword", *flags]) == 0
     assert "made" in capsys.readouterr().out
     assert main(["zoo", "reword", *flags]) == 2
+
+
+def test_no_teachers_at_all_are_refused(config: ExperimentConfig) -> None:
+    zoo = TeacherZoo.load(config.checkpoint_folder)
+    with pytest.raises(InputError, match=r"zoo .*: no teachers to read; build it with 'llgbm zoo build'"):
+        zoo.factors([])
+    assert not zoo.damaged([])
