@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tolerance import depth, relative
 from training_world import build_world
 
 from llgbm.bench.step import IMPLEMENTATIONS, RIVALS, Step, bench_step, compare_steps, encode_step, floor, memory_growth, ours, prepare_step
@@ -29,11 +30,12 @@ def _step(config: ExperimentConfig, adapters: int, examples: int) -> Step:
     return prepare_step(base, config, encode_step(base, load_suite(config.zoo.suite), adapters, examples), adapters)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("adapters", "examples"), [(3, 2), (5, 1)])
 def test_every_way_takes_the_same_step(config, adapters, examples):
     found = compare_steps(_step(config, adapters, examples), repeats=1)
-    assert found["loss_difference"] < 1e-5
-    assert found["gradient_difference"] < 1e-4
+    assert found["loss_difference"] < relative(length=128, depth=depth(2))
+    assert found["gradient_difference"] < relative(length=128, depth=2 * depth(2))  # there and back
     assert (found["adapters"], found["examples_per_adapter"]) == (adapters, examples)
     assert 0 < found["host_syncs_per_step"] <= 8
     assert {f"{way}_{unit}" for way in IMPLEMENTATIONS for unit in ("s", "peak_mb")} <= found.keys()

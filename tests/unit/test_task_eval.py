@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_world import PerfectGenerator, build_evaluation_world
+from tolerance import depth, relative
 
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
@@ -23,6 +24,8 @@ from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import TeacherZoo
 
 UNTRAINED = ("base", "few_shot", "teacher", "generated", "shuffled_condition", "nearest", "merged_topk", "mean_adapter")
+NLL = relative(length=128, depth=depth(2))
+"""Of the tiny base and its vocabulary."""
 ALONE = EvaluationConfig(methods=("base", "teacher", "nearest"))
 
 POSSIBLE = {
@@ -153,7 +156,7 @@ def test_chunks_and_memory_change_nothing(zoo_folder, document):
     other = run_evaluation(asked(zoo_folder, adapters_at_once=2, base=BaseOptions(memory_gb=1e-9), methods=UNTRAINED)).to_json()
     for mine, theirs in zip(other["tasks"], document["tasks"], strict=True):
         assert mine["exact"] == {method: theirs["exact"][method] for method in UNTRAINED}
-        assert mine["nll"] == pytest.approx({method: theirs["nll"][method] for method in UNTRAINED}, rel=1e-4)
+        assert mine["nll"] == pytest.approx({method: theirs["nll"][method] for method in UNTRAINED}, rel=NLL, abs=0)
 
 
 def test_the_base_is_bit_identical_afterwards(zoo_folder):
@@ -205,7 +208,7 @@ def test_a_saved_generator_is_evaluated_under_its_runs_hash(zoo_folder, tmp_path
     found = evaluate(run, zoo_folder, EvaluationConfig(methods=("base", "generated"), splits=("seen",))).to_json()
     assert found["config_hash"] == config.get_hash()
     of = found["splits"]["seen"]
-    assert of["generated"]["nll"] == pytest.approx(of["base"]["nll"], rel=1e-6)  # a new generator writes the zero adapter
+    assert of["generated"]["nll"] == pytest.approx(of["base"]["nll"], rel=NLL, abs=0)  # a new generator writes the zero adapter
 
 
 def test_progress_reaches_the_end(zoo_folder):

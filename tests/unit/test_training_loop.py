@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tolerance import depth, relative
 from training_world import build_world, changed
 
 from llgbm.errors import InputError
@@ -54,6 +55,11 @@ def distance(one: dict, two: dict) -> float:
     return float(torch.cat([(one[k] - two[k]).flatten() for k in one]).norm())
 
 
+def step_length(config, found: dict) -> float:
+    """Of one step by AdamW, which moves every weight by the learning rate, also where a gradient is nothing but rounding."""
+    return config.training.learning_rate * sum(tensor.numel() for tensor in found.values()) ** 0.5
+
+
 def same(one: dict, two: dict) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
@@ -79,8 +85,8 @@ def stop_after(steps: int):
 def test_it_learns_to_copy_its_teachers(config):
     train_generator(changed(config, training__total_steps=60, training__eval_interval=60))
     rows = metrics(config)
-    assert rows[0]["loss/product"] == pytest.approx(1, abs=1e-3)
-    assert rows[0]["loss/kl"] == pytest.approx(1, abs=0.5)
+    assert rows[0]["loss/product"] == pytest.approx(1, rel=relative(length=64, depth=6))  # the zero adapter
+    assert rows[0]["loss/kl"] == pytest.approx(1, abs=0.5)  # 1 on average over all examples, not on those of a step
     assert rows[-1]["loss/product"] < 0.5
     assert rows[-1]["loss/kl"] < 0.5
 
@@ -157,7 +163,7 @@ def test_micro_batches_change_nothing_but_rounding(config):
     for run in runs:
         train_generator(run)
     one, four = ([[row[k] for k in ("loss", *WHOLE_STEP_FIGURES, "grad_norm")] for row in metrics(run)] for run in runs)
-    assert one[0] == pytest.approx(four[0], rel=1e-6)
+    assert one[0] == pytest.approx(four[0], rel=relative(length=128, depth=2 * depth(2)), abs=0)  # there and back
     for ours, theirs in zip(one, four, strict=True):  # AdamW turns rounding of gradients near zero into steps
         assert ours == pytest.approx(theirs, rel=1e-2)
 
@@ -166,7 +172,7 @@ def test_targets_computed_each_step_equal_cached_ones(config):
     values = {"objective__trajectory": 1.0}
     cached = train_generator(changed(config, experiment_name="cached", **values))
     anew = train_generator(changed(config, experiment_name="anew", training__target_cache_gb=0.0, **values))
-    assert all(torch.allclose(weights(cached)[k], weights(anew)[k], atol=1e-4) for k in weights(anew))
+    assert distance(weights(cached), weights(anew)) < 1e-2 * step_length(config, weights(anew))
 
 
 def test_bad_input_costs_a_finished_run_nothing(config):
@@ -204,7 +210,7 @@ def test_schedules_apply_to_behavioral_terms_and_to_named_ones(config):
 
 def test_gradient_checkpointing_changes_nothing_but_rounding(config):
     runs = [weights(train_generator(changed(config, experiment_name=str(on), training__gradient_checkpointing=on))) for on in (False, True)]
-    assert all(torch.allclose(runs[0][k], runs[1][k], atol=1e-4) for k in runs[0])
+    assert distance(*runs) < 1e-2 * step_length(config, runs[0])
 
 
 @pytest.mark.parametrize("condition", ["prompts", "both"])
@@ -376,7 +382,7 @@ def test_two_processes_stop_together_resume_from_the_first_ones_disk_and_follow_
     there = changed(two, output_dir=str(Path(config.output_dir) / "rank0"))
     names = ("loss", "loss/kl", "loss/product", *WHOLE_STEP_FIGURES, "grad_norm")
     figures = [[row[k] for row in metrics(c) for k in names] for c in (one, there)]
-    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)  # rounding, as far as six steps let it grow
     moved, apart = (
         distance(early, late) for early, late in ((weights_at(one, 3), weights_at(one, 6)), (weights_at(one, 6), weights_at(there, 6)))
     )
