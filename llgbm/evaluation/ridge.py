@@ -158,6 +158,10 @@ def pool_tasks(setting: Setting) -> list[Task]:
 
 def _text_rows(setting: Setting, most: int) -> Rows:
     """The embedded texts that ask for the pool's tasks, evenly spread over each task's; the first asks when it is held out."""
+    return setting.keep(f"text_rows/{most}", lambda: _embedded_texts(setting, most))
+
+
+def _embedded_texts(setting: Setting, most: int) -> Rows:
     texts = [[group[i * len(group) // n] for i in range(n)] for group in setting.pool_texts for n in [min(most, len(group))]]
     counts = torch.tensor([len(group) for group in texts])
     known = setting.encoder.embed([text for group in texts for text in group])
