@@ -67,6 +67,24 @@ def test_members_alike_write_what_one_of_them_writes(tmp_path):
         assert_near(change, expected, scale=torch.linalg.matrix_norm(expected, 2), **CHANGES)
 
 
+def test_members_keep_their_regressions_and_how_far_each_is_trusted(tmp_path):
+    for seed in range(2):
+        member = save_member(tmp_path / str(seed), seed, slots=2, ridge=3)
+        teachers = LoRAFactors.initialize(SHAPES, 3, 6.0, 5, torch.Generator().manual_seed(seed))
+        for b in teachers.b.values():
+            b.normal_()
+        member.fit_start(teachers, list(torch.randn(5, 2, 64)), [0, 1, 2, 3, 4])
+        member.trust.fill_(0.5 * seed)
+        member.save_pretrained(tmp_path / str(seed))
+    ensemble = unite([tmp_path / "0", tmp_path / "1"])
+    ensemble.save_pretrained(tmp_path / "all")
+    again = load_generator(tmp_path / "all")
+    assert [float(member.trust) for member in again.members] == [0.0, 0.5]
+    one, other = (member.heads[0].directions for member in again.members)
+    assert one.any()
+    assert not torch.equal(one, other)
+
+
 def test_saved_and_reloaded_it_is_the_same_generator(members, tmp_path, capsys):
     folders = [str(tmp_path / str(seed)) for seed in range(3)]
     assert main(["ensemble", "--checkpoints", *folders, "--output_dir", str(tmp_path / "all")]) == 0
