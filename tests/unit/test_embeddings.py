@@ -91,7 +91,7 @@ def test_outputs_are_bhattacharyya_coefficients(engine: DeltaEngine, factors: Lo
     assert predictions is not None
     roots = predictions.log_probs.exp().sqrt().unflatten(0, (factors.n_adapters, 2))
     expected = torch.einsum("ipv,jpv->ij", roots, roots) / 2
-    assert_near(compared.similarities["output distribution"], expected, scale=predictions.log_probs, **WIDTHS)
+    assert_near(compared.similarities["output distribution"], expected, scale=1, **WIDTHS)  # roundings of many tokens average out
 
 
 @pytest.mark.numeric
