@@ -134,6 +134,8 @@ class GeneratorConfig:
     """Parts of a condition that are read apart, each by a small trunk of its own, and summed; 1: one pool for everything."""
     ridge: Integer = Field(default=0, ge=0)
     """Start from a ridge regression to this many directions of the teachers' weights, to which the network adds; 0: start at zero."""
+    shrinkage: Number = Field(default=0.01, gt=0)
+    """Of that regression: more is steadier where words are new or chatter surrounds them, less where tasks are few."""
     encoder: str = "hashing"
     """Text encoder: hashing, minilm, base, or sentence-transformers:<directory or hub id>."""
     condition: Literal["description", "prompts", "both"] = "description"

@@ -190,13 +190,15 @@ class LoRAGenerator(AdapterWriter):
                 head.constant_a[i] = found.common_a().to(head.rms_a) / head.rms_a[i]
 
     @torch.no_grad()
-    def fit_start(self, teachers: LoRAFactors | StoredFactors, texts: Sequence[Float[Tensor, "_ E"]], folds: Sequence[int]) -> None:
+    def fit_start(
+        self, teachers: LoRAFactors | StoredFactors, texts: Sequence[Float[Tensor, "_ E"]], folds: Sequence[int], shrinkage: float
+    ) -> None:
         """Fit the ridge regression, once scales and the constant A are; see `fit_ridge` for the arguments."""
         constant = {}
         for head in self.heads:
             assert isinstance(head, Head)
             constant |= {name: head.constant_a[i] * head.rms_a[i] for i, name in enumerate(head.group.names)}
-        fit = fit_ridge(teachers, constant, self.spec.alpha / self.spec.rank, texts, folds, self.spec.ridge)
+        fit = fit_ridge(teachers, constant, self.spec.alpha / self.spec.rank, texts, folds, self.spec.ridge, shrinkage)
         self.ridge_center.copy_(fit.center)
         self.fold_maps.copy_(fit.maps)
         self.ridge_map.copy_(fit.maps[-1])

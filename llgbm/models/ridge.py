@@ -17,8 +17,6 @@ from torch import Tensor
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
 
-SHRINKAGE = 0.01
-"""Added to the squared singular values of the texts' vectors, relative to a text's mean square norm."""
 FOLDS = 8
 """Regressions for training, each without the tasks of one fold."""
 TINY = 1e-12
@@ -44,6 +42,7 @@ def fit_ridge(
     texts: Sequence[Float[Tensor, "_ E"]],
     folds: Sequence[int],
     directions: int,
+    shrinkage: float,
 ) -> RidgeFit:
     """Fit it; needs memory for every teacher's B.
 
@@ -54,6 +53,7 @@ def fit_ridge(
         texts: For each teacher the mean vectors of its task's texts.
         folds: For each teacher the fold of its task, below FOLDS.
         directions: Q, fewer than T.
+        shrinkage: Added to the squared singular values of the texts' vectors, relative to a text's mean square norm.
     """
     b = _best_b(teachers, constant, scaling)
     mean = {name: value.mean(0) for name, value in b.items()}
@@ -67,7 +67,7 @@ def fit_ridge(
     every = torch.cat(list(texts)).double()
     center = every.mean(0)
     of_fold = torch.cat([torch.full((len(rows),), fold) for fold, rows in zip(folds, texts, strict=True)])
-    maps = [_solve(every - center, torch.cat(coordinates), of_fold != fold) for fold in range(FOLDS + 1)]
+    maps = [_solve(every - center, torch.cat(coordinates), of_fold != fold, shrinkage) for fold in range(FOLDS + 1)]
     return RidgeFit(
         center.float(),
         torch.stack(maps).float(),
@@ -89,10 +89,10 @@ def _best_b(teachers: LoRAFactors | StoredFactors, constant: dict[str, Tensor], 
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def _solve(texts: Float[Tensor, "n E"], coordinates: Float[Tensor, "n Q"], used: Tensor) -> Float[Tensor, "E Q"]:
+def _solve(texts: Float[Tensor, "n E"], coordinates: Float[Tensor, "n Q"], used: Tensor, shrinkage: float) -> Float[Tensor, "E Q"]:
     """Ridge regression over the texts that are used; zero where none is."""
     x, y = texts[used], coordinates[used]
     if not len(x):
         return torch.zeros(texts.shape[1], coordinates.shape[1], dtype=torch.double)
-    shrinkage = SHRINKAGE * x.square().sum(1).mean().clamp_min(TINY)
-    return torch.linalg.solve(x.T @ x + shrinkage * torch.eye(x.shape[1], dtype=torch.double), x.T @ y)
+    added = shrinkage * x.square().sum(1).mean().clamp_min(TINY)
+    return torch.linalg.solve(x.T @ x + added * torch.eye(x.shape[1], dtype=torch.double), x.T @ y)

@@ -152,7 +152,7 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
     generator.fit_scale(factors)
     if spec.ridge:
         names = setup.train.task_names
-        generator.fit_start(factors, [setup.conditions.means(name) for name in names], setup.train.folds)
+        generator.fit_start(factors, [setup.conditions.means(name) for name in names], setup.train.folds, config.generator.shrinkage)
     return generator
 
 

@@ -73,7 +73,7 @@ def test_members_keep_their_regressions_and_how_far_each_is_trusted(tmp_path):
         teachers = LoRAFactors.initialize(SHAPES, 3, 6.0, 5, torch.Generator().manual_seed(seed))
         for b in teachers.b.values():
             b.normal_()
-        member.fit_start(teachers, list(torch.randn(5, 2, 64)), [0, 1, 2, 3, 4])
+        member.fit_start(teachers, list(torch.randn(5, 2, 64)), [0, 1, 2, 3, 4], 0.01)
         member.trust.fill_(0.5 * seed)
         member.save_pretrained(tmp_path / str(seed))
     ensemble = unite([tmp_path / "0", tmp_path / "1"])

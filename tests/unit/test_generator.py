@@ -46,7 +46,7 @@ def started(**changes) -> LoRAGenerator:
     generator, zoo = trained(ridge=3, **changes), teachers(5)
     generator.fit_scale(zoo)
     texts = torch.randn(5, 2, 64, generator=torch.Generator().manual_seed(2))
-    generator.fit_start(zoo, list(texts), [0, 1, 2, 3, 4])
+    generator.fit_start(zoo, list(texts), [0, 1, 2, 3, 4], 0.01)
     torch.nn.init.normal_(generator.weigh.weight, std=0.1)
     return generator
 

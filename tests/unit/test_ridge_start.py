@@ -36,7 +36,7 @@ def error(zoo: LoRAFactors, fit, texts: torch.Tensor, k: int, which: int = -1) -
 
 def test_it_finds_a_linear_law_also_for_tasks_it_never_saw(world):
     zoo, constant, texts = world
-    fit = fit_ridge(zoo, constant, 2.0, list(texts), [k % FOLDS for k in range(T)], 3)
+    fit = fit_ridge(zoo, constant, 2.0, list(texts), [k % FOLDS for k in range(T)], 3, 0.01)
     assert max(error(zoo, fit, texts, k) for k in range(T)) < 0.05
     assert max(error(zoo, fit, texts, k, k % FOLDS) for k in range(T)) < 0.1
 
@@ -44,10 +44,10 @@ def test_it_finds_a_linear_law_also_for_tasks_it_never_saw(world):
 def test_the_regression_of_a_fold_does_not_know_the_folds_texts(world):
     zoo, constant, texts = world
     folds = [k % FOLDS for k in range(T)]
-    fit = fit_ridge(zoo, constant, 2.0, list(texts), folds, 3)
+    fit = fit_ridge(zoo, constant, 2.0, list(texts), folds, 3, 0.01)
     swapped = texts.clone()
     swapped[[0, 8]] = texts[[8, 0]]  # both of fold 0; the mean of all texts stays
-    again = fit_ridge(zoo, constant, 2.0, list(swapped), folds, 3)
+    again = fit_ridge(zoo, constant, 2.0, list(swapped), folds, 3, 0.01)
     assert_near(again.maps[0], fit.maps[0], length=2 * T, depth=2)
     assert (again.maps[-1] - fit.maps[-1]).abs().max() > 0.01 * fit.maps[-1].abs().max()
 
@@ -58,7 +58,7 @@ def test_b_is_the_best_for_the_constant_a_whatever_the_teachers_own(world):
     for name in SHAPES:
         zoo.a[name], zoo.b[name] = turn @ zoo.a[name], zoo.b[name] @ turn.inverse()
     zoo.scaling = {name: scaling / 4 for name, scaling in zoo.scaling.items()}
-    fit = fit_ridge(zoo, constant, 2.0, list(texts), [k % FOLDS for k in range(T)], 3)
+    fit = fit_ridge(zoo, constant, 2.0, list(texts), [k % FOLDS for k in range(T)], 3, 0.01)
     found = predicted(fit, texts[3].mean(0))
     for name in SHAPES:
         product, theirs = found[name] @ constant[name] * 2.0, zoo.b[name][3] @ zoo.a[name][3] * zoo.scaling[name][3]
@@ -69,12 +69,18 @@ def test_a_module_that_some_teachers_lack_counts_as_zero_there(world):
     zoo, constant, texts = world
     without = LoRAFactors({"x": zoo.a["x"]}, {"x": zoo.b["x"]}, {"x": zoo.scaling["x"]}, {"x": zoo.ranks["x"]})
     both = LoRAFactors.stack([zoo, without])
-    fit = fit_ridge(both, constant, 2.0, [*texts, *texts], [k % FOLDS for k in range(2 * T)], 3)
+    fit = fit_ridge(both, constant, 2.0, [*texts, *texts], [k % FOLDS for k in range(2 * T)], 3, 0.01)
     assert_near(fit.mean["y"], zoo.b["y"].mean(0) / 2, length=2 * T, depth=2)
 
 
 def test_a_single_fold_leaves_nothing_to_know(world):
     zoo, constant, texts = world
-    fit = fit_ridge(zoo, constant, 2.0, list(texts), [0] * T, 3)
+    fit = fit_ridge(zoo, constant, 2.0, list(texts), [0] * T, 3, 0.01)
     assert not fit.maps[0].any()
     assert fit.maps[1].equal(fit.maps[-1])
+
+
+def test_a_stronger_shrinkage_says_less(world):
+    zoo, constant, texts = world
+    sizes = [fit_ridge(zoo, constant, 2.0, list(texts), [0] * T, 3, shrinkage).maps[-1].norm() for shrinkage in (0.01, 1.0, 100.0)]
+    assert sizes[0] > sizes[1] > sizes[2]
