@@ -31,7 +31,8 @@ def bench_generate(config: ExperimentConfig, repeats: int = 5) -> dict:
     base, suite = load_configured(config.model), load_suite(config.zoo.suite)
     shapes = target_shapes(base.model, config.lora.target_modules)
     encoder = build_encoder(config.generator.encoder, base)
-    spec = GeneratorSpec(shapes, config.lora.rank, config.lora.alpha, encoder.dim, config.generator.size, config.generator.encoder)
+    chosen = config.generator
+    spec = GeneratorSpec(shapes, config.lora.rank, config.lora.alpha, encoder.dim, size=chosen.size, encoder=chosen.encoder)
     generator = LoRAGenerator(spec, encoder).eval().to(base.model.device)
     descriptions = [task.description for task in list(suite)[:TOGETHER]]
     one = _median(lambda: generator.generate(None, descriptions[0], base), repeats)

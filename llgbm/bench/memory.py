@@ -17,6 +17,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llgbm.config import ExperimentConfig
+from llgbm.dataset import eos_id, pad_id
 from llgbm.memory import GIB
 from llgbm.zoo.base import load_base
 from llgbm.zoo.suite import TaskSuite
@@ -80,8 +81,8 @@ def save_base(folder: Path) -> int:
         num_key_value_heads=2,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad_id(tokenizer),
+        eos_token_id=eos_id(tokenizer),
         bos_token_id=None,
     )
     model = Qwen2ForCausalLM(shape)

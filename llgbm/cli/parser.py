@@ -116,7 +116,7 @@ class _OneName(argparse.HelpFormatter):
 class _HelpConfig(argparse.Action):
     """Prints the config's flags and ends."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> NoReturn:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         print(parser.format_config_help())
         parser.exit()
 

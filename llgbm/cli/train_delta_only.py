@@ -32,7 +32,7 @@ def run(args: Namespace) -> int:
         return print_config(read_config_to_print(args))
     config = read_config_of_zoo(args)
     if args.dry_run:
-        return show_plan([plan_training(config, read_begin(args), KINDS.get(args.variant, args.variant))], args.json)
+        return show_plan([plan_training(config, read_begin(args), str(KINDS.get(args.variant, args.variant)))], args.json)
     from llgbm.progress import ProgressBar
     from llgbm.training.delta_only import train_delta_only
 

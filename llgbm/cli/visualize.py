@@ -80,7 +80,7 @@ def run(args: Namespace) -> int:
 
 def _only(args: Namespace, *folders: str) -> str:
     """The one folder to draw from."""
-    asked = args.input_dir or folders
+    asked = list(args.input_dir or folders)
     if len(asked) > 1:
         raise InputError(f"--type {args.type} draws from one folder, {len(asked)} were given; only training compares several")
     return asked[0]

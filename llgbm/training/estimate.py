@@ -42,4 +42,4 @@ def recorded_rate(config: ExperimentConfig) -> Rate | None:
 
 def _costs(config: ExperimentConfig) -> dict[str, object]:
     values = flatten(asdict(config))
-    return {name: values[name] for name in COSTS} | {name: bool(weight) for name, weight in vars(config.objective).items()}
+    return {**{name: values[name] for name in COSTS}, **{name: bool(weight) for name, weight in vars(config.objective).items()}}
