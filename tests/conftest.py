@@ -1,11 +1,15 @@
 """Tests run on one thread: their models are tiny, and threads that wait for each other cost more than they bring."""
 
 import os
+import signal
 
 import pytest
 import torch
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # make test-numeric asks for two as well
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts what runs in the background so; commands that tests start inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
