@@ -22,7 +22,7 @@ from llgbm.training.checkpoints import origin
 from llgbm.training.loop import TrainingResult, train
 from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.problem import Problem
-from llgbm.training.setup import Setup, prepare
+from llgbm.training.setup import Setup, prepare, spec_of_reader
 from llgbm.training.standing import Begin
 from llgbm.training.step import VALIDATION_WORDINGS, to_device
 from llgbm.workspace import settle
@@ -111,19 +111,10 @@ def new_predictor(config: ExperimentConfig, setup: Setup, engine: DeltaEngine, t
     """A predictor that says the training deltas' mean so far."""
     spec = PredictorSpec(
         delta_dim=targets.shape[1],
-        embedding_dim=setup.encoder.dim,
         delta_config=engine.config,
         probe=asdict(config.probe),
         delta=asdict(config.delta),
-        size=config.generator.size,
-        slots=config.generator.slots,
-        encoder=config.generator.encoder,
-        encoder_id=setup.encoder.content_id,
-        condition=config.generator.condition,
-        max_prompts=config.generator.max_prompts,
-        base=setup.base.identity,
-        trained_on=sorted(set(setup.train.task_names)),
-        validated_on=sorted(set(setup.validation.task_names)) if setup.validation else [],
+        **spec_of_reader(config, setup),
     )
     predictor = DeltaPredictor(spec, setup.encoder)
     predictor.fit_scale(targets)

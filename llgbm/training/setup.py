@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -125,6 +126,22 @@ def split_teachers(zoo: TeacherZoo, config: ExperimentConfig) -> tuple[list[Teac
     return [t for t in teachers if t.task in kept], [t for t in teachers if t.task in set(held)]
 
 
+def spec_of_reader(config: ExperimentConfig, setup: Setup) -> dict[str, Any]:
+    """What the spec of every network that reads conditions says of its reader, its base, and the tasks it is trained and judged on."""
+    return {
+        "embedding_dim": setup.encoder.dim,
+        "size": config.generator.size,
+        "slots": config.generator.slots,
+        "encoder": config.generator.encoder,
+        "encoder_id": setup.encoder.content_id,
+        "condition": config.generator.condition,
+        "max_prompts": config.generator.max_prompts,
+        "base": setup.base.identity,
+        "trained_on": sorted(set(setup.train.task_names)),
+        "validated_on": sorted(set(setup.validation.task_names)) if setup.validation else [],
+    }
+
+
 def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
     """A generator for the zoo's base, modules and rank, which writes the zero adapter so far."""
     factors = setup.train.factors
@@ -135,18 +152,9 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
         shapes=dict(factors.shapes),
         rank=rank,
         alpha=rank * scaling,
-        embedding_dim=setup.encoder.dim,
-        size=config.generator.size,
-        slots=config.generator.slots,
         ridge=min(config.generator.ridge, len(setup.train) - 1),
-        encoder=config.generator.encoder,
-        encoder_id=setup.encoder.content_id,
-        condition=config.generator.condition,
-        max_prompts=config.generator.max_prompts,
-        base=setup.base.identity,
         fan_in_fan_out=setup.functional.fan_in_fan_out,
-        trained_on=sorted(set(setup.train.task_names)),
-        validated_on=sorted(set(setup.validation.task_names)) if setup.validation else [],
+        **spec_of_reader(config, setup),
     )
     generator = LoRAGenerator(spec, setup.encoder)
     generator.fit_scale(factors)

@@ -20,7 +20,7 @@ from llgbm.training.checkpoints import origin
 from llgbm.training.loop import TrainingResult, train
 from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.problem import Problem
-from llgbm.training.setup import Setup, TeacherSet, prepare
+from llgbm.training.setup import Setup, TeacherSet, prepare, spec_of_reader
 from llgbm.training.standing import Begin
 from llgbm.training.step import VALIDATION_WORDINGS, generate
 from llgbm.training.targets import owners
@@ -118,16 +118,7 @@ def new_writer(config: ExperimentConfig, setup: Setup) -> SoftPromptWriter:
     embeddings = model.get_input_embeddings().weight
     spec = SoftPromptSpec(
         hidden_size=embeddings.shape[1],
-        embedding_dim=setup.encoder.dim,
-        size=config.generator.size,
-        slots=config.generator.slots,
-        encoder=config.generator.encoder,
-        encoder_id=setup.encoder.content_id,
-        condition=config.generator.condition,
-        max_prompts=config.generator.max_prompts,
-        base=setup.base.identity,
-        trained_on=sorted(set(setup.train.task_names)),
-        validated_on=sorted(set(setup.validation.task_names)) if setup.validation else [],
+        **spec_of_reader(config, setup),
     )
     writer = SoftPromptWriter(spec, setup.encoder)
     writer.fit_scale(embeddings)
