@@ -12,7 +12,7 @@ from typing import Any
 
 from llgbm.config import UNSCIENTIFIC, ExperimentConfig, ZooConfig, content
 from llgbm.errors import InputError
-from llgbm.files import absolute, hash_json, write_json
+from llgbm.files import absolute, write_json
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
@@ -27,7 +27,7 @@ from llgbm.zoo.base import CONTENT, Base, load_configured
 from llgbm.zoo.check import require_fit
 from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task, TaskSuite
-from llgbm.zoo.suites import load_suite, stored_source
+from llgbm.zoo.suites import load_suite, suite_record
 from llgbm.zoo.trainer import adapters_at_once, make_lesson, train_adapters
 
 WEAK, NEAR = 0.5, 0.05
@@ -161,10 +161,9 @@ def _path(task: Task, seed: int) -> str:
 
 def _header(config: ExperimentConfig, base: Base, suite: TaskSuite) -> dict[str, Any]:
     training = {k: v for k, v in asdict(config.zoo).items() if k not in ("suite", "seeds")}
-    tasks = {task.name: hash_json([suite.frame, asdict(task)]) for task in suite}
     return {
         "base": asdict(base.identity),
-        "suite": {"source": stored_source(config.zoo.suite), "hash": suite.content_hash, "tasks": tasks},
+        "suite": suite_record(suite, config.zoo.suite),
         "lora": asdict(config.lora),
         "zoo": training,
     }

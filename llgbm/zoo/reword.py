@@ -6,11 +6,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from llgbm.errors import InputError
-from llgbm.files import hash_json, write_json
+from llgbm.files import write_json
 from llgbm.zoo.folder import TeacherZoo
-from llgbm.zoo.manifest import is_zoo
+from llgbm.zoo.manifest import MANIFEST_FILE, is_zoo
 from llgbm.zoo.suite import TaskSuite
-from llgbm.zoo.suites import load_suite, stored_source
+from llgbm.zoo.suites import load_suite, suite_record
 
 
 def reword_zoo(zoo_folder: str | Path, suite_source: str, output_dir: str | Path) -> TeacherZoo:
@@ -31,10 +31,8 @@ def reword_zoo(zoo_folder: str | Path, suite_source: str, output_dir: str | Path
         for file in sorted((zoo.folder / teacher.path).glob("adapter_*")):
             _link(file, place / file.name)
         write_json(place / "prompts.json", list(suite[teacher.task].prompts))
-    tasks = {task.name: hash_json([suite.frame, asdict(task)]) for task in suite}
-    entry = {"source": stored_source(suite_source), "hash": suite.content_hash, "tasks": tasks}
     teachers = [asdict(replace(teacher, split=suite[teacher.task].split)) for teacher in zoo.teachers]
-    write_json(folder / "manifest.json", {**zoo.manifest, "suite": entry, "teachers": teachers})
+    write_json(folder / MANIFEST_FILE, {**zoo.manifest, "suite": suite_record(suite, suite_source), "teachers": teachers})
     return TeacherZoo.load(folder)
 
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from llgbm.checking import RECORD, Text, read_as, shown
 from llgbm.errors import InputError
-from llgbm.files import absolute, read_json
+from llgbm.files import absolute, hash_json, read_json
 from llgbm.names import path_part, twin_key
 from llgbm.zoo.micro.voices import APART, FOLDS, KNOWN, fold_voices
 from llgbm.zoo.micro.world import HELD_PERCENTS, micro_suite
@@ -72,6 +72,12 @@ class ExampleRow:
 def stored_source(source: str | Path) -> str:
     """A suite's name as others record it: a built-in one as it is, a folder by its absolute path, so that it is found from anywhere."""
     return str(source) if str(source) in SUITES else absolute(source)
+
+
+def suite_record(suite: TaskSuite, source: str | Path) -> dict[str, Any]:
+    """What a zoo's manifest says of its suite: where it is, its hash, and that of each task in its frame."""
+    tasks = {task.name: hash_json([suite.frame, asdict(task)]) for task in suite}
+    return {"source": stored_source(source), "hash": suite.content_hash, "tasks": tasks}
 
 
 def load_suite(source: str | Path) -> TaskSuite:
