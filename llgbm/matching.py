@@ -108,11 +108,14 @@ def _decoded_right(functional: FunctionalLoRA, factors: LoRAFactors | None, rows
     if factors is not None:
         factors = factors.select([row.batch for row in rows]).to(device=functional.device)
 
+    given_up: set[int] = set()  # every other row has ended
+
     def hopeless(i: int, said: list[int]) -> bool:
-        return len(said) >= rows[i].limit or not _may_become(rows[i].expected, said, framing)
+        if len(said) >= rows[i].limit or not _may_become(rows[i].expected, said, framing):
+            given_up.add(i)
+        return i in given_up
 
     limit = max(row.limit for row in rows)
     new = greedy_decode(functional, factors, ids, mask, limit, framing.ends, framing.pad, hopeless=hopeless).tolist()
-    said = [tokens[: row.limit] for tokens, row in zip(new, rows, strict=True)]
-    ended = [not framing.ends.isdisjoint(tokens) for tokens in said]
-    return [e and normalized(framing.text(t)) == normalized(r.expected) for e, t, r in zip(ended, said, rows, strict=True)]
+    texts = [normalized(framing.text(tokens)) for tokens in new]
+    return [i not in given_up and text == normalized(row.expected) for i, (text, row) in enumerate(zip(texts, rows, strict=True))]

@@ -98,17 +98,16 @@ def few_examples(suite: TaskSuite) -> TaskSuite:
     return replace(kept, tasks=cut)
 
 
-def run_stage(command: Sequence[str], python_path: str | None = None) -> dict[str, int]:
+def run_stage(command: Sequence[str]) -> dict[str, int]:
     """Peak bytes of one command in a process of its own: in host memory and on the GPU.
 
     Args:
         command: What follows `llgbm`.
-        python_path: The folder whose `llgbm` runs; this one unless given.
 
     Raises:
         RuntimeError: The command failed.
     """
-    home = python_path or str(Path(__file__).parents[2])
+    home = str(Path(__file__).parents[2])
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "peaks.json"
         child = f"import sys; sys.path.insert(0, {home!r})\n{CHILD}"
