@@ -68,8 +68,8 @@ MUTANTS = (
     _leak(
         "trained_on that names every task",
         SETUP,
-        "trained_on=sorted(set(setup.train.task_names))",
-        "trained_on=sorted(setup.zoo.suite.tasks)",
+        '"trained_on": sorted(set(setup.train.task_names))',
+        '"trained_on": sorted(setup.zoo.suite.tasks)',
         "test_a_generator_says_what_it_was_trained_and_judged_on",
     ),
     _leak(
