@@ -21,6 +21,9 @@ from llgbm.functional_lora.measure import comfortable_rows, rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors
 
+KEPT = ("exact", "nll_sum", "n_tokens", "n_read")
+"""What of a score is one number a row."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -32,6 +35,8 @@ class Score:
     """Negative log-likelihood of the answer with its end token: nats, summed over tokens, float32."""
     n_tokens: Int[Tensor, " N"]
     """Response tokens of the row."""
+    n_read: Int[Tensor, " N"]
+    """Tokens the base reads before the response, virtual ones too."""
     strays: Int[Tensor, "N 2"] | None = None
     """Where greedy decoding first leaves the answer (-1: nowhere), and the token it says there."""
 
@@ -50,15 +55,15 @@ class Score:
 
     def rows(self, index: slice) -> "Score":
         """Scores of the chosen rows."""
-        return Score(self.exact[index], self.nll_sum[index], self.n_tokens[index], None if self.strays is None else self.strays[index])
+        strays = None if self.strays is None else self.strays[index]
+        return Score(self.exact[index], self.nll_sum[index], self.n_tokens[index], self.n_read[index], strays)
 
     @staticmethod
     def join(scores: Sequence["Score"]) -> "Score":
         """The scores of several batches, one after another."""
         strays = [s.strays for s in scores if s.strays is not None]
-        parts = [torch.cat([getattr(s, part) for s in scores]) for part in ("exact", "nll_sum", "n_tokens")]
-        exact, nll_sum, n_tokens = parts
-        return Score(exact, nll_sum, n_tokens, torch.cat(strays) if len(strays) == len(scores) else None)
+        exact, nll_sum, n_tokens, n_read = (torch.cat([getattr(s, part) for s in scores]) for part in KEPT)
+        return Score(exact, nll_sum, n_tokens, n_read, torch.cat(strays) if len(strays) == len(scores) else None)
 
 
 def score(functional: FunctionalLoRA, factors: LoRAFactors | StoredFactors | None, batch: TokenBatch) -> Score:
@@ -140,7 +145,8 @@ def _forward(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: Tok
     found = by_token(_said_and_nll, logits, batch.targets)
     strays = _strays(found[:, 0].long(), batch.targets, owner, n_tokens)
     nll_sum = torch.zeros(len(batch), device=functional.device).index_add(0, owner, found[:, 1])
-    return Score((strays[:, 0] < 0).cpu(), nll_sum.cpu(), n_tokens.cpu(), strays.cpu())
+    n_read = batch.attention_mask.sum(1) - n_tokens
+    return Score((strays[:, 0] < 0).cpu(), nll_sum.cpu(), n_tokens.cpu(), n_read.cpu(), strays.cpu())
 
 
 def _strays(

@@ -1,6 +1,7 @@
 """`llgbm evaluate`: a generator against the teachers and the controls, on every split of a zoo."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,16 @@ def print_evaluation(document: dict[str, Any]) -> None:
         )
     methods = dict.fromkeys(method for of_split in splits.values() for method in of_split)
     heads = {split: f"{split} (n={next(iter(of_split.values()))['n_tasks']})" for split, of_split in splits.items()}
-    rows = [{"method": method, **{heads[split]: _cell(of_split.get(method)) for split, of_split in splits.items()}} for method in methods]
-    print_table(rows, title="exact match ± standard error over n tasks (share of the teachers' gain)", in_parts=True)
+    rows = [
+        {
+            "method": method,
+            **{heads[split]: _cell(of_split.get(method)) for split, of_split in splits.items()},
+            "tokens_read": _tokens_read([of_split[method] for of_split in splits.values() if method in of_split]),
+        }
+        for method in methods
+    ]
+    title = "exact match ± standard error over n tasks (share of the teachers' gain); tokens read before an answer, mean"
+    print_table(rows, title=title, in_parts=True)
     for split in splits:
         compared = [row for row in document["comparisons"] if row["split"] == split]
         if compared:
@@ -138,6 +147,12 @@ def _cell(summary: dict[str, Any] | None) -> str:
     gain = "" if summary["gain_recovered"] is None else f" ({percent(summary['gain_recovered'])})"
     worst = f", worst {summary['exact_match_worst']:.3f}" if "exact_match_worst" in summary else ""
     return f"{summary['exact_match']:.3f}{error}{gain}{worst}"
+
+
+def _tokens_read(summaries: Sequence[dict[str, Any]]) -> float | None:
+    """Mean over splits; evaluations of before did not count."""
+    counts = [summary["tokens_read"] for summary in summaries if "tokens_read" in summary]
+    return round(sum(counts) / len(counts), 1) if counts else None
 
 
 def _choices(args: Namespace) -> Any:

@@ -1,7 +1,7 @@
 """The ways to answer an unseen task, one function each: which adapter answers, and what the base reads before.
 
-Every method but `teacher` and `multitask_blind` sees no labeled example of the task in its weights; only `few_shot` sees any
-at all. Letters: Q questions, P teachers in the pool of seen tasks, E embedding width, r rank.
+Every method but `teacher`, and on seen tasks the multi-task adapters, sees no labeled example of the task in its weights; only
+`few_shot` and `instructed_few_shot` see any at all. Letters: Q questions, P teachers in the pool of seen tasks, E embedding width, r rank.
 """
 
 import difflib
@@ -12,22 +12,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from llgbm.config import LoRAConfig, ZooConfig
-from llgbm.dataset import TokenBatch, concatenate
+from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
 from llgbm.evaluation.foreign import ask_foreign
+from llgbm.evaluation.multitask import instructed_tokens, multitask_adapter
 from llgbm.evaluation.ridge import from_condition, from_read_attributes, from_true_attributes
 from llgbm.evaluation.setting import Question, Setting
-from llgbm.files import hash_json
 from llgbm.functional_lora.virtual import prefixed
 from llgbm.lora.factors import LoRAFactors, combine, truncate
-from llgbm.lora.peft_io import read_adapter, write_adapter
-from llgbm.zoo.trainer import Lesson, train_adapters
 
 MERGE_TEMPERATURE = 0.1
 """Of the softmax over cosine similarities that weighs merged teachers."""
-MULTITASK_VALIDATION = 2
-"""Train examples per task that tell when the multi-task LoRA is done."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +128,27 @@ def nearest_fingerprint(setting: Setting, questions: Sequence[Question]) -> Atte
     return _nearest(setting, questions, _fingerprint_similarities(setting, own))
 
 
+def instructed(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The base, told the sentence before every input."""
+    return Attempt(None, [instructed_tokens(setting, question) for question in questions])
+
+
+def instructed_few_shot(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """The base, told the sentence and shown a few solved train examples, drawn anew for each query."""
+    return Attempt(None, [instructed_tokens(setting, question, demonstrated=True) for question in questions])
+
+
 def multitask_blind(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """One LoRA of the teachers' rank trained on all seen tasks together. Blind: it reads the input alone, so it cannot know the task."""
-    adapter = setting.keep("multitask_blind", lambda: _multitask_adapter(setting))
+    adapter = setting.keep("multitask_blind", lambda: multitask_adapter(setting, instructed=False))
     return Attempt(adapter.select([0] * len(questions)), _plain(setting, questions))
+
+
+def multitask_instructed(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """One LoRA of the teachers' rank that reads the sentence before every input, trained on as many examples as all teachers together."""
+    batches = [instructed_tokens(setting, question) for question in questions]
+    adapter = setting.keep("multitask_instructed", lambda: multitask_adapter(setting, instructed=True))
+    return Attempt(adapter.select([0] * len(questions)), batches)
 
 
 def ridge(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -166,6 +178,8 @@ def soft_prompt(setting: Setting, questions: Sequence[Question]) -> Attempt:
 METHODS: dict[str, Method] = {
     "base": Method(base, False, False, False, "zero-shot"),
     "few_shot": Method(few_shot, False, False, False, "in-context learning, arXiv:2005.14165"),
+    "instructed": Method(instructed, False, True, False, "zero-shot, told the task"),
+    "instructed_few_shot": Method(instructed_few_shot, False, True, False, "in-context learning, arXiv:2005.14165, told the task"),
     "teacher": Method(teacher, False, False, False, "LoRA, arXiv:2106.09685"),
     "generated": Method(generated, True, True, False, "this package"),
     "foreign": Method(foreign, False, True, False, "the one given", needs_foreign=True),
@@ -180,7 +194,10 @@ METHODS: dict[str, Method] = {
     "ridge_attributes": Method(ridge_attributes, False, True, True, "the same, twice", needs_attributes=True),
     "ridge_true_attributes": Method(ridge_true_attributes, False, False, True, "the same; an upper bound", needs_attributes=True),
     "soft_prompt": Method(soft_prompt, False, True, False, "prompt tuning, arXiv:2104.08691, from a reader", needs_soft_prompt=True),
-    "multitask_blind": Method(multitask_blind, False, False, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105"),
+    "multitask_instructed": Method(
+        multitask_instructed, False, True, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105"
+    ),
+    "multitask_blind": Method(multitask_blind, False, False, True, "the same without the sentence; what it cannot know"),
 }
 """Every method `evaluate` can score, in the order tables show them."""
 
@@ -251,28 +268,3 @@ def _merged(setting: Setting, questions: Sequence[Question], similarities: Float
 
 def _rank(factors: LoRAFactors) -> int:
     return max(max(ranks) for ranks in factors.ranks.values())
-
-
-def _multitask_adapter(setting: Setting) -> LoRAFactors:
-    """Train it, or read what an earlier evaluation with the same pool and settings kept."""
-    manifest, config = setting.zoo.manifest, setting.config
-    content = [[t.hash for t in setting.pool], manifest["suite"]["hash"], manifest["lora"], manifest["zoo"], config.multitask_batch_size]
-    folder = setting.cache_dir and setting.cache_dir / f"multitask_blind-{hash_json(content)[:16]}"
-    if folder and (folder / "adapter_config.json").is_file():
-        return read_adapter(folder, setting.functional.shapes)
-    lora = LoRAConfig(**manifest["lora"])
-    zoo = ZooConfig(**{**manifest["zoo"], "batch_size": config.multitask_batch_size})
-    trained = train_adapters(setting.functional, [_multitask_lesson(setting)], lora, zoo, setting.pad_token_id)
-    if folder:
-        fan_in_fan_out = setting.functional.fan_in_fan_out
-        write_adapter(folder, trained.factors, base_name=setting.base.name, fan_in_fan_out=fan_in_fan_out)
-    return trained.factors
-
-
-def _multitask_lesson(setting: Setting) -> Lesson:
-    """All train examples of the pool's tasks."""
-    framing = setting.framing
-    batches = [framing.batch(framing.of_task(setting.zoo.suite[t.task], "train")) for t in setting.pool]
-    validation = [batch.rows(slice(0, MULTITASK_VALIDATION)) for batch in batches]
-    pad = setting.pad_token_id
-    return Lesson(concatenate(batches, pad), concatenate(validation, pad), setting.pool[0].seed, "multitask_blind")

@@ -21,12 +21,12 @@ from llgbm.files import hash_json, read_json, write_json
 from llgbm.functional_lora.virtual import virtual_tokens
 from llgbm.matching import score_answers
 from llgbm.progress import ProgressCallback
-from llgbm.scoring import Score
+from llgbm.scoring import KEPT, Score
 from llgbm.zoo.base import BaseIdentity, content_of
 
 REFERENCE, FOREIGN = "generated", "foreign"
 """The method that is compared with every other, and the one that is in its absence."""
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 WITHOUT_EFFECT = ("splits", "methods", "predictor", "soft_prompt", "foreign", "adapters_at_once", "base")
 """Choices that decide what is scored or how fast, not what a method scores; the base's content stands in the key."""
 
@@ -83,6 +83,7 @@ class Evaluation:
             "high": high,
             "nll": sum(score.nll for score in scores) / len(scores),
             "gain_recovered": gain,
+            "tokens_read": sum(score.n_read.double().mean().item() for score in scores) / len(scores),
             "n_tasks": len(scores),
             "n_examples": sum(map(len, scores)),
             **self._worst(split, method),
@@ -254,9 +255,9 @@ def _score_cached(method: str, questions: Sequence[Question], setting: Setting) 
         return _score(method, questions, setting)
     path = setting.cache_dir / f"scores-{method}-{_key(method, questions, setting)[:16]}.json"
     if path.is_file():
-        return [Score(torch.tensor(e), torch.tensor(n), torch.tensor(t)) for e, n, t in read_json(path)]
+        return [Score(*map(torch.tensor, parts)) for parts in read_json(path)]
     scores = _score(method, questions, setting)
-    write_json(path, [[part.tolist() for part in (score.exact, score.nll_sum, score.n_tokens)] for score in scores])
+    write_json(path, [[getattr(score, part).tolist() for part in KEPT] for score in scores])
     return scores
 
 

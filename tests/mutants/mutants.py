@@ -28,6 +28,7 @@ def _leak(name: str, file: str, old: str, new: str, test: str) -> Mutant:
 
 
 SETUP, SETTING, METHODS, RIDGE = "training/setup.py", "evaluation/setting.py", "evaluation/methods.py", "evaluation/ridge.py"
+MULTITASK = "evaluation/multitask.py"
 ON_SEEN = "test_training_and_validation_are_on_seen_tasks_and_share_none"
 TRAIN_SIDE = "test_training_and_validation_read_train_examples_of_their_own_tasks"
 TEXTS = "test_no_text_of_an_unseen_wording_or_task_is_read_in_training"
@@ -186,17 +187,24 @@ MUTANTS = (
     ),
     _leak(
         "multi-task LoRA trained on unseen tasks",
-        METHODS,
-        '"train")) for t in setting.pool]',
-        '"train")) for t in setting.teachers.values()]',
+        MULTITASK,
+        "for teacher in setting.pool:",
+        "for teacher in setting.teachers.values():",
         BLIND,
     ),
     _leak(
         "multi-task LoRA trained on test examples",
-        METHODS,
-        'setting.zoo.suite[t.task], "train")',
-        'setting.zoo.suite[t.task], "test")',
+        MULTITASK,
+        'setting.zoo.suite[teacher.task], "train")',
+        'setting.zoo.suite[teacher.task], "test")',
         BLIND,
+    ),
+    _leak(
+        "multi-task LoRA told of tasks in unseen words",
+        MULTITASK,
+        "wordings = (task.description, *task.paraphrases)",
+        "wordings = (task.description, *task.paraphrases, *task.unseen_paraphrases)",
+        "test_the_instructed_multitask_lora_learns_from_train_examples_of_the_pool_in_seen_words",
     ),
     _leak(
         "shuffled condition that is not shuffled",

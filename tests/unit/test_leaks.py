@@ -15,7 +15,8 @@ from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
 from llgbm.evaluation.composition_eval import CompositionEvaluator
-from llgbm.evaluation.methods import METHODS, _multitask_lesson
+from llgbm.evaluation.methods import METHODS
+from llgbm.evaluation.multitask import instructed_tokens, multitask_lesson
 from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate, run_evaluation
 from llgbm.matching import score_answers
@@ -228,12 +229,34 @@ def test_questions_are_test_examples_without_demonstrations(asked: Setting) -> N
 
 
 def test_the_blind_multitask_lora_learns_from_train_examples_of_the_pool(asked: Setting) -> None:
-    lesson, suite = _multitask_lesson(asked), asked.zoo.suite
+    lesson, suite = multitask_lesson(asked, instructed=False), asked.zoo.suite
     pool = [suite[teacher.task] for teacher in asked.pool]
     for batch in (lesson.train, lesson.validation):
         shown = flat(inputs_of(batch, suite, asked.base.tokenizer))
         assert shown <= of_tasks(pool, "train")
         assert not shown & of_tasks(list(suite), "test")
+
+
+def test_the_instructed_multitask_lora_learns_from_train_examples_of_the_pool_in_seen_words(asked: Setting) -> None:
+    lesson, suite = multitask_lesson(asked, instructed=True), asked.zoo.suite
+    pool = [suite[teacher.task] for teacher in asked.pool]
+    seen = {f"{words}\n\n{example.input}" for task in pool for words in (task.description, *task.paraphrases) for example in task.train}
+    for batch in (lesson.train, lesson.validation):
+        assert set(flat(inputs_of(batch, suite, asked.base.tokenizer))) <= seen
+    told = {text.split("\n\n")[0] for text in flat(inputs_of(lesson.train, suite, asked.base.tokenizer))}
+    assert len(told) == sum(min(len(task.train), 1 + len(task.paraphrases)) for task in pool)
+
+
+@pytest.mark.parametrize("split", ["seen", "unseen_combination", "unseen_wording"])
+def test_an_instructed_query_is_the_splits_sentence_and_a_test_example(asked: Setting, split: str) -> None:
+    for question in asked.questions(split):
+        sentence, suite = question.condition("description", 0)[0], asked.zoo.suite
+        read = inputs_of(instructed_tokens(asked, question), suite, asked.base.tokenizer)
+        assert read == [[f"{sentence}\n\n{example.input}"] for example in question.task.test]
+        read = inputs_of(instructed_tokens(asked, question, demonstrated=True), suite, asked.base.tokenizer)
+        assert [row[-1] for row in read] == [example.input for example in question.task.test]
+        assert all(row[0].startswith(f"{sentence}\n\n") for row in read)
+        assert {row[0].removeprefix(f"{sentence}\n\n") for row in read} <= of_tasks([question.task], "train")
 
 
 def test_composition_searches_weights_on_train_examples(asked: Setting) -> None:

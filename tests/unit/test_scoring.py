@@ -159,9 +159,17 @@ def test_adapters_with_different_numbers_of_rows_keep_their_order(model, functio
 
 
 def test_nll_is_nats_per_token_over_all_rows():
-    joined = Score.join([Score(torch.tensor([True]), torch.tensor([2.0]), torch.tensor([1])),
-                         Score(torch.tensor([False]), torch.tensor([1.0]), torch.tensor([2]))])  # fmt: skip
+    one, five = torch.tensor([1]), torch.tensor([5])
+    joined = Score.join([Score(torch.tensor([True]), torch.tensor([2.0]), one, five),
+                         Score(torch.tensor([False]), torch.tensor([1.0]), 2 * one, five)])  # fmt: skip
     assert (joined.nll, joined.exact_match, len(joined)) == (1.0, 0.5, 2)
+
+
+def test_what_is_read_is_counted_without_padding_and_answer(functional, factors):
+    batch = concatenate([answered([5, 6], [7]), answered([5, 6, 8, 9], [7, 4]), answered([5], [4])], PAD)
+    found = score(functional, factors, batch)
+    assert found.n_read.tolist() == [2, 4, 1]
+    assert found.rows(slice(1, 3)).n_read.tolist() == [4, 1]
 
 
 def test_rows_must_be_a_multiple_of_adapters(functional, factors):

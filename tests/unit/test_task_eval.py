@@ -57,7 +57,8 @@ def test_document_has_the_stated_form(document):
     for methods in document["splits"].values():
         assert set(methods) == POSSIBLE
         for summary in methods.values():
-            assert set(summary) == {"exact_match", "exact_match_stderr", "nll", "gain_recovered", "n_tasks", "n_examples", "low", "high"}
+            numbers = {"exact_match", "exact_match_stderr", "low", "high", "nll", "gain_recovered"}
+            assert set(summary) == {*numbers, "tokens_read", "n_tasks", "n_examples"}
     json.dumps(document, allow_nan=False)
 
 
@@ -65,6 +66,7 @@ def test_document_has_the_stated_form(document):
 def test_a_perfect_generator_equals_the_teachers_and_loses_it_all_when_shuffled(document, split):
     of = document["splits"][split]
     assert of["generated"] == of["teacher"]
+    assert of["base"]["tokens_read"] == of["generated"]["tokens_read"] < of["few_shot"]["tokens_read"]
     assert of["teacher"]["exact_match"] == 1.0
     assert of["base"]["exact_match"] == 0.0
     assert of["shuffled_condition"]["exact_match"] == 0.0
@@ -137,8 +139,8 @@ def test_intervals_and_tests_are_clustered_by_the_tasks_attributes(zoo_folder):
     found = Evaluation(setting.base.identity, "", {"seen": [Question(task, "seen") for task in tasks]})
     ones = torch.ones(8)
     found.scores["seen"] = {
-        "base": [Score(torch.zeros(8, dtype=torch.bool), ones, ones.long())] * 40,
-        "generated": [Score(row.bool(), ones, ones.long()) for row in right],
+        "base": [Score(torch.zeros(8, dtype=torch.bool), ones, ones.long(), ones.long())] * 40,
+        "generated": [Score(row.bool(), ones, ones.long(), ones.long()) for row in right],
     }
     document = found.to_json()
     exact = right.double().mean(1).numpy()

@@ -1,0 +1,83 @@
+"""Rivals that read the request at every query: what the base is told, and one LoRA for all tasks."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from evaluation_world import build_evaluation_world
+
+from llgbm.errors import InputError
+from llgbm.evaluation import multitask
+from llgbm.evaluation.methods import METHODS
+from llgbm.evaluation.multitask import instructed_tokens, multitask_adapter
+from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
+from llgbm.evaluation.task_eval import evaluate
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory) -> Path:
+    return build_evaluation_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def setting(zoo: Path) -> Setting:
+    return load_setting(None, zoo, EvaluationConfig())
+
+
+def texts(setting: Setting, batch) -> list[str]:
+    return [setting.base.tokenizer.decode(ids[mask.bool()]) for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
+
+
+def test_the_sentence_stands_once_before_the_first_of_what_is_read(setting: Setting) -> None:
+    question = setting.questions("seen")[0]
+    for demonstrated, blocks in ((False, 1), (True, 4)):
+        for text in texts(setting, instructed_tokens(setting, question, demonstrated)):
+            assert text.count(question.task.description) == 1
+            assert text.index(question.task.description) < text.index("\n\n")
+            assert text.count("### Response:") == blocks
+
+
+def test_the_words_are_those_of_the_question(setting: Setting) -> None:
+    question = setting.questions("unseen_wording")[0]
+    assert question.task.unseen_paraphrases[0] in texts(setting, instructed_tokens(setting, question))[0]
+
+
+def test_a_sentence_that_does_not_fit_is_refused(setting: Setting) -> None:
+    question = setting.questions("seen")[0]
+    long = replace(question, task=replace(question.task, description="too much " * 500))
+    with pytest.raises(InputError, match=r"task say a: its sentence and an example are more than the \d+ tokens that are read; leave out"):
+        instructed_tokens(setting, long)
+
+
+def test_a_task_has_one_answer_for_each_example_whatever_is_read(zoo: Path, tmp_path: Path) -> None:
+    methods = ("base", "instructed", "instructed_few_shot", "multitask_instructed", "multitask_blind")
+    found = evaluate(None, zoo, EvaluationConfig(methods=methods, splits=("seen", "unseen_wording")), tmp_path)
+    for of_split in found.scores.values():
+        assert len({tuple(map(len, scores)) for scores in of_split.values()}) == 1
+    kept = {path.name.rpartition("-")[0] for path in tmp_path.iterdir() if path.is_dir()}
+    assert kept == {"multitask_instructed", "multitask_blind"}
+    again = evaluate(None, zoo, EvaluationConfig(methods=methods[3:4], splits=("seen",)), tmp_path)
+    assert again.per_task("seen", methods[3]) == found.per_task("seen", methods[3])
+
+
+def test_it_sees_as_many_examples_as_the_teachers_together_and_starts_where_they_do(setting: Setting, monkeypatch) -> None:
+    given = {}
+
+    def train_adapters(functional, lessons, lora, zoo, pad_token_id):
+        given[lessons[0].name] = zoo
+        return trained(functional, lessons, lora, replace(zoo, steps=2), pad_token_id)
+
+    trained = multitask.train_adapters
+    monkeypatch.setattr(multitask, "train_adapters", train_adapters)
+    for instructed in (False, True):
+        multitask_adapter(setting, instructed)
+    seen = sum(teacher.steps for teacher in setting.pool) * setting.zoo.manifest["zoo"]["batch_size"]
+    told = given["multitask_instructed"]
+    assert seen - told.batch_size < told.steps * told.batch_size <= seen
+    assert told.batch_size == setting.config.multitask_batch_size
+    assert given["multitask_blind"].steps == setting.zoo.manifest["zoo"]["steps"]
+
+
+def test_only_what_reads_the_sentence_is_asked_in_every_wording() -> None:
+    assert all(METHODS[name].reads_condition for name in ("instructed", "instructed_few_shot", "multitask_instructed"))
+    assert not METHODS["multitask_blind"].reads_condition
