@@ -35,7 +35,7 @@ class ModelConfig:
     """The frozen base."""
 
     name: str = "micro"
-    """Hugging Face directory or hub id, or `micro`, the built-in base."""
+    """Hugging Face directory or hub id, a GGUF file, `micro`, the built-in base, or `smollm2`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the base's weights."""
     device: str = "cpu"
@@ -89,7 +89,7 @@ class ZooConfig:
     """How teachers are trained."""
 
     suite: str = "micro"
-    """Task suite: micro, or a folder of JSONL files."""
+    """Task suite: micro, words, or a folder of JSONL files."""
     seeds: List[Seed] = Field(default_factory=lambda: [0])
     """One teacher per task and seed."""
     own_start: Flag = False

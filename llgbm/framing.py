@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llgbm.config import ZooConfig
 from llgbm.dataset import NO_LABEL, TokenBatch, eos_id, pad_id, padded
-from llgbm.errors import InputError
+from llgbm.errors import InputError, first_line
 from llgbm.zoo.base import Base
 from llgbm.zoo.suite import ALPACA_FRAME, CHAT_FRAME, Example, Task, TaskSuite
 
@@ -58,7 +58,7 @@ class Framing:
             cut_left: Cut what is too long on the left (after BOS) instead of leaving it out.
 
         Raises:
-            InputError: No end token, one of several tokens, no chat template, or a template that refuses the system prompt.
+            InputError: No end token, one of several tokens, no chat template, or one that fails or refuses the system prompt.
         """
         self.tokenizer, self.frame, self.system = tokenizer, frame, system
         self.max_length, self.cut_left = max_length, cut_left
@@ -253,7 +253,10 @@ class Framing:
             raise InputError(f"the frame is chat, but the tokenizer {name} has no chat template; give suite.json a frame with {{input}}")
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        except TemplateError as error:
-            raise InputError(f"the chat template of {name} refuses the suite's turns ({error}); leave out system in suite.json") from error
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # it is a program of its own
+            remedy = (
+                "mend it, or give suite.json a frame with {input}" if self.system is None else "leave out system in suite.json, or mend it"
+            )
+            raise InputError(f"the chat template of {name} refuses the suite's turns ({first_line(error)}); {remedy}") from error
         assert isinstance(text, str)
         return text

@@ -80,7 +80,7 @@ def _packages() -> Iterator[dict[str, Any]]:
 
 def _base_hash() -> str:
     from llgbm.files import hash_file
-    from llgbm.zoo.base import MICRO_FOLDER
+    from llgbm.zoo.named import MICRO_FOLDER
 
     expected = (MICRO_FOLDER / "SHA256").read_text(encoding="utf-8").split()[0]
     found = hash_file(MICRO_FOLDER / "model.safetensors")

@@ -14,7 +14,8 @@ from llgbm.models.ensemble import load_generator
 from llgbm.models.reader import WEIGHTS_FILE
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
 from llgbm.names import path_part, refuse_twins
-from llgbm.zoo.base import Base, BaseIdentity, check_base, loadable_name
+from llgbm.zoo.base import Base, BaseIdentity, check_base
+from llgbm.zoo.named import loadable_name
 from llgbm.zoo.suite import read_jsonl
 
 CARD_FILE = "README.md"

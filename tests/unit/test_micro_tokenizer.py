@@ -1,8 +1,8 @@
 from transformers import AutoTokenizer
 
-from llgbm.zoo.base import MICRO_FOLDER
 from llgbm.zoo.micro.tokenizer import EOS, TEMPLATE_TOKENS, build_tokenizer
 from llgbm.zoo.micro.world import micro_suite
+from llgbm.zoo.named import MICRO_FOLDER
 
 
 def texts() -> list[str]:
