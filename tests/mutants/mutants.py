@@ -203,7 +203,7 @@ MUTANTS = (
         "multi-task LoRA told of tasks in unseen words",
         MULTITASK,
         "wordings = (task.description, *task.paraphrases)",
-        "wordings = (task.description, *task.paraphrases, *task.unseen_paraphrases)",
+        "wordings = (*task.unseen_paraphrases, task.description, *task.paraphrases)",
         "test_the_instructed_multitask_lora_learns_from_train_examples_of_the_pool_in_seen_words",
     ),
     _leak(

@@ -75,4 +75,4 @@ def test_every_mutant_is_caught(copy: Copy, mutant: Mutant) -> None:
     finally:
         path.write_text(whole)
     assert status == FAILED, f"{mutant.name} went unnoticed by {mutant.caught_by}:\n{output[-3000:]}"
-    assert re.search(r"^E .*(assert|DID NOT RAISE|not close|Mismatched)", output, re.M), output[-3000:]
+    assert re.search(r"^E .*([Aa]ssert|DID NOT RAISE|not close|Mismatched|InputError: )", output, re.M), output[-3000:]
