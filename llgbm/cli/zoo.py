@@ -10,8 +10,8 @@ from llgbm.cli.options import ZOO, ZOO_NAMES, add_config_arguments, add_folder, 
 from llgbm.cli.output import print_config, print_json, print_table
 from llgbm.cli.parser import CommandParser
 from llgbm.cli.plan import plan_zoo, show_plan
+from llgbm.errors import InputError
 from llgbm.zoo.manifest import Teacher, is_zoo, load_manifest, read_manifest
-from llgbm.zoo.suite import TASK_SPLITS
 
 if TYPE_CHECKING:
     from llgbm.zoo.folder import TeacherZoo
@@ -34,10 +34,11 @@ def add_arguments(parser: CommandParser) -> None:
     listing = actions.add_parser("list", help="show a zoo's teachers", description="Show the teachers of a zoo.", example="llgbm zoo list")
     add_folder(listing, *ZOO_NAMES, default=ZOO, help="the zoo")
     tasks = actions.add_parser("tasks", help="show a suite's tasks", description=TASKS, example="llgbm zoo tasks --split seen --count 10")
-    tasks.add_argument("--suite", default="micro", metavar="X", help="micro, or a folder of JSONL files (default: %(default)s)")
-    files = "instead: JSON files of [{input, output}], one per task"
-    tasks.add_argument("--import_function_vectors", default=None, metavar="DIR", help=files)
-    tasks.add_argument("--split", default=None, choices=TASK_SPLITS, metavar="S", help=f"only {', '.join(TASK_SPLITS)}")
+    suites = "micro, words, or a folder of JSONL files (default: %(default)s)"
+    tasks.add_argument("--suite", default="micro", metavar="X", help=suites)
+    files = "instead: a folder of public tasks, as function_vectors, instruction_induction or natural_instructions publish them"
+    tasks.add_argument("--import", dest="imported", nargs=2, default=None, metavar=("FORMAT", "DIR"), help=files)
+    tasks.add_argument("--split", default=None, metavar="S", help="only tasks of this split, such as seen")
     tasks.add_argument("--count", type=int, default=None, metavar="N", help="only so many tasks, evenly spaced")
     tasks.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="only these tasks")
     frame = "another frame: a text with {input} and \\n for a new line, or chat"
@@ -92,11 +93,12 @@ def _tasks(args: Namespace) -> int:
     from dataclasses import replace
 
     from llgbm.checking import read_as
-    from llgbm.zoo.importing import import_function_vectors
+    from llgbm.zoo.importing import import_suite
     from llgbm.zoo.suites import SuiteHeader, load_suite
 
-    imported = args.import_function_vectors
-    suite = load_suite(args.suite) if imported is None else import_function_vectors(imported)
+    suite = load_suite(args.suite) if args.imported is None else import_suite(*args.imported)
+    if args.split not in (None, *suite.task_splits):
+        raise InputError(f"--split: suite {suite.name} has no tasks of split {args.split!r}; it has {', '.join(suite.task_splits)}")
     suite = suite.select(args.tasks or None, args.split)
     if args.frame is not None:
         suite = replace(suite, frame=read_as(SuiteHeader, {"frame": args.frame.replace("\\n", "\n")}, "zoo tasks").frame)

@@ -12,7 +12,7 @@ from llgbm.functional_lora import complete
 
 ANSWERS_FILE = "example_answers.json"
 METHODS_SHOWN = ("base", "generated", "teacher")
-SPLITS_SHOWN = ("unseen_combination", "unseen_wording", "mixture")
+SPLITS_SHOWN = ("unseen_combination", "unseen_wording", "unseen_value", "mixture")
 
 
 def answer_examples(setting: Setting, n_tasks: int = 12, n_inputs: int = 3) -> dict[str, Any]:

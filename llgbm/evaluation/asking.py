@@ -1,6 +1,7 @@
 """In which words a split asks for a task: seen or unseen ones, several wordings of them, or altered as people alter what they type.
 
 A split is named `<tasks>` or `<tasks>+<way>`, such as `unseen_combination+one_typo`. No training knows what is added or taken away here.
+In the place of a way may stand one of the suite's further sets of test examples: `seen+new_words`.
 """
 
 import difflib
@@ -10,10 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llgbm.errors import InputError
-from llgbm.zoo.suite import SPLITS
+from llgbm.zoo.suite import SPLITS, TaskSuite
 
-IN_UNSEEN_WORDS = ("unseen_wording", "unseen_both")
-"""Splits that ask in wordings no training used: for seen tasks, and for unseen combinations."""
 OPENINGS = (
     "Hey, sorry to bother you on a Friday.",
     "Good morning! Hope the week treats you kindly.",
@@ -98,20 +97,22 @@ WAYS: dict[str, Way] = {
 """Ways of asking by name; the nameless one is the suite's first wording."""
 
 
-def parse_split(name: str) -> tuple[str, Way]:
-    """The tasks and the way a split's name stands for.
+def parse_split(name: str) -> tuple[str, Way, str]:
+    """The tasks and the way a split's name stands for, and the further set of test examples, if it names one; see `check_split`."""
+    tasks, _, way = name.partition("+")
+    return tasks, WAYS.get(way, WAYS[""]), "" if way in WAYS else way
 
-    Raises:
-        InputError: There are no such tasks, or no such way.
-    """
+
+def check_split(name: str, suite: TaskSuite) -> None:
+    """InputError when a suite has no such tasks, or there is neither such a way nor such a set of test examples."""
     tasks, plus, way = name.partition("+")
-    if tasks not in SPLITS:
-        raise InputError(f"unknown split {name!r}; choose from {', '.join(SPLITS)}")
-    if way not in WAYS or (plus and not way):
-        near = difflib.get_close_matches(way, WAYS, n=1)
+    if tasks not in {*SPLITS, *suite.splits}:
+        raise InputError(f"unknown split {name!r}; choose from {', '.join(suite.splits)}")
+    known = [*filter(None, WAYS), *suite.further_tests]
+    if plus and way not in known:
+        near = difflib.get_close_matches(way, known, n=1)
         hint = f"did you mean {tasks}+{near[0]}? " if near else ""
-        raise InputError(f"unknown split {name!r}; {hint}after the plus sign stands one of {', '.join(filter(None, WAYS))}")
-    return tasks, WAYS[way]
+        raise InputError(f"unknown split {name!r}; {hint}after the plus sign stands one of {', '.join(known)}")
 
 
 def _neighbor(letter: str, rng: random.Random) -> str:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from llgbm.dataset import TokenBatch
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
-from llgbm.evaluation.asking import IN_UNSEEN_WORDS, parse_split
+from llgbm.evaluation.asking import check_split, parse_split
 from llgbm.evaluation.foreign import Generate, load_foreign
 from llgbm.framing import Framing
 from llgbm.lora.factors import LoRAFactors
@@ -23,7 +23,7 @@ from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.workspace import Workspace, open_workspace
 from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import Teacher
-from llgbm.zoo.suite import SPLITS, Example, Task
+from llgbm.zoo.suite import IN_UNSEEN_WORDS, SEEN, Example, Task
 
 
 @dataclass(frozen=True)
@@ -204,15 +204,13 @@ class Setting(Workspace):
 
     def questions(self, split: str) -> list[Question]:
         """The split's tasks that have a teacher, each in its first wording. `seen` and `unseen_wording` are the pool's tasks."""
-        asked, _ = parse_split(split)
-        if asked in ("seen", "unseen_wording"):
-            tasks = [self.zoo.suite[teacher.task] for teacher in self.pool]
-        else:
-            wanted = "unseen_combination" if asked == "unseen_both" else asked
-            tasks = [self.zoo.suite[teacher.task] for teacher in self.teachers.values() if teacher.split == wanted]
+        asked, _, test = parse_split(split)
+        wanted = IN_UNSEEN_WORDS.get(asked, asked)
+        teachers = self.pool if wanted == SEEN else [teacher for teacher in self.teachers.values() if teacher.split == wanted]
+        tasks = [self.zoo.suite[teacher.task] for teacher in teachers]
         if asked in IN_UNSEEN_WORDS:
             tasks = [task for task in tasks if self._has_unseen_wording(task)]
-        return [Question(task, split) for task in tasks]
+        return [Question(task.tested_on(test), split) for task in tasks if not test or test in task.further_tests]
 
     def _has_unseen_wording(self, task: Task) -> bool:
         kind, _ = self.condition_kind
@@ -220,15 +218,18 @@ class Setting(Workspace):
         return described and (kind == "description" or bool(task.unseen_prompts))
 
     def splits(self) -> list[str]:
-        """The configured splits, or all that have questions.
+        """The configured splits, or all that have questions: of further sets of test examples those that ask in known words.
 
         Raises:
             InputError: A configured split is unknown or has no task in this zoo.
         """
+        suite = self.zoo.suite
         for split in self.config.splits:
+            check_split(split, suite)
             if not self.questions(split):
                 raise InputError(f"zoo {self.zoo.folder} has no tasks for split {split}; build their teachers, or leave the split out")
-        return list(self.config.splits) or [split for split in SPLITS if self.questions(split)]
+        further = [f"{split}+{test}" for split in suite.task_splits for test in suite.further_tests]
+        return list(self.config.splits) or [split for split in [*suite.splits, *further] if self.questions(split)]
 
     def shuffled(self, split: str) -> dict[str, Question]:
         """For each task of the split, the question of another: a random cycle, so no task keeps its own."""
@@ -242,9 +243,10 @@ class Setting(Workspace):
 
     def tokens(self, task: Task) -> TokenBatch:
         """The task's test examples as the base reads them."""
-        if task.name not in self._tokens:
-            self._tokens[task.name] = self.framing.batch(self.examples(task))
-        return self._tokens[task.name]
+        key = task.name, task.test  # of one task several sets may be asked
+        if key not in self._tokens:
+            self._tokens[key] = self.framing.batch(self.examples(task))
+        return self._tokens[key]
 
     def demonstrated(self, task: Task) -> TokenBatch:
         """The same examples, each after solved train examples of its own."""
@@ -287,7 +289,7 @@ class Setting(Workspace):
         return {}
 
     @cached_property
-    def _tokens(self) -> dict[str, TokenBatch]:
+    def _tokens(self) -> dict[tuple[str, tuple[Example, ...]], TokenBatch]:
         return {}
 
 

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from llgbm.checking import RECORD, read_as
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
+from llgbm.evaluation.asking import parse_split
 from llgbm.evaluation.clusters import Clusters, task_clusters
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
@@ -230,9 +231,9 @@ def _same_answers(method: str, split: str, evaluation: Evaluation) -> list[Score
     """Scores from another split with the same tasks, for a method that does not read how a question is worded."""
     if METHODS[method].reads_condition:
         return None
-    asked = [(q.task.name, n) for q, n in zip(evaluation.questions[split], evaluation.wordings[split], strict=True)]
+    asked = [(q.task.name, q.task.test, n) for q, n in zip(evaluation.questions[split], evaluation.wordings[split], strict=True)]
     for other, scores in evaluation.scores.items():
-        known = [(q.task.name, n) for q, n in zip(evaluation.questions[other], evaluation.wordings[other], strict=True)]
+        known = [(q.task.name, q.task.test, n) for q, n in zip(evaluation.questions[other], evaluation.wordings[other], strict=True)]
         if method in scores and known == asked:
             return scores[method]
     return None
@@ -268,7 +269,7 @@ def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
     zoo = [setting.zoo.manifest["suite"]["hash"], [setting.teachers[q.task.name].hash for q in questions]]
     pool = [t.hash for t in setting.pool] if chosen.uses_pool else []
     condition = [setting.encoder.content_id, *setting.condition_kind, questions[0].split] if chosen.reads_condition else []
-    tasks = [q.task.name for q in questions]
+    tasks = [q.task.name for q in questions] + sorted({parse_split(q.split)[2] for q in questions} - {""})
     framing = [setting.framing.end, setting.framing.max_length, setting.framing.cut_left]
     base = content_of(setting.base.identity)
     return hash_json([CACHE_FORMAT, method, base, framing, config, zoo, pool, condition, tasks])

@@ -22,11 +22,11 @@ from sklearn.manifold import TSNE
 
 from llgbm.percent import percent
 from llgbm.report.embeddings import cosine_similarities
-from llgbm.zoo.suite import TASK_SPLITS, TaskSuite
+from llgbm.zoo.suite import TaskSuite
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's palette, told apart with any color vision."""
-MARKERS = {"seen": "o", "unseen_combination": "^", "mixture": "s"}
+MARKERS = {"seen": "o", "unseen_combination": "^", "unseen_value": "v", "mixture": "s"}
 GRAY = "#777777"
 
 
@@ -58,11 +58,10 @@ def plot_suite(suite: TaskSuite, path: str | Path) -> None:
     """Number of tasks by domain, stacked by split."""
     counts = Counter((task.domain, task.split) for task in suite)
     domains = list(dict.fromkeys(task.domain for task in suite))
-    splits = [split for split in TASK_SPLITS if any(task.split == split for task in suite)]
     with saved_figure(path, 7, 0.6 + 0.42 * len(domains)) as figure:
         axes = figure.subplots()
         left = np.zeros(len(domains))
-        for split, color in zip(splits, COLORS, strict=False):
+        for split, color in zip(suite.task_splits, itertools.cycle(COLORS)):
             sizes = np.array([counts[domain, split] for domain in domains])
             bars = axes.barh(domains, sizes, left=left, color=color, label=split.replace("_", " "))
             axes.bar_label(bars, [str(size) if size else "" for size in sizes], label_type="center", color="white", fontweight="bold")

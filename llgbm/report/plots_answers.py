@@ -16,7 +16,7 @@ COLUMNS = (("input", 24, "plain"), ("base", 200, "wrong"), ("with the adapter", 
 """Heading, left edge and look of each column of answers."""
 SENTENCE_CHARACTERS, CELL_CHARACTERS = 78, 18
 
-NEVER_MET = dict.fromkeys(("unseen_combination", "mixture"), ", for a task the generator never trained on")
+NEVER_MET = dict.fromkeys(("unseen_combination", "unseen_value", "mixture"), ", for a task the generator never trained on")
 """What is said of a split's tasks."""
 
 STYLE = """

@@ -1,11 +1,12 @@
 """Task suites: tasks with descriptions, unlabeled prompts, train and test examples; JSONL folders in and out.
 
-A suite folder holds three files, one JSON object per line (`suite.json` is a single object and may be left out):
+A suite folder holds three files or more, one JSON object per line (`suite.json` is a single object and may be left out):
 
     suite.json    {"name": ..., "frame": "### Instruction:\\n{input}\\n\\n### Response:\\n"}, or "frame": "chat" and perhaps "system": ...
     tasks.jsonl   {"task", "domain", "split", "description", "paraphrases", "prompts", ...}
     train.jsonl   {"task", "input", "output"}
     test.jsonl    {"task", "input", "output"}
+    test-<name>.jsonl    further sets of test examples, each reported apart, as split `<split>+<name>`
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llgbm.checking import read_as
 from llgbm.errors import InputError
@@ -24,11 +25,12 @@ T = TypeVar("T")
 ALPACA_FRAME = "### Instruction:\n{input}\n\n### Response:\n"
 CHAT_FRAME = "chat"
 """The frame that is the tokenizer's chat template."""
-SPLITS = ("seen", "unseen_combination", "unseen_wording", "unseen_both", "mixture")
-"""Splits results are reported on. `unseen_wording` is the seen tasks, asked for in wordings no training used, `unseen_both` the unseen
-combinations in such."""
-TASK_SPLITS = ("seen", "unseen_combination", "mixture")
-"""Splits a task itself can belong to."""
+SEEN = "seen"
+"""The split that trains."""
+IN_UNSEEN_WORDS = {"unseen_wording": SEEN, "unseen_both": "unseen_combination"}
+"""Splits that ask for another split's tasks in wordings no training used -> that split."""
+SPLITS = (SEEN, "unseen_combination", *IN_UNSEEN_WORDS, "unseen_value", "mixture")
+"""Splits of built-in suites, in the order results are reported. A task belongs to one of them, but to none that asks for another's."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,17 @@ class Task:
     attributes: dict[str, str] = field(default_factory=dict)
     train: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
+    further_tests: dict[str, tuple[Example, ...]] = field(default_factory=dict)
+    """Name -> other examples to test on, which results are reported on apart."""
+
+    def content(self) -> dict[str, Any]:
+        """Everything it says, for hashes; what later versions have added stands there only where it is used."""
+        values = asdict(self)
+        return values if self.further_tests else {k: v for k, v in values.items() if k != "further_tests"}
+
+    def tested_on(self, name: str) -> "Task":
+        """The task with one of its further sets of test examples as the only one; unnamed, the task itself."""
+        return replace(self, test=self.further_tests[name], further_tests={}) if name else self
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,24 @@ class TaskSuite:
         tasks = {t.name: t if set(t.parts) <= self.tasks.keys() else replace(t, parts=()) for t in self}
         return replace(self, tasks=tasks)
 
+    @property
+    def task_splits(self) -> list[str]:
+        """Splits that its tasks belong to, those of `SPLITS` first."""
+        own = {task.split for task in self}
+        return [split for split in SPLITS if split in own] + sorted(own - {*SPLITS})
+
+    @property
+    def splits(self) -> list[str]:
+        """What can be asked for: the splits of its tasks, and those that ask for them in unseen words."""
+        own = self.task_splits
+        asked = own + [name for name, asks in IN_UNSEEN_WORDS.items() if asks in own]
+        return sorted(asked, key=lambda name: SPLITS.index(name) if name in SPLITS else len(SPLITS))
+
+    @property
+    def further_tests(self) -> list[str]:
+        """Names of its tasks' further sets of test examples."""
+        return list(dict.fromkeys(name for task in self for name in task.further_tests))
+
     def framed(self, input: str) -> str:
         """A plain frame around one input; of a chat, whose template is the tokenizer's, the input as it stands."""
         return input if self.frame == CHAT_FRAME else self.frame.replace("{input}", input)
@@ -115,18 +146,20 @@ class TaskSuite:
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 over everything the suite says, independent of how it is stored."""
-        content = {**self.header, "tasks": [asdict(task) for task in self]}
+        content = {**self.header, "tasks": [task.content() for task in self]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Write the suite as a JSONL folder that `load_suite` reads back equal."""
         folder = Path(folder)
         write_text(folder / "suite.json", json.dumps({"name": self.name, **self.header}, indent=2) + "\n")
-        rows = [{"task" if k == "name" else k: v for k, v in asdict(t).items() if k not in ("train", "test")} for t in self]
+        examples = ("train", "test", "further_tests")
+        rows = [{"task" if k == "name" else k: v for k, v in asdict(t).items() if k not in examples} for t in self]
         write_text(folder / "tasks.jsonl", _to_jsonl(rows))
-        for part in ("train", "test"):
-            examples = ({"task": t.name, **asdict(e)} for t in self for e in getattr(t, part))
-            write_text(folder / f"{part}.jsonl", _to_jsonl(examples))
+        parts = {part: {t.name: getattr(t, part) for t in self} for part in ("train", "test")}
+        parts |= {f"test-{name}": {t.name: t.further_tests.get(name, ()) for t in self} for name in self.further_tests}
+        for part, of_tasks in parts.items():
+            write_text(folder / f"{part}.jsonl", _to_jsonl({"task": task, **asdict(e)} for task, es in of_tasks.items() for e in es))
 
 
 def read_jsonl(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -15,24 +15,34 @@ from llgbm.files import absolute, hash_json, read_json
 from llgbm.names import path_part, twin_key
 from llgbm.zoo.micro.voices import APART, FOLDS, KNOWN, fold_voices
 from llgbm.zoo.micro.world import HELD_PERCENTS, micro_suite
-from llgbm.zoo.suite import ALPACA_FRAME, CHAT_FRAME, Example, Task, TaskSuite, read_jsonl
+from llgbm.zoo.suite import ALPACA_FRAME, CHAT_FRAME, IN_UNSEEN_WORDS, SEEN, Example, Task, TaskSuite, read_jsonl
+from llgbm.zoo.words.world import word_suite
 
 
 def _built_in() -> dict[str, Callable[[], TaskSuite]]:
     wild = {f"micro-wild-{percent}": {"held_percent": percent} for percent in HELD_PERCENTS}
     words = {f"micro-words-{fold}": {"voices": fold_voices(fold)} for fold in range(FOLDS)}
     variants: dict[str, dict[str, Any]] = {"micro": {}, **wild, **words, "micro-apart": {"voices": (KNOWN, APART)}}
-    return {name: partial(micro_suite, name=name, **choices) for name, choices in variants.items()}
+    return {name: partial(micro_suite, name=name, **choices) for name, choices in variants.items()} | {"words": word_suite}
 
 
 SUITES = _built_in()
 """Built-in suites by name."""
+FURTHER = "test-"
+"""How files with further sets of test examples begin."""
 
 
 def _with_slot(frame: str) -> str:
     if frame != CHAT_FRAME and "{input}" not in frame:
         raise ValueError(f"{shown(frame)} has no place for {{input}}; write a frame that contains {{input}}, or chat")
     return frame
+
+
+def _of_tasks(split: str) -> str:
+    """A split of tasks; what asks for another's in other words, or on other examples, is none."""
+    if split in IN_UNSEEN_WORDS or "+" in split:
+        raise ValueError(f"{shown(split)} is a way of asking, not a split of tasks; {SEEN} trains, any other name tests")
+    return split
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -51,7 +61,7 @@ class TaskRow:
     task: Annotated[str, AfterValidator(path_part)]
     domain: Annotated[str, AfterValidator(path_part)]
     description: Text
-    split: Literal["seen", "unseen_combination", "mixture"] = "seen"
+    split: Annotated[str, AfterValidator(path_part), AfterValidator(_of_tasks)] = SEEN
     paraphrases: tuple[Text, ...] = ()
     unseen_paraphrases: tuple[Text, ...] = ()
     prompts: tuple[Text, ...] = ()
@@ -76,12 +86,12 @@ def stored_source(source: str | Path) -> str:
 
 def suite_record(suite: TaskSuite, source: str | Path) -> dict[str, Any]:
     """What a zoo's manifest says of its suite: where it is, its hash, and that of each task in its frame."""
-    tasks = {task.name: hash_json([suite.frame, asdict(task)]) for task in suite}
+    tasks = {task.name: hash_json([suite.frame, task.content()]) for task in suite}
     return {"source": stored_source(source), "hash": suite.content_hash, "tasks": tasks}
 
 
 def load_suite(source: str | Path) -> TaskSuite:
-    """Load a suite: `micro` is the built-in one, anything else a JSONL folder.
+    """Load a suite: a built-in one by its name, anything else a JSONL folder.
 
     Raises:
         InputError: A file is missing, a line is not as `TaskRow` or `ExampleRow` say, two names would be one folder, a
@@ -97,8 +107,12 @@ def load_suite(source: str | Path) -> TaskSuite:
     if header.system is not None and header.frame != CHAT_FRAME:
         raise InputError(f"{path}: system: only the frame chat has a place for it; write it into the frame, or leave it out")
     rows = _read_tasks(folder / "tasks.jsonl")
-    examples = {part: _read_examples(folder / f"{part}.jsonl", rows) for part in ("train", "test")}
-    tasks = {name: _task(where, row, *(examples[part].get(name, ()) for part in ("train", "test"))) for name, (where, row) in rows.items()}
+    train, test = (_read_examples(folder / f"{part}.jsonl", rows) for part in ("train", "test"))
+    further = {_test_name(path): _read_examples(path, rows) for path in sorted(folder.glob(f"{FURTHER}*.jsonl"))}
+    tasks = {}
+    for name, (where, row) in rows.items():
+        tests = {test: examples[name] for test, examples in further.items() if name in examples}
+        tasks[name] = _task(where, row, train.get(name, ()), test.get(name, ()), tests)
     return TaskSuite(name=folder.name if header.name is None else header.name, tasks=tasks, frame=header.frame, system=header.system)
 
 
@@ -133,9 +147,19 @@ def _read_examples(path: Path, rows: Mapping[str, object]) -> dict[str, tuple[Ex
     return {task: tuple(examples) for task, examples in per_task.items()}
 
 
-def _task(where: str, row: TaskRow, train: tuple[Example, ...], test: tuple[Example, ...]) -> Task:
+def _test_name(path: Path) -> str:
+    """What a further set of test examples is called."""
+    name = path.stem.removeprefix(FURTHER)
+    if not name or "+" in name:
+        raise InputError(f"{path}: names no set of test examples; write {FURTHER}<name>.jsonl, without a plus sign")
+    return name
+
+
+def _task(
+    where: str, row: TaskRow, train: tuple[Example, ...], test: tuple[Example, ...], further_tests: dict[str, tuple[Example, ...]]
+) -> Task:
     for part, examples in (("train", train), ("test", test)):
         if not examples:
             raise InputError(f"{where}: task {row.task!r} has no {part} examples; add them to {part}.jsonl")
     values = asdict(row)
-    return Task(name=values.pop("task"), **values, train=train, test=test)
+    return Task(name=values.pop("task"), **values, train=train, test=test, further_tests=further_tests)

@@ -8,7 +8,7 @@ from evaluation_world import PerfectGenerator, build_evaluation_world
 
 from llgbm.errors import InputError
 from llgbm.evaluation import asking
-from llgbm.evaluation.asking import FILLERS, SPLITS, WAYS, parse_split, typos
+from llgbm.evaluation.asking import FILLERS, SPLITS, WAYS, check_split, parse_split, typos
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.evaluation.task_eval import run_evaluation
 from llgbm.training import augment
@@ -77,12 +77,19 @@ def test_every_split_asks_for_the_same_task_twice_alike(split: str) -> None:
 
 
 def test_unknown_splits_are_named_with_near_ones() -> None:
-    with pytest.raises(InputError, match="unknown split 'sen'; choose from seen"):
-        parse_split("sen")
+    suite = load_suite("words")
+    for name in ("mixture", "seen+one_typo", "unseen_value+new_words", "unseen_both"):
+        check_split(name, suite)
+    with pytest.raises(
+        InputError, match="unknown split 'sen'; choose from seen, unseen_combination, unseen_wording, unseen_both, unseen_value"
+    ):
+        check_split("sen", suite)
     with pytest.raises(InputError, match=r"did you mean seen\+one_typo"):
-        parse_split("seen+one_tyop")
-    with pytest.raises(InputError, match="after the plus sign stands one of one_typo"):
-        parse_split("seen+")
+        check_split("seen+one_tyop", suite)
+    with pytest.raises(InputError, match=r"after the plus sign stands one of one_typo, .*, paraphrases, new_words"):
+        check_split("seen+", suite)
+    assert parse_split("seen+new_words")[2] == "new_words"
+    assert parse_split("seen+one_typo")[2] == parse_split("seen")[2] == ""
 
 
 def test_unseen_combinations_in_unseen_words(zoo_folder: Path) -> None:

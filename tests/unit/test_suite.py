@@ -58,8 +58,13 @@ def test_handwritten_suite_needs_no_header_and_defaults_to_seen(tmp_path: Path) 
         ("tasks.jsonl", "", r"tasks.jsonl: holds no tasks"),
         (
             "tasks.jsonl",
-            '{"task": "a", "domain": "d", "description": "x", "split": "train"}\n',
-            r"tasks.jsonl:1: split must be one of seen, unseen_combination, mixture, found 'train'",
+            '{"task": "a", "domain": "d", "description": "x", "split": "unseen_wording"}\n',
+            r"tasks.jsonl:1: split: 'unseen_wording' is a way of asking, not a split of tasks; seen trains, any other name tests",
+        ),
+        (
+            "tasks.jsonl",
+            '{"task": "a", "domain": "d", "description": "x", "split": "hard+er"}\n',
+            r"tasks.jsonl:1: split: 'hard\+er' is a way of asking",
         ),
         (
             "train.jsonl",

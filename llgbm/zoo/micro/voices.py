@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llgbm.zoo.composed import Wordings
 from llgbm.zoo.micro import apart, wordings
-from llgbm.zoo.micro.wordings import Wordings
 
 DESCRIPTIONS = (
     "Take {subject}: {operation}, {style}, {wrapper}.",

@@ -1,23 +1,9 @@
 """How a user might say each value of MicroZoo's attributes: wordings for training, and others that only ever test."""
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Wordings:
-    """Phrases for one value; `unseen` never occurs in training."""
-
-    seen: tuple[str, ...]
-    unseen: tuple[str, ...]
-
-
-def _say(seen: str, unseen: str) -> Wordings:
-    """One wording a line."""
-    return Wordings(*(tuple(line.strip() for line in text.strip().splitlines()) for text in (seen, unseen)))
-
+from llgbm.zoo.composed import say
 
 SUBJECTS = {
-    "math": _say(
+    "math": say(
         """
         the digits
         the number's digits
@@ -27,7 +13,7 @@ SUBJECTS = {
         """,
         "this row of digits",
     ),
-    "code": _say(
+    "code": say(
         """
         the string
         the identifier
@@ -37,7 +23,7 @@ SUBJECTS = {
         """,
         "this string of characters",
     ),
-    "commonsense": _say(
+    "commonsense": say(
         """
         the things
         the words
@@ -50,7 +36,7 @@ SUBJECTS = {
 }
 
 WRAPPERS = {
-    "plain": _say(
+    "plain": say(
         """
         with nothing around it
         without any marks around it
@@ -63,7 +49,7 @@ WRAPPERS = {
         """,
         "leaving it unwrapped, no marks",
     ),
-    "brackets": _say(
+    "brackets": say(
         """
         in square brackets
         inside brackets
@@ -76,7 +62,7 @@ WRAPPERS = {
         """,
         "with a bracket on either side",
     ),
-    "stars": _say(
+    "stars": say(
         """
         between stars
         with an asterisk on each side
@@ -92,7 +78,7 @@ WRAPPERS = {
 }
 
 OPERATIONS = {
-    "increment": _say(
+    "increment": say(
         """
         add one to every digit
         increase each digit by one
@@ -105,7 +91,7 @@ OPERATIONS = {
         """,
         "raise all the digits by one",
     ),
-    "complement": _say(
+    "complement": say(
         """
         subtract every digit from nine
         take the nines complement
@@ -118,7 +104,7 @@ OPERATIONS = {
         """,
         "turn every digit into its difference from nine",
     ),
-    "double": _say(
+    "double": say(
         """
         double every digit
         multiply each digit by two
@@ -131,7 +117,7 @@ OPERATIONS = {
         """,
         "make each digit two times as big",
     ),
-    "running_sum": _say(
+    "running_sum": say(
         """
         give the running sums
         write the cumulative sums
@@ -144,7 +130,7 @@ OPERATIONS = {
         """,
         "show the cumulative total at every digit",
     ),
-    "sort_ascending": _say(
+    "sort_ascending": say(
         """
         sort the digits in ascending order
         order the digits from small to large
@@ -157,7 +143,7 @@ OPERATIONS = {
         """,
         "put the smallest digits first, ascending",
     ),
-    "sort_descending": _say(
+    "sort_descending": say(
         """
         sort the digits in descending order
         order the digits from large to small
@@ -170,7 +156,7 @@ OPERATIONS = {
         """,
         "put the largest digits first, descending",
     ),
-    "reverse": _say(
+    "reverse": say(
         """
         reverse the string
         write the string backwards
@@ -183,7 +169,7 @@ OPERATIONS = {
         """,
         "spell the string in reverse, back to front",
     ),
-    "rotate_left": _say(
+    "rotate_left": say(
         """
         rotate the string left
         move the first character to the end
@@ -196,7 +182,7 @@ OPERATIONS = {
         """,
         "cycle the characters to the left by one",
     ),
-    "rotate_right": _say(
+    "rotate_right": say(
         """
         rotate the string right
         move the last character to the front
@@ -209,7 +195,7 @@ OPERATIONS = {
         """,
         "cycle the characters to the right by one",
     ),
-    "swap_pairs": _say(
+    "swap_pairs": say(
         """
         swap neighboring characters in pairs
         exchange every pair of characters
@@ -222,7 +208,7 @@ OPERATIONS = {
         """,
         "interchange adjacent characters pair by pair",
     ),
-    "next_letter": _say(
+    "next_letter": say(
         """
         replace each character by the next letter of the alphabet
         advance every character one letter in the alphabet
@@ -235,7 +221,7 @@ OPERATIONS = {
         """,
         "substitute the following alphabet letter for each character",
     ),
-    "previous_letter": _say(
+    "previous_letter": say(
         """
         replace each character by the previous letter of the alphabet
         move every character back one letter in the alphabet
@@ -248,7 +234,7 @@ OPERATIONS = {
         """,
         "substitute the preceding alphabet letter for each character",
     ),
-    "kind": _say(
+    "kind": say(
         """
         name what kind it is
         say which kind of thing it is
@@ -261,7 +247,7 @@ OPERATIONS = {
         """,
         "give the sort or kind of thing",
     ),
-    "color": _say(
+    "color": say(
         """
         name its color
         say which color it has
@@ -274,7 +260,7 @@ OPERATIONS = {
         """,
         "give the color it shows",
     ),
-    "home": _say(
+    "home": say(
         """
         name where it is found
         say where it lives
@@ -287,7 +273,7 @@ OPERATIONS = {
         """,
         "give the place where it lives",
     ),
-    "size": _say(
+    "size": say(
         """
         name its size
         say how big it is
@@ -300,7 +286,7 @@ OPERATIONS = {
         """,
         "give how big its size is",
     ),
-    "act": _say(
+    "act": say(
         """
         name how it moves
         say what it does
@@ -313,7 +299,7 @@ OPERATIONS = {
         """,
         "give the action, how it moves",
     ),
-    "feel": _say(
+    "feel": say(
         """
         name how it feels to touch
         say what its surface feels like
@@ -329,7 +315,7 @@ OPERATIONS = {
 }
 
 STYLES = {
-    "digits": _say(
+    "digits": say(
         """
         written as plain digits
         as ordinary digits
@@ -342,7 +328,7 @@ STYLES = {
         """,
         "shown as normal digits",
     ),
-    "commas": _say(
+    "commas": say(
         """
         separated by commas
         with commas between
@@ -355,7 +341,7 @@ STYLES = {
         """,
         "having a comma between neighbors",
     ),
-    "letters": _say(
+    "letters": say(
         """
         as small letters from a to j
         coded with lowercase letters a to j
@@ -368,7 +354,7 @@ STYLES = {
         """,
         "spelled in lowercase letters a through j",
     ),
-    "capitals": _say(
+    "capitals": say(
         """
         as capital letters from A to J
         coded with uppercase letters A to J
@@ -381,7 +367,7 @@ STYLES = {
         """,
         "spelled in uppercase capital letters A through J",
     ),
-    "lower": _say(
+    "lower": say(
         """
         in lowercase
         in lower case letters
@@ -394,7 +380,7 @@ STYLES = {
         """,
         "using only lowercase",
     ),
-    "upper": _say(
+    "upper": say(
         """
         in uppercase
         in upper case letters
@@ -407,7 +393,7 @@ STYLES = {
         """,
         "using only uppercase",
     ),
-    "capitalized": _say(
+    "capitalized": say(
         """
         with the first letter capitalized
         capitalized
@@ -420,7 +406,7 @@ STYLES = {
         """,
         "with an initial capital",
     ),
-    "alternating": _say(
+    "alternating": say(
         """
         in alternating case
         with every second letter in uppercase
@@ -433,7 +419,7 @@ STYLES = {
         """,
         "with case that alternates letter by letter",
     ),
-    "first": _say(
+    "first": say(
         """
         for the first one
         of the first thing
@@ -446,7 +432,7 @@ STYLES = {
         """,
         "for number one in the list, the first",
     ),
-    "middle": _say(
+    "middle": say(
         """
         for the middle one
         of the second thing
@@ -459,7 +445,7 @@ STYLES = {
         """,
         "for the one in the middle, the second",
     ),
-    "last": _say(
+    "last": say(
         """
         for the last one
         of the third thing
@@ -472,7 +458,7 @@ STYLES = {
         """,
         "for the final one, the last in the list",
     ),
-    "ends": _say(
+    "ends": say(
         """
         for the first and the last one
         of both outer things

@@ -6,12 +6,12 @@ MicroZoo-Wild holds out whole pairs of operation and style instead, with every w
 Train and test examples never share a payload: a hash of the payload decides on which side it falls.
 """
 
-import hashlib
 import itertools
 import random
 from functools import lru_cache
 
 from llgbm.errors import InputError
+from llgbm.zoo.composed import distinct_examples, is_test_payload, mixtures, sentences
 from llgbm.zoo.micro.attributes import DOMAINS, WRAPPERS, Domain
 from llgbm.zoo.micro.voices import KNOWN, UNKNOWN, Voice
 from llgbm.zoo.suite import Example, Task, TaskSuite
@@ -19,13 +19,6 @@ from llgbm.zoo.suite import Example, Task, TaskSuite
 N_MIXTURES = 24
 HELD_PERCENTS = (25, 50)
 """Of the pairs of operation and style, in MicroZoo-Wild."""
-TEST_SHARE = 5
-"""One payload in this many belongs to the test side."""
-
-
-def is_test_payload(payload: str) -> bool:
-    """Whether a payload belongs to the test side, whatever the task, count or seed."""
-    return hashlib.sha256(payload.encode()).digest()[0] % TEST_SHARE == 0
 
 
 def is_unseen_combination(operation: int, style: int, wrapper: int) -> bool:
@@ -68,11 +61,7 @@ class MicroTask:
     def examples(self, count: int, seed: int, test: bool = False) -> tuple[Example, ...]:
         """Draw `count` different examples; the same task, seed and side always give the same ones."""
         rng = random.Random(f"{self.domain.name}/{self.name}/{seed}/{'test' if test else 'train'}")
-        drawn: dict[str, Example] = {}
-        while len(drawn) < count:
-            example = self.example(rng, test)
-            drawn.setdefault(example.input, example)
-        return tuple(drawn.values())
+        return distinct_examples(lambda: self.example(rng, test), count)
 
     def descriptions(self, rng: random.Random, count: int, voice: Voice) -> tuple[str, ...]:
         """Distinct sentences that describe the task."""
@@ -83,20 +72,13 @@ class MicroTask:
         return self._sentences(rng, voice.requests, count, voice, payload=True)
 
     def _sentences(self, rng: random.Random, frames: tuple[str, ...], count: int, voice: Voice, payload: bool) -> tuple[str, ...]:
-        found: dict[str, None] = {}
-        for _ in range(50 * count):
-            if len(found) == count:
-                break
-            words = {
-                "subject": rng.choice(voice.subjects[self.domain.name]),
-                "operation": rng.choice(voice.operations[self.operation.name]),
-                "style": rng.choice(voice.styles[self.style.name]),
-                "wrapper": rng.choice(voice.wrappers[self.wrapper.name]),
-                "payload": self.example(rng, test=False).input if payload else "",
-            }
-            words |= {name.capitalize(): words[name][0].upper() + words[name][1:] for name in ("subject", "operation")}
-            found[rng.choice(frames).format(**words)] = None
-        return tuple(found)
+        slots = {
+            "subject": voice.subjects[self.domain.name],
+            "operation": voice.operations[self.operation.name],
+            "style": voice.styles[self.style.name],
+            "wrapper": voice.wrappers[self.wrapper.name],
+        }
+        return sentences(rng, frames, count, slots, lambda: self.example(rng, test=False).input if payload else "")
 
     def _draw(self, rng: random.Random) -> list[str]:
         if self.domain.distinct:
@@ -133,7 +115,7 @@ def micro_suite(
         name: Of the suite.
     """
     singles = [_single(task, seed, n_train, n_test, *voices) for task in micro_tasks(held_percent)]
-    tasks = singles + _mixtures(singles, random.Random(f"mixtures/{seed}"))
+    tasks = singles + mixtures(singles, N_MIXTURES, random.Random(f"mixtures/{seed}"))
     return TaskSuite(name, {task.name: task for task in tasks})
 
 
@@ -152,35 +134,4 @@ def _single(task: MicroTask, seed: int, n_train: int, n_test: int, known: Voice,
         attributes={"operation": task.operation.name, "style": task.style.name, "wrapper": task.wrapper.name},
         train=task.examples(n_train, seed),
         test=task.examples(n_test, seed, test=True),
-    )
-
-
-def _mixtures(singles: list[Task], rng: random.Random) -> list[Task]:
-    """Unions of two seen tasks, the three pairs of domains in turn, no task in two mixtures."""
-    pools = {d.name: [t for t in singles if t.domain == d.name and t.split == "seen"] for d in DOMAINS}
-    for pool in pools.values():
-        rng.shuffle(pool)
-    pairs = itertools.cycle(itertools.combinations([d.name for d in DOMAINS], 2))
-    return [_mixture(pools[a].pop(), pools[b].pop()) for a, b in itertools.islice(pairs, N_MIXTURES)]
-
-
-def _mixture(one: Task, two: Task) -> Task:
-    def both(field: str) -> tuple:
-        return tuple(itertools.chain.from_iterable(zip(getattr(one, field), getattr(two, field), strict=False)))
-
-    def joined(field: str) -> tuple[str, ...]:
-        return tuple(f"{a} And also: {b}" for a, b in zip(getattr(one, field), getattr(two, field), strict=False))
-
-    return Task(
-        name=f"{one.name}+{two.name}",
-        domain=f"{one.domain}+{two.domain}",
-        split="mixture",
-        description=f"{one.description} And also: {two.description}",
-        paraphrases=joined("paraphrases"),
-        unseen_paraphrases=joined("unseen_paraphrases"),
-        prompts=both("prompts"),
-        unseen_prompts=both("unseen_prompts"),
-        parts=(one.name, two.name),
-        train=both("train"),
-        test=both("test"),
     )
