@@ -34,7 +34,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        _sync(path.parent)
+        sync(path.parent)
 
 
 @contextmanager
@@ -49,14 +49,14 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
-            _sync(path)
+            sync(path)
         temporary.chmod(0o777 & ~_umask())
         try:
             temporary.rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -170,8 +170,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
-    """A file's content, or a folder's entries, onto the disk."""
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's entries, onto the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

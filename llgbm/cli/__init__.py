@@ -36,6 +36,7 @@ COMMANDS: dict[str, str] = {
     "compose": "llgbm.cli.compose",
     "visualize": "llgbm.cli.visualize",
     "report": "llgbm.cli.report",
+    "artifacts": "llgbm.cli.artifacts",
     "bench": "llgbm.cli.bench",
 }
 """Command -> module with `HELP`, `EXAMPLE`, `add_arguments(parser)` and `run(args) -> int`."""
