@@ -38,7 +38,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_folder(parser, "--soft_prompt", default=None, help="run of 'train --network soft_prompt', for the method soft_prompt")
     parser.add_argument("--method", default=None, metavar="M:F", help="somebody else's generator, module:function to import")
     parser.add_argument("--splits", nargs="+", default=[], metavar="S", help="splits, such as seen or unseen_combination+one_typo")
-    parser.add_argument("--methods", nargs="+", default=[], metavar="M", help="methods to score (default: all possible)")
+    parser.add_argument("--methods", nargs="+", default=[], metavar="M", help="methods to score (default: all that make sense)")
     parser.add_argument("--max_examples", type=int, default=None, metavar="N", help="test examples per task (default: all)")
     parser.add_argument("--demonstrations", type=int, default=3, metavar="N", help="of few_shot (default: %(default)s)")
     parser.add_argument("--top_k", type=int, default=3, metavar="K", help="of the merged methods (default: %(default)s)")

@@ -51,6 +51,8 @@ class Method:
     needs_foreign: bool = False
     needs_attributes: bool = False
     """Whether it reads the attributes of seen tasks."""
+    instructs: bool = False
+    """Whether the base reads the sentence at every query; unless asked for, only where the base is asked by a chat template."""
 
     @property
     def reads_network(self) -> bool:
@@ -178,8 +180,10 @@ def soft_prompt(setting: Setting, questions: Sequence[Question]) -> Attempt:
 METHODS: dict[str, Method] = {
     "base": Method(base, False, False, False, "zero-shot"),
     "few_shot": Method(few_shot, False, False, False, "in-context learning, arXiv:2005.14165"),
-    "instructed": Method(instructed, False, True, False, "zero-shot, told the task"),
-    "instructed_few_shot": Method(instructed_few_shot, False, True, False, "in-context learning, arXiv:2005.14165, told the task"),
+    "instructed": Method(instructed, False, True, False, "zero-shot, told the task", instructs=True),
+    "instructed_few_shot": Method(
+        instructed_few_shot, False, True, False, "in-context learning, arXiv:2005.14165, told the task", instructs=True
+    ),
     "teacher": Method(teacher, False, False, False, "LoRA, arXiv:2106.09685"),
     "generated": Method(generated, True, True, False, "this package"),
     "foreign": Method(foreign, False, True, False, "the one given", needs_foreign=True),
@@ -195,7 +199,7 @@ METHODS: dict[str, Method] = {
     "ridge_true_attributes": Method(ridge_true_attributes, False, False, True, "the same; an upper bound", needs_attributes=True),
     "soft_prompt": Method(soft_prompt, False, True, False, "prompt tuning, arXiv:2104.08691, from a reader", needs_soft_prompt=True),
     "multitask_instructed": Method(
-        multitask_instructed, False, True, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105"
+        multitask_instructed, False, True, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105", instructs=True
     ),
     "multitask_blind": Method(multitask_blind, False, False, True, "the same without the sentence; what it cannot know"),
 }
@@ -203,7 +207,7 @@ METHODS: dict[str, Method] = {
 
 
 def choose_methods(setting: Setting) -> list[str]:
-    """The configured methods, or all that are possible.
+    """The configured methods, or all that are possible and make sense.
 
     Raises:
         InputError: A configured method is unknown or needs a generator or predictor that was not given.
@@ -228,7 +232,8 @@ def choose_methods(setting: Setting) -> list[str]:
             )
     without = {flag for flag in ("generator", "predictor", "soft_prompt", "foreign") if getattr(setting, flag) is None}
     without |= set() if setting.has_attributes else {"attributes"}
-    return list(setting.config.methods) or [n for n, m in METHODS.items() if not any(getattr(m, f"needs_{flag}") for flag in without)]
+    possible = [n for n, m in METHODS.items() if not any(getattr(m, f"needs_{flag}") for flag in without)]
+    return list(setting.config.methods) or [name for name in possible if setting.framing.is_chat or not METHODS[name].instructs]
 
 
 def _plain(setting: Setting, questions: Sequence[Question]) -> list[TokenBatch]:

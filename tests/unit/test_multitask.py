@@ -8,7 +8,7 @@ from evaluation_world import build_evaluation_world
 
 from llgbm.errors import InputError
 from llgbm.evaluation import multitask
-from llgbm.evaluation.methods import METHODS
+from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.multitask import instructed_tokens, multitask_adapter
 from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate
@@ -81,3 +81,13 @@ def test_it_sees_as_many_examples_as_the_teachers_together_and_starts_where_they
 def test_only_what_reads_the_sentence_is_asked_in_every_wording() -> None:
     assert all(METHODS[name].reads_condition for name in ("instructed", "instructed_few_shot", "multitask_instructed"))
     assert not METHODS["multitask_blind"].reads_condition
+
+
+def test_a_base_is_told_sentences_unasked_only_where_it_chats(setting: Setting, monkeypatch) -> None:
+    told = {name for name, method in METHODS.items() if method.instructs}
+    assert told == {"instructed", "instructed_few_shot", "multitask_instructed"}
+    assert not told & set(choose_methods(setting))
+    monkeypatch.setattr(setting.framing, "is_chat", True)
+    assert told <= set(choose_methods(setting))
+    asked = load_setting(None, setting.zoo.folder, EvaluationConfig(methods=("instructed",)))
+    assert choose_methods(asked) == ["instructed"]
