@@ -26,16 +26,17 @@ senator gardener janitor secretary translator athlete referee astronaut pharmaci
 COLORS = "red blue green yellow purple black white pink brown gray gold silver violet crimson scarlet turquoise beige maroon indigo magenta"
 FOODS = {
     "red": "tomato strawberry cherry raspberry cranberry radish ketchup",
-    "yellow": "banana lemon corn pineapple butter mustard cheese omelet",
+    "yellow": "banana lemon pineapple butter mustard omelet",
     "green": "cucumber lettuce spinach broccoli celery cabbage avocado kiwi zucchini asparagus parsley basil pickle kale artichoke",
-    "orange": "carrot pumpkin apricot tangerine mango papaya cheddar",
+    "orange": "carrot pumpkin apricot tangerine mango papaya",
     "white": "milk rice flour salt sugar garlic cauliflower yogurt tofu cream mayonnaise",
     "brown": "chocolate coffee potato bread almond walnut cinnamon cookie peanut hazelnut gravy pretzel sausage",
     "purple": "grape eggplant",
-    "black": "caviar blackberry",
+    "black": "blackberry",
     "blue": "blueberry",
 }
-"""Typical color -> foods of that color. Oranges, olives and limes are colors as well, so they are left out."""
+"""Typical color -> foods of that color. Oranges, olives and limes are colors as well, so they are left out; so are corn, cheese,
+cheddar and caviar, which SmolLM2 takes for white, brown or orange even when taught."""
 COUNTRIES = """
 France, Paris, Europe, French
 Spain, Madrid, Europe, Spanish
