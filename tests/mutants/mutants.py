@@ -29,6 +29,7 @@ def _leak(name: str, file: str, old: str, new: str, test: str) -> Mutant:
 
 SETUP, SETTING, METHODS, RIDGE = "training/setup.py", "evaluation/setting.py", "evaluation/methods.py", "evaluation/ridge.py"
 MULTITASK = "evaluation/multitask.py"
+WORDS = "zoo/words/world.py"
 ON_SEEN = "test_training_and_validation_are_on_seen_tasks_and_share_none"
 TRAIN_SIDE = "test_training_and_validation_read_train_examples_of_their_own_tasks"
 TEXTS = "test_no_text_of_an_unseen_wording_or_task_is_read_in_training"
@@ -131,6 +132,41 @@ MUTANTS = (
         "(operation + style + 2 * wrapper) % 5 == 0",
         "False",
         "test_unseen_combinations_are_no_seen_tasks",
+    ),
+    Mutant(
+        "word payloads on both sides",
+        WORDS,
+        "if is_test_payload(payload.text) == test:",
+        "if payload:",
+        "test_words.py::test_train_and_test_share_no_payload",
+    ),
+    Mutant(
+        "test payloads in requests for words",
+        WORDS,
+        "self.example(rng, KNOWN, test=False).input if asks",
+        "self.example(rng, KNOWN, test=True).input if asks",
+        "test_words.py::test_train_and_test_share_no_payload",
+    ),
+    Mutant(
+        "new words that are answers in training",
+        "zoo/words/lexicon.py",
+        "if not {*group} & {*FOODS, *IN_WORDINGS}]",
+        "]",
+        "test_words.py::test_new_words_are_in_no_training_and_new_lists_have_known_words_alone",
+    ),
+    Mutant(
+        "a held value in seen tasks",
+        "zoo/words/values.py",
+        "VERB_FORMS[verb][1]), held=True)",
+        "VERB_FORMS[verb][1]))",
+        "test_words.py::test_held_values_are_in_no_seen_task_and_each_of_the_others_is",
+    ),
+    Mutant(
+        "further sets of test examples not asked",
+        SETTING,
+        "Question(task.tested_on(test), split)",
+        "Question(task, split)",
+        "test_splits.py::test_everything_is_reported_under_its_own_name",
     ),
     # Controls
     _leak("demonstrations from test examples", SETTING, "rng.sample(task.train, ", "rng.sample(task.test, ", SHOWN),
