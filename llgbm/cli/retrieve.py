@@ -119,6 +119,7 @@ def _merge(args: Namespace, engine_of: "Callable[[], DeltaEngine]", hits: list[t
     """Write the merged adapter; hits of cosine 0 or below have no part in it."""
     from llgbm.lora.merging import AdapterMerger
     from llgbm.lora.peft_io import write_adapter
+    from llgbm.zoo.named import loadable_name
 
     alike = [(path, cosine) for path, cosine in hits if cosine > 0]
     if not alike:
@@ -128,5 +129,5 @@ def _merge(args: Namespace, engine_of: "Callable[[], DeltaEngine]", hits: list[t
     weights = [cosine / total for _, cosine in alike]
     merger = AdapterMerger(engine.functional.shapes)
     factors = merger.merge([path for path, _ in alike], weights, args.merge, density=args.density, rank=args.rank)
-    write_adapter(args.output, factors, base_name=engine.base.name, fan_in_fan_out=engine.functional.fan_in_fan_out)
+    write_adapter(args.output, factors, base_name=loadable_name(engine.base.name), fan_in_fan_out=engine.functional.fan_in_fan_out)
     return {"method": args.merge, "output": args.output, "weights": {path: w for (path, _), w in zip(alike, weights, strict=True)}}

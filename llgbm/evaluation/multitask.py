@@ -11,6 +11,7 @@ from llgbm.files import hash_json
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapter, write_adapter
 from llgbm.zoo.folder import Teacher
+from llgbm.zoo.named import loadable_name
 from llgbm.zoo.suite import Example
 from llgbm.zoo.trainer import Lesson, train_adapters
 
@@ -59,7 +60,7 @@ def multitask_adapter(setting: Setting, instructed: bool) -> LoRAFactors:
     trained = train_adapters(setting.functional, [lesson], LoRAConfig(**manifest["lora"]), zoo, setting.pad_token_id)
     if folder:
         fan_in_fan_out = setting.functional.fan_in_fan_out
-        write_adapter(folder, trained.factors, base_name=setting.base.name, fan_in_fan_out=fan_in_fan_out)
+        write_adapter(folder, trained.factors, base_name=loadable_name(setting.base.name), fan_in_fan_out=fan_in_fan_out)
     return trained.factors
 
 

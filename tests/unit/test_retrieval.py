@@ -290,6 +290,8 @@ def test_command_merges_the_hits(zoo: tuple[Path, Path], tmp_path: Path, capsys:
     shown = _json(capsys, *query)
     assert shown["merged"]["weights"] == {str(adapters / "1"): 1.0}
     torch.testing.assert_close(_products(read_adapter(tmp_path / "merged")), _products(read_adapter(adapters / "1")))
+    named = json.loads((tmp_path / "merged" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert (Path(named) / "config.json").is_file()  # where plain PEFT finds the base, whatever its name is here
     assert main(["retrieve", *map(str, query)]) == 0
     assert "product of 1 adapters" in capsys.readouterr().out
 
