@@ -31,7 +31,7 @@ ALONE = EvaluationConfig(methods=("base", "teacher", "nearest"))
 POSSIBLE = {
     name
     for name, method in METHODS.items()
-    if not (method.needs_predictor or method.needs_soft_prompt or method.needs_foreign or method.needs_attributes)
+    if not (method.needs_predictor or method.needs_soft_prompt or method.needs_foreign or method.needs_attributes or method.instructs)
 }
 
 
