@@ -36,14 +36,15 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse does, and take words that belong to no flag for the bare one; what is left then is a fault of this parser."""
         namespace, extras = super().parse_known_args(args, namespace)
-        if extras and not self._take_bare(namespace, extras):
-            self.error(f"unrecognized arguments: {' '.join(extras)}")
+        flags = next((i for i, word in enumerate(extras) if word.startswith("-")), len(extras))
+        if extras and (flags < len(extras) or not self._take_bare(namespace, extras)):
+            self.error(f"unrecognized arguments: {' '.join(extras[flags:] or extras)}")
         return namespace, []
 
     def _take_bare(self, namespace: argparse.Namespace, words: list[str]) -> bool:
         """Give the bare flag its words, unless it has some or these are none of its."""
         action = next((action for action in self._actions if action.dest == self.bare), None)
-        if action is None or any(word.startswith("-") for word in words):
+        if action is None:
             return False
         many, given = action.nargs is not None, getattr(namespace, action.dest) is not action.default
         if given or (len(words) > 1 and not many):

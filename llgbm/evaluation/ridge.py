@@ -130,7 +130,7 @@ def _from_attributes(setting: Setting, attributes: Sequence[dict[str, str]]) -> 
 def _fit(setting: Setting, rows: Rows, few: Rows) -> Fitted:
     """Choose kernel and strength on tasks held out, then fit on all of the pool."""
     tasks, pool = pool_tasks(setting), setting.pool_factors
-    blender, rank = Blender(pool), max(max(ranks) for ranks in pool.ranks.values())
+    blender, rank = Blender(pool.to(device=setting.functional.device)), max(max(ranks) for ranks in pool.ranks.values())
     held_out = folds(len(tasks), VALIDATION_TASKS)
 
     def judged(choice: tuple[str, float]) -> tuple[float, float]:

@@ -382,7 +382,8 @@ def test_two_processes_stop_together_resume_from_the_first_ones_disk_and_follow_
     there = changed(two, output_dir=str(Path(config.output_dir) / "rank0"))
     names = ("loss", "loss/kl", "loss/product", *WHOLE_STEP_FIGURES, "grad_norm")
     figures = [[row[k] for row in metrics(c) for k in names] for c in (one, there)]
-    assert figures[0] == pytest.approx(figures[1], rel=1e-5)  # rounding, as far as six steps let it grow
+    # Rounding, as far as six steps let it grow; a KL of nearly equal predictions is a difference of numbers near one.
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5, abs=torch.finfo(torch.float32).eps)
     moved, apart = (
         distance(early, late) for early, late in ((weights_at(one, 3), weights_at(one, 6)), (weights_at(one, 6), weights_at(there, 6)))
     )
