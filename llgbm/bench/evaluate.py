@@ -26,7 +26,7 @@ from llgbm.zoo.folder import Teacher, TeacherZoo
 
 
 def bench_evaluate(config: ExperimentConfig, n_adapters: int = 40, examples: Sequence[int] = (8, 40), repeats: int = 3) -> dict:
-    """Time all ways for each number of test examples per adapter: seconds, ratios, and how many answers differ.
+    """Time all ways for each number of test examples per adapter: seconds, ratios, and how many of PEFT's answers differ.
 
     All start from adapters on disk. Loading the base and tokenizing the examples is counted for none. What batching
     saves is fixed work per adapter, so the ratio falls as examples per adapter grow; `base` shows how near the floor it is.
@@ -39,7 +39,7 @@ def bench_evaluate(config: ExperimentConfig, n_adapters: int = 40, examples: Seq
     if len(teachers) < n_adapters:
         raise InputError(f"zoo {zoo.folder} has {len(teachers)} teachers, fewer than the {n_adapters} to evaluate; ask for fewer")
     base = load_configured(replace(config.model, name=zoo.base.name, revision=zoo.base.revision))
-    return {"n_adapters": n_adapters, "by_examples": {str(n): _measure(zoo, teachers, base, n, repeats) for n in examples}}
+    return {"n_adapters": n_adapters, "rows": [{"examples": n, **_measure(zoo, teachers, base, n, repeats)} for n in examples]}
 
 
 @torch.no_grad()
@@ -67,13 +67,12 @@ def _measure(zoo: TeacherZoo, teachers: Sequence[Teacher], base: Base, examples:
             seconds[name].append(now() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
-        "n_examples": sum(map(len, batches)),
         **{f"{name}_s": value for name, value in median.items()},
         "speedup_over_peft_decode": median["peft_decode"] / median["batched"],
         "speedup_over_peft_forced": median["peft_forced"] / median["batched"],
         "times_the_floor": median["batched"] / median["base"],
         "exact_match": exact["batched"].double().mean().item(),
-        "differing_answers": {name: int((exact["batched"] != exact[name]).sum()) for name in ("peft_decode", "peft_forced")},
+        "differing_answers": int((torch.stack([exact["peft_decode"], exact["peft_forced"]]) != exact["batched"]).sum()),
     }
 
 

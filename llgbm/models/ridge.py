@@ -59,7 +59,7 @@ def fit_ridge(
     mean = {name: value.mean(0) for name, value in b.items()}
     gram = torch.zeros(len(texts), len(texts), dtype=torch.double)
     for name, value in b.items():
-        changed = (value @ constant[name].double()).flatten(1)
+        changed = (value @ torch.linalg.qr(constant[name].double().mT).R.mT).flatten(1)  # B A without an orthonormal basis of A's rows
         gram += (changed - changed.mean(0)) @ (changed - changed.mean(0)).T / changed.square().sum(1).mean().clamp_min(TINY)
     values, vectors = (x.flip(-1)[..., :directions] for x in torch.linalg.eigh(gram))
     spread = values.clamp_min(TINY).sqrt()

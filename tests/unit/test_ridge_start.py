@@ -84,3 +84,14 @@ def test_a_stronger_shrinkage_says_less(world):
     zoo, constant, texts = world
     sizes = [fit_ridge(zoo, constant, 2.0, list(texts), [0] * T, 3, shrinkage).maps[-1].norm() for shrinkage in (0.01, 1.0, 100.0)]
     assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_directions_are_orthonormal_as_weight_changes(world):
+    zoo, constant, texts = world
+    fit = fit_ridge(zoo, constant, 2.0, list(texts), [0] * T, 3, 0.01)
+    gram = torch.zeros(3, 3, dtype=torch.double)
+    for name, a in constant.items():
+        sizes = (zoo.b[name] @ a).double().square().sum((1, 2)).mean()
+        changes = (fit.directions[name].double() @ a.double()).flatten(1)
+        gram += changes @ changes.mT / sizes
+    assert_near(gram, torch.eye(3, dtype=torch.double), length=T, depth=4)
