@@ -46,10 +46,6 @@ BAD_INPUT, FAILURE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 1, 130, 141, 143
 
 GOES_ON = "what was finished is kept, the same command goes on from there (train, train-delta-only: with --resume)"
 
-
-SPINS = "10000"
-"""Turns that a waiting thread of GNU's OpenMP, which torch brings on Linux, spins before it sleeps; its own default is about 300,000."""
-
 ENDING = (
     "'llgbm COMMAND --help' shows a command's flags and an example, --version the",
     "version; --quiet shows no progress, --debug the traceback of a fault.",
@@ -63,7 +59,6 @@ class Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for failure, 2 for bad input, 130 on Ctrl-C, 141 on a closed pipe, 143 on SIGTERM."""
-    _spin_shortly()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug, quiet = "--debug" in arguments, "--quiet" in arguments
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks transformers for it
@@ -85,16 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, BAD_INPUT, debug)
     except Exception as error:  # the last resort of a program: one sentence for the user, the traceback with --debug
         return _fail(error, FAILURE, debug)
-
-
-def _spin_shortly() -> None:
-    """Before torch is imported: let OpenMP's waiting threads give the processor up sooner, unless the user has decided how they wait.
-
-    By default they spin for milliseconds, so that a step beside another program takes four times as long as alone. This costs nothing
-    that can be measured on a quiet machine; not to spin at all would double the time of small steps.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 @contextmanager

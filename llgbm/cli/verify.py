@@ -21,7 +21,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--base", "--model.name", default=None, metavar="X", help=base)
     for flag, about in (("dtype", "float32, bfloat16 or float16"), ("device", "cpu, cuda, cuda:1 or mps"), ("revision", "of a hub id")):
         parser.add_argument(f"--{flag}", f"--model.{flag}", default=None, metavar="X", help=f"of that base: {about}")
-    parser.add_argument("--suite", "--zoo.suite", default="micro", metavar="X", help="micro, words, or a folder of JSONL files (default: micro)")
+    suite = "micro, words, or a folder of JSONL files (default: micro)"
+    parser.add_argument("--suite", "--zoo.suite", default="micro", metavar="X", help=suite)
     parser.add_argument("--end_token", "--zoo.end_token", default=None, metavar="X", help="what ends an answer (default: the base's)")
     parser.add_argument("--max_length", "--zoo.max_length", type=int, default=None, metavar="N", help="longest example in tokens")
     add_json(parser)

@@ -120,7 +120,8 @@ class BaseEncoder:
         model, found = self._base.model, []
         for start in range(0, len(texts), TEXTS_PER_BATCH):
             batch = encode_texts(self._base.tokenizer, texts[start : start + TEXTS_PER_BATCH], MAX_TEXT_LENGTH).to(model.device)
-            states = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, output_hidden_states=True).hidden_states
+            output = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, output_hidden_states=True)
+            states = output.hidden_states
             both = torch.cat([F.layer_norm(states[layer].float(), states[layer].shape[-1:]) for layer in self._layers], -1).cpu()
             found += [row[real] for row, real in zip(both, batch.attention_mask.bool().cpu(), strict=True)]
         return [(tokens / tokens.mean(0).norm()).half().float() for tokens in found]

@@ -197,20 +197,3 @@ def test_a_fault_of_the_system_names_the_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(command, "run", lambda args: write_text(tmp_path / "file" / "below", ""))
     assert main(["zoo", "list"]) == 1
     assert capsys.readouterr().err == f"llgbm: {tmp_path / 'file'}: File exists\n"
-
-
-@pytest.mark.parametrize(
-    ("given", "spins"),
-    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)],
-    ids=["nothing", "spins", "a policy"],
-)
-def test_waiting_threads_spin_shortly_unless_the_user_has_decided(
-    given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.setenv(name, "")  # so that it is gone again afterwards, whatever main sets
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    assert main(["--version"]) == 0
-    assert os.environ.get("GOMP_SPINCOUNT") == spins
