@@ -203,8 +203,8 @@ MUTANTS = (
     _leak(
         "ridge fitted on all teachers",
         RIDGE,
-        "Blender(pool), max(",
-        "Blender(setting.zoo.factors([*setting.teachers.values()][-pool.n_adapters :])), max(",
+        "Blender(pool.to(",
+        "Blender(setting.zoo.factors([*setting.teachers.values()][-pool.n_adapters :]).to(",
         RETRIEVAL,
     ),
     _leak(
