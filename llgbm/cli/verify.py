@@ -1,6 +1,5 @@
 """`llgbm verify`: is this installation whole, and does it compute what it should?"""
 
-import importlib.metadata
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from llgbm.cli.options import add_json
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
+from llgbm.errors import InputError
 
 HELP = "Check the installation, or a base of your own for a suite."
 EXAMPLE = "llgbm verify --base my_base --suite my_suite"
@@ -25,11 +25,19 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--suite", "--zoo.suite", default="micro", metavar="X", help=suite)
     parser.add_argument("--end_token", "--zoo.end_token", default=None, metavar="X", help="what ends an answer (default: the base's)")
     parser.add_argument("--max_length", "--zoo.max_length", type=int, default=None, metavar="N", help="longest example in tokens")
+    seven = "instead: seven points that decide whether runs repeat to the bit"
+    parser.add_argument("--deterministic", action="store_true", help=seven)
+    parser.add_argument("--strict", action="store_true", help="with it: exit status 1 when a point fails")
+    parser.add_argument("--recorded", default=None, metavar="DIR", help="with it: compare versions with this run or zoo")
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
     """Exit status 1 when a check fails; every check runs all the same."""
+    if args.deterministic:
+        return _deterministic(args)
+    if args.strict or args.recorded is not None:
+        raise InputError("--strict and --recorded are about the points of --deterministic; give it too")
     installation = args.base is None
     rows = [*_packages(), *(_checked(name, check) for name, check in CHECKS.items())] if installation else _base_rows(args)
     if args.json:
@@ -37,6 +45,23 @@ def run(args: Namespace) -> int:
     else:
         print_table([{**row, "ok": "ok" if row["ok"] else "FAILED"} for row in rows], title="llgbm verify")
     return 0 if all(row["ok"] for row in rows) else 1
+
+
+def _deterministic(args: Namespace) -> int:
+    """The seven points of this process, seeded as every stage seeds itself; exit status 1 when one fails and `--strict` asks for it."""
+    from dataclasses import asdict
+
+    from llgbm.tracking.environment import set_seed
+    from llgbm.tracking.validation import FAIL, recorded_environment, validate
+
+    set_seed(0)
+    found = validate(0, args.device or "cpu", recorded=recorded_environment(args.recorded) if args.recorded else None)
+    failed = any(point.status == FAIL for point in found)
+    if args.json:
+        print_json({"ok": not failed, "points": [asdict(point) for point in found]})
+    else:
+        print_table([asdict(point) for point in found], title="llgbm verify --deterministic")
+    return int(failed and args.strict)
 
 
 def _base_rows(args: Namespace) -> list[dict[str, Any]]:
@@ -64,19 +89,14 @@ def _checked(name: str, check: Callable[[], str]) -> dict[str, Any]:
 
 def _packages() -> Iterator[dict[str, Any]]:
     """Each runtime dependency, its version, and whether that is what the package asks for."""
-    from packaging.requirements import Requirement
+    from llgbm.tracking.environment import get_requirements
 
-    for line in importlib.metadata.requires("llgbm") or []:
-        requirement = Requirement(line)
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+    for name, version, asked in get_requirements():
+        if version is None:
+            yield {"check": name, "ok": False, "found": f"not installed, needs {asked or 'any version'}"}
             continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            yield {"check": requirement.name, "ok": False, "found": f"not installed, needs {requirement.specifier or 'any version'}"}
-            continue
-        fits = requirement.specifier.contains(version, prereleases=True)
-        yield {"check": requirement.name, "ok": fits, "found": version if fits else f"{version}, needs {requirement.specifier}"}
+        fits = asked.contains(version, prereleases=True)
+        yield {"check": name, "ok": fits, "found": version if fits else f"{version}, needs {asked}"}
 
 
 def _base_hash() -> str:

@@ -4,14 +4,19 @@ import os
 import platform
 import random
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "scikit-learn")
+SWITCHES = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Environment variables that choose the kernels of math libraries, or how their threads work."""
 
 
 def set_seed(seed: int, deterministic: bool = True) -> None:
@@ -49,11 +54,27 @@ def get_environment_info() -> dict[str, Any]:
         "num_gpus": torch.cuda.device_count() if cuda else 0,
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "cpu_model": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
         "pythonhashseed": os.environ.get("PYTHONHASHSEED"),
+        "switches": {name: os.environ.get(name) for name in SWITCHES},
     }
+
+
+def get_requirements() -> Iterator[tuple[str, str | None, SpecifierSet]]:
+    """Each runtime dependency of the package: its name, the version installed (None without one), and the versions asked for."""
+    for line in metadata.requires("llgbm") or []:
+        requirement = Requirement(line)
+        if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
+            yield requirement.name, _version(requirement.name), requirement.specifier
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
