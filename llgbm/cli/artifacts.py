@@ -1,4 +1,4 @@
-"""`llgbm artifacts ls | put | show | get | alias | rm | verify | lineage | gc`: a store of versioned files, and what was made from what."""
+"""`llgbm artifacts ACTION`: a store of versioned files, what was made from what, and archives to carry it elsewhere."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -48,6 +48,11 @@ def add_arguments(parser: CommandParser) -> None:
     lineage.add_argument("--of", default=None, metavar="REF", help="only what this one was made from, and what from it")
     lineage.add_argument("--format", default="mermaid", choices=FORMATS, help="how (default: %(default)s)")
     action("gc", "free what no version needs any more, if older than an hour", "gc")
+    export = action("export", "write artifacts and all they were made from into one file", "export model-mine --output mine.zip")
+    export.add_argument("refs", nargs="+", metavar="REF", help=REF)
+    export.add_argument("--output", required=True, metavar="FILE", help="the file, a zip")
+    bring = action("import", "take in what another store exported, each byte checked", "import mine.zip")
+    bring.add_argument("archive", metavar="FILE", help="the file")
     for own in actions.choices.values():
         add_json(own)
 
@@ -57,7 +62,7 @@ def run(args: Namespace) -> int:
     from llgbm.tracking.store import ArtifactStore
 
     store = ArtifactStore(args.store)
-    if args.action != "put" and not store.folder.is_dir():
+    if args.action not in ("put", "import") and not store.folder.is_dir():
         raise InputError(f"{store.folder}: no artifact store there; 'llgbm artifacts put' makes one")
     if args.action in ("verify", "lineage"):
         return _verify(store, args.json) if args.action == "verify" else _lineage(store, args)
@@ -82,8 +87,19 @@ def _changed(store: "ArtifactStore", args: Namespace) -> list[dict[str, Any]]:
         return [_row(store.get(args.ref), store)]
     if args.action == "rm":
         return [{"removed": store.remove(args.ref).ref}]
+    if args.action in ("export", "import"):
+        return _carried(store, args)
     files, size = store.collect()
     return [{"files_freed": files, "bytes_freed": size}]
+
+
+def _carried(store: "ArtifactStore", args: Namespace) -> list[dict[str, Any]]:
+    """What was exported or imported; `archived_as` names it in the archive."""
+    from llgbm.tracking.archive import export_archive, import_archive
+
+    if args.action == "export":
+        return [_row(artifact, store) for artifact in export_archive(store, args.refs, args.output)]
+    return [{**_row(artifact, store), "archived_as": ref} for ref, artifact in import_archive(store, args.archive).items()]
 
 
 def _row(artifact: "Artifact", store: "ArtifactStore") -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from llgbm.errors import InputError
 from llgbm.files import hash_file, names_its_faults, sync
@@ -30,9 +30,14 @@ class BlobStore:
         return self.folder / digest[:2] / digest
 
     def put(self, source: str | Path) -> tuple[str, int]:
-        """Keep a file's bytes, read once; their SHA-256 and number. A crash leaves the blob whole or none, on disk before this returns."""
+        """`keep` a file's bytes."""
+        with Path(source).open("rb") as content:
+            return self.keep(content)
+
+    def keep(self, content: IO[bytes]) -> tuple[str, int]:
+        """Keep bytes, read once; their SHA-256 and number. A crash leaves the blob whole or none, on disk before this returns."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with Path(source).open("rb") as content, self._temporary() as (temporary, file):
+        with self._temporary() as (temporary, file):
             digest, size = _copied(content, file)
             target = self.path(digest)
             if target.is_file():
@@ -50,19 +55,22 @@ class BlobStore:
         """Copy a blob to a file, which is there whole and right or not at all. InputError when the blob is gone or damaged."""
         target = Path(target)
         target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                self.copy(digest, file)
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def copy(self, digest: str, target: IO[bytes]) -> None:
+        """Copy a blob's bytes. InputError when it is gone, or, once they are copied, when it was damaged."""
         with self._open(digest) as content:
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    found, _ = _copied(content, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                if found != digest:
-                    raise self._damaged(digest)
-                Path(name).chmod(0o644)
-                Path(name).replace(target)
-            finally:
-                Path(name).unlink(missing_ok=True)
+            found, _ = _copied(content, target)
+        if found != digest:
+            raise self._damaged(digest)
 
     def check(self, digest: str) -> None:
         """InputError when a blob is gone, or its bytes are not those it was put with."""
@@ -105,7 +113,7 @@ class BlobStore:
         return InputError(f"{self.path(digest)}: the blob is damaged, its bytes have another hash; delete it and put its artifact again")
 
 
-def _copied(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
+def _copied(source: IO[bytes], target: IO[bytes]) -> tuple[str, int]:
     """Copy everything; SHA-256 and number of bytes."""
     digest, size = hashlib.sha256(), 0
     while chunk := source.read(CHUNK):

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -115,10 +115,9 @@ class ArtifactStore:
         sources = _files_of(Path(source))
         files = {path: StoredFile(*self.blobs.put(file)) for path, file in sources.items()}
         newest = self._newest(name)
-        if newest and (newest.files, newest.kind, newest.inputs, newest.metadata) == (files, kind, made_from, dict(metadata or {})):
-            artifact = newest
-        else:
-            artifact = self._publish(name, kind, files, made_from, dict(metadata or {}))
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        artifact = Artifact(name, newest.version + 1 if newest else 1, kind, files, made_from, dict(metadata or {}), created)
+        artifact = newest if newest and _same(newest, artifact) else self._publish(artifact)
         for path, file in sources.items():  # a collector may have taken one between its arrival and the record's
             if not self.blobs.path(files[path].sha256).is_file():
                 self.blobs.put(file)
@@ -142,6 +141,21 @@ class ArtifactStore:
             known = ", ".join([*(f"v{v}" for v in self._versions(name)[-5:]), *self.aliases(name)])
             raise InputError(f"{self.folder}: no artifact {ref}; " + (f"of {name} there are {known}" if known else f"no {name} at all"))
         return self._read(path)
+
+    def adopt(self, artifact: Artifact) -> Artifact:
+        """Record what another store made, its bytes and inputs being here: the version that is the same, else a new one.
+
+        The new one keeps its number where that is free, else it gets the next.
+        """
+        return next((own for own in self.versions(artifact.name) if _same(own, artifact)), None) or self._publish(artifact)
+
+    def names(self) -> list[str]:
+        """Of all artifacts."""
+        return sorted(path.name for path in (self.folder / "artifacts").glob("*") if path.is_dir())
+
+    def versions(self, name: str) -> list[Artifact]:
+        """All of a name, oldest first. InputError at a record that is damaged."""
+        return [self._read(self._record(name, version)) for version in self._versions(path_part(name, "artifact"))]
 
     def checkout(self, ref: str, folder: str | Path) -> Artifact:
         """Copy an artifact's files into a folder, each checked. InputError when one is gone or damaged, or would replace another file."""
@@ -215,18 +229,14 @@ class ArtifactStore:
             return str(error)
         return ""
 
-    def _publish(self, name: str, kind: str, files: dict[str, StoredFile], inputs: tuple[str, ...], metadata: dict[str, Any]) -> Artifact:
-        """Write the next version's record, whole and under a number that no other process has taken."""
-        folder = self.folder / "artifacts" / name
-        refuse_twins([*(path.name for path in folder.parent.glob("*")), name], "artifact")
+    def _publish(self, artifact: Artifact) -> Artifact:
+        """Write a new version's record, whole, under its number or, where that is taken, the next free one."""
+        folder = self.folder / "artifacts" / artifact.name
+        refuse_twins([*self.names(), artifact.name], "artifact")
         folder.mkdir(parents=True, exist_ok=True)
-        version = max(self._versions(name), default=0)
-        while True:
-            version += 1
-            created = datetime.now(UTC).isoformat(timespec="seconds")
-            artifact = Artifact(name, version, kind, files, inputs, metadata, created)
-            if _write_new(self._record(name, version), asdict(artifact)):
-                return artifact
+        while not _write_new(self._record(artifact.name, artifact.version), asdict(artifact)):
+            artifact = replace(artifact, version=max(self._versions(artifact.name), default=0) + 1)
+        return artifact
 
     def _newest(self, name: str) -> Artifact | None:
         version = max(self._versions(name), default=0)
@@ -239,8 +249,7 @@ class ArtifactStore:
         return self.folder / "artifacts" / name / f"{version}.json"
 
     def _records(self) -> list[Path]:
-        names = sorted(path.name for path in (self.folder / "artifacts").glob("*") if path.is_dir())
-        return [self._record(name, version) for name in names for version in self._versions(name)]
+        return [self._record(name, version) for name in self.names() for version in self._versions(name)]
 
     def _read(self, path: Path) -> Artifact:
         artifact = read_as(Artifact, read_json(path), str(path))
@@ -252,6 +261,11 @@ class ArtifactStore:
 @checked_dataclass(frozen=True, config=RECORD)
 class _Alias:
     version: Annotated[Integer, Field(ge=1)]
+
+
+def _same(a: Artifact, b: Artifact) -> bool:
+    """Whether two versions differ in number and time alone."""
+    return (a.files, a.kind, a.inputs, a.metadata) == (b.files, b.kind, b.inputs, b.metadata)
 
 
 def _check_alias(alias: str) -> None:

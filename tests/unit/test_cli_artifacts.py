@@ -41,6 +41,9 @@ def test_a_day_with_the_store(call, tmp_path: Path) -> None:
     assert 'n0["model-mine:v1 (model)"]' in call("lineage")[1]
     assert len(json.loads(call("lineage --of model-mine:shipped --json")[1])["edges"]) == 1
     assert call("verify")[:2] == (0, "artifacts: 2 artifacts, all as they were put\n")
+    assert call("export model-mine --output mine.zip")[0] == 0
+    assert [row["archived_as"] for row in json.loads(call("import mine.zip --store there --json")[1])] == ["zoo-mine:v1", "model-mine:v1"]
+    assert call("verify --store there")[:2] == (0, "there: 2 artifacts, all as they were put\n")
     assert "removed" in call("rm model-mine:v1")[1]
     assert "made from nothing, and nothing from them: zoo-mine:v1" in call("verify")[1]
     assert json.loads(call("gc --json")[1]) == [{"files_freed": 0, "bytes_freed": 0}]
@@ -50,6 +53,7 @@ def test_what_is_wrong_is_said_with_status_2(call, tmp_path: Path) -> None:
     assert call("ls")[0::2] == (2, "llgbm: artifacts: no artifact store there; 'llgbm artifacts put' makes one\n")
     (tmp_path / "a").write_text("a")
     assert call("put ../x a")[0] == 2
+    assert call("import a")[0] == 2
     assert call("put x a")[0] == 0
     assert "no artifact x:v2" in call("show x:v2")[2]
     blob = next(path for path in (tmp_path / "artifacts" / "blobs").rglob("*") if path.is_file())
