@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "visualize": "llgbm.cli.visualize",
     "report": "llgbm.cli.report",
     "artifacts": "llgbm.cli.artifacts",
+    "reproduce": "llgbm.cli.reproduce",
     "bench": "llgbm.cli.bench",
 }
 """Command -> module with `HELP`, `EXAMPLE`, `add_arguments(parser)` and `run(args) -> int`."""

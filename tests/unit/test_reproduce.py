@@ -1,0 +1,154 @@
+"""Stages run again come out the same to the bit; another seed, weight, figure or environment is found and named."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from training_world import build_world, changed
+
+from llgbm.cli import main
+from llgbm.config import ExperimentConfig
+from llgbm.errors import InputError
+from llgbm.files import read_json, write_json
+from llgbm.studies.reproduce import read_records, read_run, read_stage, repeatable, rerun
+from llgbm.tracking.comparison import DIFFERS, IDENTICAL, INCOMPARABLE, compare, overall
+from llgbm.training.behavior import train_generator
+from llgbm.zoo.build import build_zoo
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    folder = tmp_path_factory.mktemp("world")
+    world = changed(build_world(folder, n_tasks=4), zoo__suite=str(folder / "suite"), zoo__steps=2, training__total_steps=3)
+    before = torch.are_deterministic_algorithms_enabled()
+    build_zoo(replace(world, checkpoint_folder=str(folder / "built")))
+    train_generator(world)
+    torch.use_deterministic_algorithms(before)
+    return world
+
+
+@pytest.fixture
+def run(config: ExperimentConfig, tmp_path: Path) -> Path:
+    return shutil.copytree(config.run_folder, tmp_path / "run")
+
+
+@pytest.fixture
+def built(config: ExperimentConfig, tmp_path: Path) -> Path:
+    return shutil.copytree(Path(config.checkpoint_folder).parent / "built", tmp_path / "built")
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict]:
+    status = main(["reproduce", *map(str, arguments), "--json", "--quiet"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def flip(path: Path) -> None:
+    """Flip the lowest bit of one weight."""
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    tensors[name].view(torch.int32).view(-1)[0] ^= 1
+    save_file(tensors, path)
+
+
+@pytest.mark.slow
+def test_a_generators_training_repeats_and_another_seed_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = call(capsys, run, "--runs", 2, "--record", tmp_path / "here.json")
+    assert (status, found["verdict"]) == (0, IDENTICAL), found["runs"][0]["reasons"]
+    assert [row["run"] for row in found["runs"]] == ["run 1", "run 2"]
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("\nseed: 42\n", "\nseed: 43\n"))
+    status, found = call(capsys, run, "--runs", 1, "--against", tmp_path / "here.json")
+    assert (status, found["verdict"]) == (1, DIFFERS)
+    recorded, other = found["runs"]
+    assert recorded["verdict"] == IDENTICAL
+    assert "setting seed: 42 against 43 (by 1.0e+00)" in other["reasons"]
+    assert other["first_step"] == 1
+    assert any(reason.startswith("artifact generator/model.safetensors") for reason in other["reasons"])
+
+
+@pytest.mark.slow
+def test_teachers_repeat_and_a_flipped_bit_and_a_failure_are_named(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = call(capsys, built, "--runs", 1)
+    assert (status, found["verdict"]) == (0, IDENTICAL), found["runs"][0]["reasons"]
+    assert len(found["runs"][0]["artifacts"]) == 4
+    adapter = next(iter(sorted(built.rglob("adapter_model.safetensors"))))
+    flip(adapter)
+    assert main(["reproduce", str(built), "--runs", "1", "--quiet"]) == 1
+    out = capsys.readouterr().out
+    assert "differs" in out
+    assert f"run 1: artifact {adapter.relative_to(built)}: " in out
+    metadata = read_json(built / "metadata.json")
+    metadata["config"]["zoo.suite"] = "nowhere"
+    write_json(built / "metadata.json", metadata)
+    with pytest.raises(RuntimeError, match=r"run 1 failed: llgbm: .*nowhere"):
+        list(rerun(read_stage(built), 1))
+
+
+def test_what_differs_is_named_with_its_place(run: Path, tmp_path: Path) -> None:
+    stage = read_stage(run)
+    reference = read_run(stage, run, "recorded")
+    assert compare(reference, reference).verdict == IDENTICAL
+    other = shutil.copytree(run, tmp_path / "other")
+    flip(other / "generator" / "model.safetensors")
+    found = compare(reference, read_run(stage, other, "other"))
+    assert (found.verdict, found.first_step, len(found.reasons)) == (DIFFERS, None, 1)
+    assert found.reasons[0].startswith("artifact generator/model.safetensors: ")
+    rows = [{**row} for row in reference.curve]
+    rows[1]["loss"] += 1e-7
+    parted = compare(reference, replace(reference, curve=tuple(rows)))
+    assert (parted.verdict, parted.first_step) == (DIFFERS, 2)
+    assert parted.reasons[0].startswith("curves part at step 2: loss: ")
+    assert "(by 1.0e-07)" in parted.reasons[0]
+    assert compare(reference, replace(reference, curve=reference.curve[:2])).first_step == 3
+    faster = tuple({**row, "adapters_per_second": 1.0} for row in reference.curve)
+    assert compare(reference, replace(reference, curve=faster)).verdict == IDENTICAL
+    gone = compare(reference, replace(reference, artifacts={}))
+    assert all(reason.endswith("against absent") for reason in gone.reasons)
+    nan = replace(reference, metrics={"x": float("nan")})
+    assert compare(nan, nan).verdict == IDENTICAL
+
+
+@pytest.mark.parametrize("name", ["threads", "cpu_capability", "torch_version"])
+def test_another_environment_is_incomparable_and_says_in_what(run: Path, name: str) -> None:
+    reference = read_run(read_stage(run), run, "recorded")
+    found = compare(reference, replace(reference, environment={**reference.environment, name: "another"}, metrics={}))
+    assert found.verdict == INCOMPARABLE
+    assert found.reasons[0] == f"environment {name}: {reference.environment[name]} against another"
+    assert any(reason.startswith("metric ") for reason in found.reasons)
+    same = compare(reference, reference)
+    assert [overall(rows) for rows in ([same], [same, found])] == [IDENTICAL, INCOMPARABLE]
+
+
+def test_a_process_that_repeats_itself_is_told_so_from_its_start() -> None:
+    told = repeatable(2, "cpu")
+    assert (told["PYTHONHASHSEED"], told["OMP_NUM_THREADS"], told["MKL_NUM_THREADS"], told["CUDA_VISIBLE_DEVICES"]) == ("0", "2", "2", "")
+    assert told["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_an_accelerator_that_a_run_on_the_cpu_did_not_use_does_not_count(run: Path) -> None:
+    metadata = read_json(run / "metadata.json")
+    write_json(run / "metadata.json", {**metadata, "environment": {**metadata["environment"], "gpu_name": "another"}})
+    stage = read_stage(run)
+    on_cpu = replace(stage, config=changed(stage.config, model__device="cpu"))
+    assert read_run(on_cpu, run, "recorded").environment["gpu_name"] is None
+    on_gpu = replace(stage, config=changed(stage.config, model__device="cuda"))
+    assert read_run(on_gpu, run, "recorded").environment["gpu_name"] == "another"
+
+
+def test_what_cannot_be_run_again_is_refused(run: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="neither a zoo nor a finished run of 'llgbm train'"):
+        read_stage(tmp_path)
+    metadata = read_json(built / "metadata.json")
+    write_json(built / "metadata.json", {**metadata, "config": None})
+    with pytest.raises(InputError, match="records no config, so the zoo cannot be built again"):
+        read_stage(built)
+    write_json(tmp_path / "records.json", {"stage": "zoo", "runs": []})
+    with pytest.raises(InputError, match=r"has 0 runs of stage zoo, and .* is of stage generator"):
+        read_records(tmp_path / "records.json", read_stage(run))
+    for flag in ("--runs", "--threads"):
+        assert main(["reproduce", str(run), flag, "0"]) == 2
+        assert f"{flag} 0: give a number from 1" in capsys.readouterr().err
