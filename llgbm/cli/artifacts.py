@@ -48,6 +48,9 @@ def add_arguments(parser: CommandParser) -> None:
     lineage.add_argument("--of", default=None, metavar="REF", help="only what this one was made from, and what from it")
     lineage.add_argument("--format", default="mermaid", choices=FORMATS, help="how (default: %(default)s)")
     action("gc", "free what no version needs any more, if older than an hour", "gc")
+    record = action("record", "keep a run with its suite, zoo, evaluations and report, if their hashes are the run's", "record outputs/run")
+    record.add_argument("run", metavar="RUN", help="folder of a training run")
+    add_folder(record, "--zoo", default=None, help="its zoo (default: where the run found it)")
     export = action("export", "write artifacts and all they were made from into one file", "export model-mine --output mine.zip")
     export.add_argument("refs", nargs="+", metavar="REF", help=REF)
     export.add_argument("--output", required=True, metavar="FILE", help="the file, a zip")
@@ -62,7 +65,7 @@ def run(args: Namespace) -> int:
     from llgbm.tracking.store import ArtifactStore
 
     store = ArtifactStore(args.store)
-    if args.action not in ("put", "import") and not store.folder.is_dir():
+    if args.action not in ("put", "import", "record") and not store.folder.is_dir():
         raise InputError(f"{store.folder}: no artifact store there; 'llgbm artifacts put' makes one")
     if args.action in ("verify", "lineage"):
         return _verify(store, args.json) if args.action == "verify" else _lineage(store, args)
@@ -76,6 +79,10 @@ def _changed(store: "ArtifactStore", args: Namespace) -> list[dict[str, Any]]:
         return [_row(artifact, store) for artifact in store]
     if args.action == "put":
         return [_row(store.put(args.name, args.source, args.kind, args.inputs, args.aliases), store)]
+    if args.action == "record":
+        from llgbm.provenance import record_run
+
+        return [_row(artifact, store) for artifact in record_run(store, args.run, args.zoo)]
     if args.action == "show":
         artifact = store.get(args.ref)
         files = [{"path": path, **asdict(file)} for path, file in artifact.files.items()]

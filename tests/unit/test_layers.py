@@ -33,7 +33,7 @@ LAYERS = (
     ("workspace",),
     ("training",),
     ("evaluation", "compositionality"),
-    ("studies", "reproducibility"),
+    ("studies", "provenance", "reproducibility"),
     ("report",),
     ("bench",),
     ("cli", "__main__"),
