@@ -12,7 +12,7 @@ from llgbm.errors import InputError
 from llgbm.studies.ablation import load_study
 
 ROOT = Path(__file__).parents[2]
-DOCS = ("README.md", "docs/findings.md", "docs/microzoo.md", "docs/benchmark.md")
+DOCS = ("README.md", "docs/findings.md", "docs/microzoo.md", "docs/benchmark.md", "docs/reproducibility.md")
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9]*|\.\.\.")
 
 
