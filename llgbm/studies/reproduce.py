@@ -99,14 +99,14 @@ def rerun(stage: Stage, runs: int, threads: int | None = None, progress: Progres
     Raises:
         RuntimeError: A run failed; it says which and why.
     """
-    threads = threads or recorded_environment(stage.folder).get("threads") or 1
+    each: int = threads or recorded_environment(stage.folder).get("threads") or 1
     for number in range(1, runs + 1):
         if progress is not None:
             progress(number - 1, runs, now=f"run {number}")
         with tempfile.TemporaryDirectory(prefix="llgbm-reproduce-") as place:
             config, folder = stage.config.save(Path(place) / "config.yaml"), Path(place) / "run"
             command = [sys.executable, "-m", "llgbm", *stage.command(config, folder)]
-            done = subprocess.run(command, env=repeatable(threads, stage.config.model.device), capture_output=True, text=True)
+            done = subprocess.run(command, env=repeatable(each, stage.config.model.device), capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"run {number} failed: {done.stderr.strip().splitlines()[-1]}")
             yield read_run(stage, folder, f"run {number}")

@@ -73,8 +73,8 @@ def _unequal(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
         left, right = one.get(name), two.get(name)
         if left == right or (_is_nan(left) and _is_nan(right)):
             continue
-        numbers = all(isinstance(value, int | float) for value in (left, right))
-        found.append(f"{name}: {left} against {right}" + (f" (by {abs(left - right):.1e})" if numbers else ""))
+        by = f" (by {abs(left - right):.1e})" if isinstance(left, int | float) and isinstance(right, int | float) else ""
+        found.append(f"{name}: {left} against {right}{by}")
     return found
 
 
