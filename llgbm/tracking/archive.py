@@ -215,6 +215,8 @@ def _check_entries(archive: zipfile.ZipFile, sizes: dict[str, int], path: Path) 
 
 
 def _check_entry(info: zipfile.ZipInfo, path: Path) -> None:
+    if info.header_offset < 0:
+        raise _refused(path, f"says {info.filename} lies before its beginning")
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         raise _refused(path, f"holds {info.filename} as a link, folder or device, and only files are read")

@@ -222,6 +222,13 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
         import_archive(ArtifactStore(tmp_path / "other"), tmp_path / "x.zip")
 
 
+def test_an_archive_without_its_beginning_is_refused(store: ArtifactStore, tmp_path: Path) -> None:
+    export_archive(store, ["model"], tmp_path / "x.zip")
+    (tmp_path / "x.zip").write_bytes((tmp_path / "x.zip").read_bytes()[10:])
+    with pytest.raises(InputError, match=r"says manifest\.json lies before its beginning|no archive of artifacts, or a damaged one"):
+        import_archive(ArtifactStore(tmp_path / "other"), tmp_path / "x.zip")
+
+
 def cases(count: int) -> Any:
     return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
