@@ -391,4 +391,40 @@ MUTANTS = (
         "if True:",
         "test_composition_eval.py::test_the_best_way_is_the_best",
     ),
+    # Artifacts and repeated runs
+    Mutant(
+        "an archive's bytes that nobody checks",
+        "tracking/archive.py",
+        "if found.hexdigest() != digest:",
+        "if False:",
+        "test_archive.py::test_what_is_hostile_is_refused_and_nothing_written",
+    ),
+    Mutant(
+        "links in an archive",
+        "tracking/archive.py",
+        "if kind not in (0, stat.S_IFREG):",
+        "if False:",
+        "test_archive.py::test_what_is_hostile_is_refused_and_nothing_written",
+    ),
+    Mutant(
+        "a run recorded as made from another zoo's teachers",
+        "provenance.py",
+        "if zoo.content_hash != record.inputs.zoo:",
+        "if False:",
+        "test_provenance.py::test_only_what_the_run_was_made_from_is_its_input",
+    ),
+    Mutant(
+        "tensors of repeated runs that nobody compares",
+        "tracking/comparison.py",
+        "if one.get(path) != two.get(path):",
+        "if False:",
+        "test_reproduce.py::test_what_differs_is_named_with_its_place",
+    ),
+    Mutant(
+        "runs of other machines taken for the same",
+        "tracking/comparison.py",
+        "for found in environment_differences(reference.environment, other.environment)]",
+        "for found in []]",
+        "test_reproduce.py::test_another_environment_is_incomparable_and_says_in_what",
+    ),
 )
