@@ -84,7 +84,7 @@ def read_run(stage: Stage, folder: Path, name: str) -> RunRecord:
     else:
         metrics, curve = read_json(folder / "training.json"), tuple(read_metrics(folder / "metrics.jsonl"))
     unused = {"gpu_name": None} if stage.config.model.device == "cpu" else {}
-    return RunRecord(name, {**recorded_environment(folder), **unused}, settings, _hashes(folder), metrics, curve)
+    return RunRecord(name, {**recorded_environment(folder), **unused}, settings, _hashes(stage, folder), metrics, curve)
 
 
 def rerun(stage: Stage, runs: int, threads: int | None = None, progress: ProgressCallback | None = None) -> Iterator[RunRecord]:
@@ -133,6 +133,8 @@ def read_records(path: str | Path, stage: Stage) -> tuple[RunRecord, ...]:
     return found.runs
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(folder.rglob("*.safetensors"))
+def _hashes(stage: Stage, folder: Path) -> dict[str, str]:
+    """Of what the stage wrote; a run's folder holds what later stages made, too."""
+    written = [folder] if stage.kind == ZOO_STAGE else [folder / stage.kind, folder / "checkpoints"]
+    files = sorted(path for part in written for path in part.rglob("*.safetensors"))
     return {path.relative_to(folder).as_posix(): hash_tensors(load_file(path)) for path in files}

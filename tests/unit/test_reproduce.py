@@ -93,6 +93,7 @@ def test_what_differs_is_named_with_its_place(run: Path, tmp_path: Path) -> None
     reference = read_run(stage, run, "recorded")
     assert compare(reference, reference).verdict == IDENTICAL
     other = shutil.copytree(run, tmp_path / "other")
+    shutil.copytree(run / "generator", other / "example_adapter")  # a later stage's
     flip(other / "generator" / "model.safetensors")
     found = compare(reference, read_run(stage, other, "other"))
     assert (found.verdict, found.first_step, len(found.reasons)) == (DIFFERS, None, 1)
