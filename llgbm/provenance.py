@@ -24,19 +24,19 @@ REPORT = "report.html"
 
 
 @dataclass(frozen=True, config=RECORD)
-class RunInputs:
+class _Inputs:
     """The hashes of a run's record that its lineage needs."""
 
     zoo: str
 
 
 @dataclass(frozen=True, config=RECORD)
-class RunRecord:
+class _Metadata:
     """What a run's `metadata.json` holds at least."""
 
     experiment_name: str
     state: str
-    inputs: RunInputs
+    inputs: _Inputs
     config: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -60,7 +60,7 @@ def record_run(store: ArtifactStore, run: str | Path, zoo_folder: str | Path | N
     run = Path(run)
     place = run / "metadata.json"
     values = read_json(place)
-    record = read_as(RunRecord, values, f"{place}, which training writes")
+    record = read_as(_Metadata, values, f"{place}, which training writes")
     if record.state != COMPLETED:
         raise InputError(f"{run}: the run is {record.state}, and only one that is {COMPLETED} is recorded; train it to its end")
     trained = next((kind for kind in KINDS if (run / kind).is_dir()), None)
@@ -86,7 +86,7 @@ def record_run(store: ArtifactStore, run: str | Path, zoo_folder: str | Path | N
     return [dataset, teachers, model, *scores, *report]
 
 
-def _zoo_of(run: Path, record: RunRecord, folder: str | Path | None) -> TeacherZoo:
+def _zoo_of(run: Path, record: _Metadata, folder: str | Path | None) -> TeacherZoo:
     """The zoo a run was trained on, its files and suite as they were."""
     zoo = TeacherZoo.load(folder or ExperimentConfig.load(run / RUN_CONFIG).checkpoint_folder)
     if zoo.content_hash != record.inputs.zoo:

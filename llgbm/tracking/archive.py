@@ -11,10 +11,8 @@ the store is touched. No entry's name ever becomes a path.
 
 import hashlib
 import json
-import os
 import stat
 import struct
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from llgbm.checking import RECORD, Integer, read_as, shown
 from llgbm.errors import InputError
-from llgbm.files import names_its_faults, parse_json, sync
+from llgbm.files import parse_json, whole_file
 from llgbm.names import refuse_twins
 from llgbm.tracking.blobs import CHUNK
 from llgbm.tracking.lineage import lineage
@@ -59,21 +57,11 @@ def export_archive(store: ArtifactStore, refs: Sequence[str], output: str | Path
         raise InputError(f"{output}: is there already; give another file")
     artifacts = _with_ancestors(store, refs)
     manifest = json.dumps({"format": FORMAT, "artifacts": [asdict(artifact) for artifact in artifacts]}, indent=1, ensure_ascii=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with names_its_faults(output):
-        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-                archive.writestr(_entry(MANIFEST), manifest)
-                for digest, size in sorted(_sizes(artifacts).items()):
-                    with archive.open(_entry(_blob(digest), size), "w") as target:
-                        store.blobs.copy(digest, target)
-            sync(Path(name))
-            Path(name).chmod(0o644)
-            Path(name).replace(output)
-            sync(output.parent)
-        finally:
-            Path(name).unlink(missing_ok=True)
+    with whole_file(output) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(_entry(MANIFEST), manifest)
+        for digest, size in sorted(_sizes(artifacts).items()):
+            with archive.open(_entry(_blob(digest), size), "w") as target:
+                store.blobs.copy(digest, target)
     return artifacts
 
 

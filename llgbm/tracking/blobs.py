@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from llgbm.errors import InputError
-from llgbm.files import hash_file, names_its_faults, sync
+from llgbm.files import hash_file, names_its_faults, sync, whole_file
 
 CHUNK = 1 << 20
 """Bytes read at once."""
@@ -53,17 +53,8 @@ class BlobStore:
 
     def take(self, digest: str, target: str | Path) -> None:
         """Copy a blob to a file, which is there whole and right or not at all. InputError when the blob is gone or damaged."""
-        target = Path(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                self.copy(digest, file)
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with whole_file(target) as file:
+            self.copy(digest, file)
 
     def copy(self, digest: str, target: IO[bytes]) -> None:
         """Copy a blob's bytes. InputError when it is gone, or, once they are copied, when it was damaged."""
