@@ -44,10 +44,14 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: Namespace) -> int:
     """Exit status 2 when an adapter could not be read; the others are done. Under torchrun the first process speaks for all."""
+    from dataclasses import replace
+
     from accelerate import PartialState
 
+    from llgbm.config import content
     from llgbm.delta import DeltaCache, compute_deltas, make_engine
     from llgbm.errors import InputError
+    from llgbm.files import absolute
     from llgbm.lora.peft_io import find_adapters
     from llgbm.progress import ProgressBar
     from llgbm.tracking.record import ExperimentLogger, refuse_run
@@ -78,7 +82,9 @@ def run(args: Namespace) -> int:
     folder = Path(args.deltas).resolve()
     with ExitStack() as stack:
         if first:
-            stack.enter_context(ExperimentLogger(folder.parent, folder.name)).log_config(engine.config)
+            record = stack.enter_context(ExperimentLogger(folder.parent, folder.name))
+            record.log_config(content(replace(config, model=base.as_configured())))
+            record.log_details(call={"adapters": absolute(args.zoo), "layers": args.layers, "tokens": args.tokens})
         progress = stack.enter_context(ProgressBar("deltas", "adapters")) if first else None
         report = compute_deltas(engine, paths, cache, progress)
     if first:

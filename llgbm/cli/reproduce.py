@@ -11,15 +11,17 @@ from llgbm.errors import InputError
 if TYPE_CHECKING:
     from llgbm.tracking.comparison import Comparison, RunRecord
 
-HELP = "Run a zoo or a run again, and compare to the bit."
+HELP = "Run a stage again, and compare to the bit."
 EXAMPLE = "llgbm reproduce outputs/delta_multi --runs 4"
+CORE = ("train_loss", "train_perplexity", "validation_loss", "validation_perplexity", "exact_match")
+"""Figures of a training that stand in the table, where they exist."""
 SHOWN = 12
 """Differences that are printed for a run; JSON has all."""
 
 
 def add_arguments(parser: CommandParser) -> None:
     """What to run again, how often and how, and what to compare with."""
-    parser.add_argument("folder", metavar="RUN", help="a zoo, or a run of llgbm train")
+    parser.add_argument("folder", metavar="RUN", help="a zoo, a run, a cache of deltas, or an eval_<name>.json")
     parser.add_argument("--runs", type=int, default=4, metavar="N", help="how often (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="threads of each process (default: as recorded)")
     parser.add_argument("--record", default=None, metavar="FILE", help="write the new runs to a file, for --against elsewhere")
@@ -34,11 +36,12 @@ def run(args: Namespace) -> int:
         if value is not None and value < 1:
             raise InputError(f"--{flag} {value}: give a number from 1")
     from llgbm.progress import ProgressBar
-    from llgbm.studies.reproduce import read_records, read_run, read_stage, rerun, write_records
+    from llgbm.studies.reproduce import read_records, rerun, write_records
+    from llgbm.studies.stages import read_stage
     from llgbm.tracking.comparison import IDENTICAL, compare, overall
 
     stage = read_stage(args.folder)
-    recorded = read_run(stage, stage.folder, "recorded")
+    recorded = stage.read(stage.folder, "recorded")
     reference = read_records(args.against, stage)[0] if args.against else recorded
     with ProgressBar("reproduce", "runs") as progress:
         made = list(rerun(stage, args.runs, args.threads, progress))
@@ -74,15 +77,17 @@ def _row(run: "RunRecord", reference: "RunRecord", verdict: str, parted: int | N
     from llgbm.files import hash_json
 
     same = sum(run.artifacts.get(path) == value for path, value in reference.artifacts.items())
-    few = {k: v for k, v in (run.curve[-1] if run.curve else {}).items() if k == "loss" or k.startswith("validation/")}
+    few = {name: run.metrics[name] for name in CORE if name in run.metrics}
     exact = [v for k, v in run.metrics.items() if k.startswith("exact_match ")]
+    scores = sum(run.metrics.get(name) == value for name, value in reference.metrics.items())
+    tensors = {"artifacts_same": f"{same} of {len(reference.artifacts)}", "all_tensors": hash_json(run.artifacts)[:12]}
     return {
         "run": run.name,
         "verdict": verdict,
-        "artifacts_same": f"{same} of {len(reference.artifacts)}",
-        "all_tensors": hash_json(run.artifacts)[:12],
+        **(tensors if reference.artifacts else {}),
         "curves_part_at": parted,
         "threads": run.environment.get("threads"),
         **{k: f"{v!r}" for k, v in few.items()},
+        **({} if few or exact or not reference.metrics else {"scores_same": f"{scores} of {len(reference.metrics)}"}),
         **({"mean_exact_match": f"{sum(exact) / len(exact)!r}"} if exact else {}),
     }

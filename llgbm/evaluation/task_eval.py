@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.evaluation.asking import parse_split
 from llgbm.evaluation.clusters import Clusters, task_clusters
+from llgbm.evaluation.made import how_made
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare, gain_recovered, gain_recovered_interval, standard_error
@@ -48,6 +49,8 @@ class Evaluation:
 
     demonstrations: dict[str, dict[str, float]] = field(default_factory=dict)
     """With few_shot, for each split: how many were asked for, how many fit on average, before how many examples fewer did."""
+    made: dict[str, Any] = field(default_factory=dict)
+    """How it was made, where it is a zoo's and a run's as they lie on disk."""
 
     def per_task(self, split: str, method: str) -> list[float]:
         """Exact match of each task."""
@@ -67,6 +70,7 @@ class Evaluation:
             "config_hash": self.config_hash,
             **({"demonstrations": self.demonstrations} if self.demonstrations else {}),
             **({"fingerprints": self.fingerprints} if self.fingerprints else {}),
+            **({"made": self.made} if self.made else {}),
         }
 
     def _summary(self, split: str, method: str) -> dict[str, Any]:
@@ -157,7 +161,8 @@ def evaluate(
     Raises:
         InputError: What is asked for does not exist or does not fit together, or a likelihood is not finite.
     """
-    return run_evaluation(load_setting(checkpoint, data_dir, config or EvaluationConfig(), cache_dir), _run_hash(checkpoint), progress)
+    setting = load_setting(checkpoint, data_dir, config or EvaluationConfig(), cache_dir)
+    return replace(run_evaluation(setting, _run_hash(checkpoint), progress), made=how_made(setting, checkpoint))
 
 
 def run_evaluation(setting: Setting, config_hash: str | None = None, progress: ProgressCallback | None = None) -> Evaluation:

@@ -30,6 +30,8 @@ class RunRecord:
     """The figures the stage ended with."""
     curve: tuple[dict[str, Any], ...]
     """One row for each line of the run's metrics: `step` and figures."""
+    points: dict[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
+    """Before and after the work: the seven points of `validate`, where they were looked up."""
 
 
 @dataclass(frozen=True)

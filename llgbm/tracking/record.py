@@ -65,6 +65,11 @@ class ExperimentLogger:
         self.metadata["inputs"] = {**self.metadata.get("inputs", {}), **hashes}
         self._write()
 
+    def log_details(self, **details: Any) -> None:
+        """Record what else the run is known by: how it was called, the points that were looked up."""
+        self.metadata |= details
+        self._write()
+
     def log_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append one line; it reaches the disk whole or, after a crash, is recognized as torn."""
         line = json.dumps({"step": step, **metrics}) + "\n"

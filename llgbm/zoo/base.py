@@ -136,6 +136,10 @@ class Base:
             template_hash=hash_json(template) if template else None,
         )
 
+    def as_configured(self) -> ModelConfig:
+        """The configuration that loads it."""
+        return ModelConfig(self.name, self.dtype, str(self.model.device), self.revision)
+
 
 def load_configured(model: ModelConfig) -> Base:
     """Load the base that a configuration names, in its precision, on its device. Raises as `load_base`."""

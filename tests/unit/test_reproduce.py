@@ -1,6 +1,7 @@
 """Stages run again come out the same to the bit; another seed, weight, figure or environment is found and named."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,11 @@ from llgbm.cli import main
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.files import read_json, write_json
-from llgbm.studies.reproduce import read_records, read_run, read_stage, repeatable, rerun
+from llgbm.studies.reproduce import read_records, repeatable, rerun
+from llgbm.studies.stages import core_metrics, read_stage
 from llgbm.tracking.comparison import DIFFERS, IDENTICAL, INCOMPARABLE, compare, overall
 from llgbm.training.behavior import train_generator
+from llgbm.training.fingerprint import train_predictor
 from llgbm.zoo.build import build_zoo
 
 
@@ -88,14 +91,80 @@ def test_teachers_repeat_and_a_flipped_bit_and_a_failure_are_named(built: Path, 
         list(rerun(read_stage(built), 1))
 
 
+@pytest.mark.slow
+def test_deltas_repeat_and_a_changed_weight_and_bit_are_named(config: ExperimentConfig, tmp_path: Path, capsys) -> None:
+    zoo, cache = shutil.copytree(config.checkpoint_folder, tmp_path / "zoo"), tmp_path / "deltas"
+    assert main(["compute-deltas", "--zoo", str(zoo), "--deltas", str(cache), "--layers", "0,-1", "--quiet", "--json"]) == 0
+    capsys.readouterr()
+    status, found = call(capsys, cache, "--runs", 1)
+    assert (status, found["verdict"]) == (0, IDENTICAL), found["runs"][0]["reasons"]
+    assert len(found["runs"][0]["artifacts"]) == 5  # four teachers and the base itself
+    adapter = next(iter(sorted(zoo.rglob("adapter_model.safetensors"))))
+    flip(adapter)
+    status, found = call(capsys, cache, "--runs", 1)
+    assert (status, found["verdict"]) == (1, DIFFERS)
+    name = adapter.parent.relative_to(zoo).as_posix()
+    assert found["runs"][0]["reasons"][0].startswith(f"setting content {name}: ")
+    flip(adapter)
+    delta = next(path for path in sorted(cache.glob("*.safetensors")) if path.name != "base.safetensors")
+    flip(delta)
+    status, found = call(capsys, cache, "--runs", 1)
+    assert [reason.split(": ")[0].split(" ")[0] for reason in found["runs"][0]["reasons"]] == ["artifact"]
+
+
+@pytest.mark.slow
+def test_an_evaluation_repeats_and_another_score_and_weight_are_named(run: Path, config: ExperimentConfig, tmp_path: Path, capsys) -> None:
+    asked = ["--methods", "base", "generated", "teacher", "few_shot", "--max_examples", "3", "--demonstrations", "1", "--seed", "5"]
+    places = ["--run", str(run), "--zoo", config.checkpoint_folder, "--scores", str(tmp_path / "scores")]
+    assert main(["evaluate", *places, *asked, "--quiet", "--json"]) == 0
+    capsys.readouterr()
+    status, found = call(capsys, run / "eval_main.json", "--runs", 1)
+    assert (status, found["verdict"]) == (0, IDENTICAL), found["runs"][0]["reasons"]
+    metrics = found["runs"][0]["metrics"]
+    assert any(name.endswith("/generated/nll") for name in metrics)
+    assert any(name.endswith("/few_shot/exact") for name in metrics)
+    flip(run / "generator" / "model.safetensors")
+    status, found = call(capsys, run / "eval_main.json", "--runs", 1)
+    assert (status, found["verdict"]) == (1, DIFFERS)
+    assert found["runs"][0]["reasons"][0].startswith("setting input generator: ")
+    flip(run / "generator" / "model.safetensors")
+    document = read_json(run / "eval_main.json")
+    document["tasks"][0]["nll"]["generated"] += 1e-9
+    write_json(run / "eval_main.json", document)
+    status, found = call(capsys, run / "eval_main.json", "--runs", 1)
+    row = document["tasks"][0]
+    assert [r.split(": ")[0] for r in found["runs"][0]["reasons"]] == [f"metric {row['split']}/{row['task']}/generated/nll"]
+
+
+@pytest.mark.slow
+def test_a_predictors_training_repeats_with_its_deltas_computed_anew(config: ExperimentConfig, tmp_path: Path, capsys) -> None:
+    world = changed(config, output_dir=str(tmp_path), delta_cache_dir=str(tmp_path / "deltas"), training__eval_interval=2)
+    before = torch.are_deterministic_algorithms_enabled()
+    train_predictor(world)
+    torch.use_deterministic_algorithms(before)
+    shutil.rmtree(tmp_path / "deltas")
+    status, found = call(capsys, world.run_folder, "--runs", 1)
+    assert (status, found["verdict"]) == (0, IDENTICAL), found["runs"][0]["reasons"]
+    assert "predictor/model.safetensors" in found["runs"][0]["artifacts"]
+    assert not (tmp_path / "deltas").exists()
+
+
+def test_core_metrics_are_the_last_losses_and_their_perplexities() -> None:
+    curve = [{"step": 1, "loss": 2.0, "loss/sft": 1.0, "validation/nll": 0.5}, {"step": 2, "loss": 1.0, "loss/sft": 0.0}]
+    expected = {"train_loss": 1.0, "train_perplexity": 1.0, "validation_loss": 0.5, "validation_perplexity": math.exp(0.5)}
+    assert core_metrics(curve) == expected
+    assert core_metrics([]) == {}
+    assert core_metrics([{"step": 1, "validation/nll": 1e6}])["validation_perplexity"] == math.exp(700)
+
+
 def test_what_differs_is_named_with_its_place(run: Path, tmp_path: Path) -> None:
     stage = read_stage(run)
-    reference = read_run(stage, run, "recorded")
+    reference = stage.read(run, "recorded")
     assert compare(reference, reference).verdict == IDENTICAL
     other = shutil.copytree(run, tmp_path / "other")
     shutil.copytree(run / "generator", other / "example_adapter")  # a later stage's
     flip(other / "generator" / "model.safetensors")
-    found = compare(reference, read_run(stage, other, "other"))
+    found = compare(reference, stage.read(other, "other"))
     assert (found.verdict, found.first_step, len(found.reasons)) == (DIFFERS, None, 1)
     assert found.reasons[0].startswith("artifact generator/model.safetensors: ")
     rows = [{**row} for row in reference.curve]
@@ -115,7 +184,7 @@ def test_what_differs_is_named_with_its_place(run: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["threads", "cpu_capability", "torch_version"])
 def test_another_environment_is_incomparable_and_says_in_what(run: Path, name: str) -> None:
-    reference = read_run(read_stage(run), run, "recorded")
+    reference = read_stage(run).read(run, "recorded")
     found = compare(reference, replace(reference, environment={**reference.environment, name: "another"}, metrics={}))
     assert found.verdict == INCOMPARABLE
     assert found.reasons[0] == f"environment {name}: {reference.environment[name]} against another"
@@ -135,14 +204,22 @@ def test_an_accelerator_that_a_run_on_the_cpu_did_not_use_does_not_count(run: Pa
     write_json(run / "metadata.json", {**metadata, "environment": {**metadata["environment"], "gpu_name": "another"}})
     stage = read_stage(run)
     on_cpu = replace(stage, config=changed(stage.config, model__device="cpu"))
-    assert read_run(on_cpu, run, "recorded").environment["gpu_name"] is None
+    assert on_cpu.read(run, "recorded").environment["gpu_name"] is None
     on_gpu = replace(stage, config=changed(stage.config, model__device="cuda"))
-    assert read_run(on_gpu, run, "recorded").environment["gpu_name"] == "another"
+    assert on_gpu.read(run, "recorded").environment["gpu_name"] == "another"
 
 
 def test_what_cannot_be_run_again_is_refused(run: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="neither a zoo nor a finished run of 'llgbm train'"):
         read_stage(tmp_path)
+    write_json(tmp_path / "manifest.json", {"adapters": {}, "config": {}})
+    write_json(tmp_path / "metadata.json", {"config": {}})
+    with pytest.raises(InputError, match=r"not all that it takes to compute deltas again.*: call is missing"):
+        read_stage(tmp_path)
+    document = {"splits": {}, "tasks": [], "base": {}, "config_hash": "0"}
+    write_json(tmp_path / "eval_main.json", document)
+    with pytest.raises(InputError, match="does not say how it was made; evaluate again"):
+        read_stage(tmp_path / "eval_main.json")
     metadata = read_json(built / "metadata.json")
     write_json(built / "metadata.json", {**metadata, "config": None})
     with pytest.raises(InputError, match="records no config, so the zoo cannot be built again"):

@@ -1,0 +1,27 @@
+"""How an evaluation was made: what it takes to make it again, and to see that it was made of the same."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llgbm.evaluation.setting import Setting
+from llgbm.files import absolute, hash_tensors
+from llgbm.tracking.environment import get_environment_info
+
+FOLDERS = ("predictor", "soft_prompt")
+"""Choices that are folders."""
+
+
+def how_made(setting: Setting, checkpoint: str | Path | None) -> dict[str, Any]:
+    """For an evaluation's document: folders, choices, content hashes of all that was read, and the environment."""
+    choices = asdict(setting.config)
+    choices |= {name: absolute(choices[name]) for name in FOLDERS if choices[name] is not None}
+    networks = {"generator": setting.generator, "predictor": setting.predictor, "soft_prompt": setting.soft_prompt}
+    hashes = {name: hash_tensors(network.state_dict()) for name, network in networks.items() if network is not None}
+    return {
+        "run": None if checkpoint is None else absolute(checkpoint),
+        "zoo": absolute(setting.zoo.folder),
+        "choices": choices,
+        "inputs": {"base": setting.base.content_hash, "zoo": setting.zoo.content_hash, **hashes},
+        "environment": get_environment_info(),
+    }
