@@ -233,6 +233,14 @@ class TrainingConfig:
 
 
 @dataclass(config=SECTION)
+class TrackingConfig:
+    """What is recorded beside results."""
+
+    level: Literal["basic", "standard", "complete"] = "standard"
+    """How much of code, packages, system and container a run's record holds."""
+
+
+@dataclass(config=SECTION)
 class ExperimentConfig:
     """A whole experiment."""
 
@@ -244,6 +252,7 @@ class ExperimentConfig:
     generator: GeneratorConfig = Field(default_factory=GeneratorConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     experiment_name: Annotated[str, AfterValidator(path_part)] = "experiment"
     """Name of the run's folder."""
     seed: Seed = 42
@@ -293,6 +302,7 @@ UNSCIENTIFIC = {
     "training.gradient_checkpointing",
     "training.target_cache_gb",
     "training.teacher_cache_gb",
+    "tracking.level",
     "zoo.adapters_per_batch",
     "zoo.gradient_checkpointing",
 }

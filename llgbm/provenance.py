@@ -14,7 +14,7 @@ from llgbm.checking import RECORD, read_as
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.files import read_json
-from llgbm.tracking.record import COMPLETED, RUN_CONFIG
+from llgbm.tracking.record import COMPLETED, RECORD_FILE, RUN_CONFIG, read_record
 from llgbm.tracking.store import Artifact, ArtifactStore
 from llgbm.training.checkpoints import KINDS
 from llgbm.zoo.base import BaseIdentity
@@ -58,8 +58,8 @@ def record_run(store: ArtifactStore, run: str | Path, zoo_folder: str | Path | N
             of this is checked before anything is kept.
     """
     run = Path(run)
-    place = run / "metadata.json"
-    values = read_json(place)
+    place = run / RECORD_FILE
+    values = read_record(run)
     record = read_as(_Metadata, values, f"{place}, which training writes")
     if record.state != COMPLETED:
         raise InputError(f"{run}: the run is {record.state}, and only one that is {COMPLETED} is recorded; train it to its end")

@@ -39,7 +39,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--tokens", default=None, metavar="T", help="a token's number, last, mean or response")
     add_json(parser)
     add_dry_run(parser)
-    add_config_arguments(parser, sections=("model", "probe", "delta"))
+    add_config_arguments(parser, sections=("model", "probe", "delta", "tracking"))
 
 
 def run(args: Namespace) -> int:
@@ -82,7 +82,7 @@ def run(args: Namespace) -> int:
     folder = Path(args.deltas).resolve()
     with ExitStack() as stack:
         if first:
-            record = stack.enter_context(ExperimentLogger(folder.parent, folder.name))
+            record = stack.enter_context(ExperimentLogger(folder.parent, folder.name, config.tracking.level))
             record.log_config(content(replace(config, model=base.as_configured())))
             record.log_details(call={"adapters": absolute(args.zoo), "layers": args.layers, "tokens": args.tokens})
         progress = stack.enter_context(ProgressBar("deltas", "adapters")) if first else None

@@ -30,7 +30,7 @@ def add_arguments(parser: CommandParser) -> None:
     build = actions.add_parser(
         "build", help="train every missing teacher", description=BUILD, example="llgbm zoo build --zoo my_zoo --suite my_suite"
     )
-    add_config_arguments(build, sections=("", "model", "lora", "zoo"), whole=True)
+    add_config_arguments(build, sections=("", "model", "lora", "zoo", "tracking"), whole=True)
     listing = actions.add_parser("list", help="show a zoo's teachers", description="Show the teachers of a zoo.", example="llgbm zoo list")
     add_folder(listing, *ZOO_NAMES, default=ZOO, help="the zoo")
     tasks = actions.add_parser("tasks", help="show a suite's tasks", description=TASKS, example="llgbm zoo tasks --split seen --count 10")

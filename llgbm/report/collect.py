@@ -1,4 +1,7 @@
-"""What a run folder holds, read into one record and checked; nothing is computed, and a part that is not there is None or empty."""
+"""What a run folder holds, read into one record and checked; nothing is computed, and a part that is not there is None or empty.
+
+A run that was killed is marked as one when it is read.
+"""
 
 import json
 import math
@@ -11,7 +14,7 @@ from llgbm.errors import InputError
 from llgbm.evaluation.answers import ANSWERS_FILE, read_answers
 from llgbm.evaluation.task_eval import read_evaluation
 from llgbm.files import hash_file, read_json, read_yaml
-from llgbm.tracking.record import RUNNING
+from llgbm.tracking.record import RECORD_FILE, RUNNING, read_record
 
 REPORT_FILE = "report.html"
 TORN = object()
@@ -89,7 +92,7 @@ def collect_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not any((folder / name).is_file() for name in ("config.yaml", "metadata.json")):
         raise InputError(f"{folder}: not a run (no config.yaml, no metadata.json); give a folder that 'llgbm train' wrote")
-    metadata = _read_object(folder / "metadata.json")
+    metadata = _object(folder / RECORD_FILE, read_record(folder)) if (folder / RECORD_FILE).is_file() else {}
     config = flatten(read_yaml(folder / "config.yaml")) if (folder / "config.yaml").is_file() else metadata.get("config", {})
     answers = folder / ANSWERS_FILE
     return Run(
@@ -155,7 +158,11 @@ def _is_figure(value: object) -> bool:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object, empty when there is no file."""
-    value = read_json(path) if path.is_file() else {}
+    return _object(path, read_json(path) if path.is_file() else {})
+
+
+def _object(path: Path, value: Any) -> dict[str, Any]:
+    """What a file held, seen to be an object."""
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}; the command that made the folder writes it anew")
     return value

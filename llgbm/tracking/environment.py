@@ -29,9 +29,13 @@ def set_seed(seed: int, deterministic: bool = True) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-def get_git_info() -> dict[str, Any]:
-    """Commit, branch and whether the working tree differs, of the checkout the package runs from; None where there is none."""
-    folder = Path(__file__).parent
+def get_git_info(folder: Path | None = None) -> dict[str, Any]:
+    """Commit, branch and whether the working tree differs; None where there is no checkout.
+
+    Args:
+        folder: In a checkout; by default where the package runs from.
+    """
+    folder = folder or Path(__file__).parent
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {"commit": None, "branch": None, "dirty": None}
@@ -40,6 +44,11 @@ def get_git_info() -> dict[str, Any]:
         "branch": _git(folder, "rev-parse", "--abbrev-ref", "HEAD"),
         "dirty": bool(_git(folder, "status", "--porcelain")),
     }
+
+
+def get_git_diff(folder: Path | None = None) -> str:
+    """How the tracked files of that checkout differ from its commit; empty where they do not, or there is none."""
+    return _git(folder or Path(__file__).parent, "diff", "--no-ext-diff", "--no-color", "HEAD") or ""
 
 
 def get_environment_info() -> dict[str, Any]:
@@ -79,10 +88,12 @@ def _cpu_model() -> str:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace", timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.rstrip("\n")
 
 
 def _version(package: str) -> str | None:

@@ -3,34 +3,16 @@
 import fcntl
 import json
 import os
-import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import psutil
+from typing import BinaryIO
 
 from llgbm.errors import InputError
+from llgbm.tracking.process import Holder, this_process
 
 LOCK_FILE = ".lock"
-SAME_START_S = 2.0
-"""Start times of one process, read at two moments, differ by less: a clock may have been set in between."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who works in a folder."""
-
-    pid: int
-    started: float
-    """When the process started, in seconds since 1970; process ids are given anew."""
-    host: str
-    command: str
-    since: str
 
 
 @contextmanager
@@ -46,7 +28,7 @@ def hold(folder: str | Path, lock: str = LOCK_FILE) -> Iterator[None]:
         InputError: A living process, or one of another machine, works there.
     """
     folder = Path(folder)
-    made, own = [path for path in (folder, *folder.parents) if not path.exists()], _this_process()
+    made, own = [path for path in (folder, *folder.parents) if not path.exists()], this_process()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _take(folder / lock, own)
@@ -64,12 +46,12 @@ def _take(path: Path, own: Holder) -> None:
     folder = path.parent
     with _opened(path) as file:
         other = _read(file)
-        if other is not None and other.host != own.host:
+        if other is not None and not other.is_here:
             raise InputError(
                 f"{folder}: process {other.pid} on {other.host} has worked there since {other.since} ({other.command}); "
                 f"wait for it, or delete {path} if it is gone"
             )
-        if other is not None and _lives(other):
+        if other is not None and other.lives:
             raise InputError(
                 f"{folder}: process {other.pid} has worked there since {other.since} ({other.command}); "
                 "wait for it, or choose another folder"
@@ -108,22 +90,6 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 def _read(file: BinaryIO) -> Holder | None:
     """Who holds the lock; None for a new file, and for one whose writer was stopped before it was done."""
     try:
-        content: Any = json.loads(file.read())
-        return Holder(int(content["pid"]), float(content["started"]), *(str(content[key]) for key in ("host", "command", "since")))
-    except (ValueError, KeyError, TypeError):
+        return Holder.of(json.loads(file.read()))
+    except ValueError:
         return None
-
-
-def _lives(holder: Holder) -> bool:
-    """Whether that very process still runs on this machine."""
-    try:
-        process = psutil.Process(holder.pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - holder.started) < SAME_START_S
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _this_process() -> Holder:
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Holder(os.getpid(), psutil.Process().create_time(), socket.gethostname(), command, now)

@@ -1,23 +1,30 @@
 """The record of a run: its state, configuration, inputs and figures, in the run's folder."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from llgbm.errors import InputError
-from llgbm.files import hash_json, names_its_faults, write_json, write_text
+from llgbm.files import hash_json, names_its_faults, read_json, write_bytes, write_json, write_text
 from llgbm.names import path_part
-from llgbm.tracking.environment import get_environment_info, get_git_info
+from llgbm.tracking.context import DIFF_FILE, MOST_DIFF_BYTES, Level, capture
+from llgbm.tracking.process import Holder, is_first_process, this_process
 
 RUN_CONFIG = "config.yaml"
 """What every run's folder has, and no zoo's or cache's."""
+RECORD_FILE, METRICS_FILE, HEARTBEAT_FILE = "metadata.json", "metrics.jsonl", "hardware.jsonl"
 RUNNING, COMPLETED, FAILED = "RUNNING", "COMPLETED", "FAILED"
+SILENT_S = 600.0
+"""A run on another machine whose heartbeat file was not written for so long is taken for killed."""
+logger = logging.getLogger(__name__)
 
 
 def refuse_run(folder: str | Path, what: str) -> None:
@@ -29,22 +36,52 @@ def refuse_run(folder: str | Path, what: str) -> None:
 class ExperimentLogger:
     """The record of one run under `output_dir/experiment_name/`; also a context manager that marks a failed run.
 
-    `metadata.json` holds git, environment, state and times; `metrics.jsonl` one line per `log_metrics`;
-    `eval_<name>.json` one evaluation. Everything but the appended metrics is written atomically. InputError for a name that
-    cannot be a folder.
+    `metadata.json` holds git, environment, process, state and times; `metrics.jsonl` one line per `log_metrics`;
+    `eval_<name>.json` one evaluation; `git.diff` what is not committed. Everything but the appended metrics is written atomically.
+    Of processes that were launched together the first alone writes.
+
+    Args:
+        output_dir: Where runs are.
+        experiment_name: The run's folder there.
+        level: How much of its surroundings is recorded, see `context`.
+        checkout: A folder of the code that runs; by default the package's own.
+        goes_on: It goes on from where an earlier one stopped, whose end becomes a line of `earlier`.
+
+    Raises:
+        InputError: The name cannot be a folder.
     """
 
-    def __init__(self, output_dir: str | Path, experiment_name: str) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path,
+        experiment_name: str,
+        level: Level = "standard",
+        checkout: Path | None = None,
+        goes_on: bool = False,
+    ) -> None:
         self.folder = Path(output_dir) / path_part(experiment_name, "experiment_name")
+        self.writes = is_first_process()
+        self._start = time.monotonic()
+        context, diff = capture(level, checkout)
         self.metadata: dict[str, Any] = {
             "experiment_name": experiment_name,
             "state": RUNNING,
             "started": _now(),
-            "git": get_git_info(),
-            "environment": get_environment_info(),
+            "process": asdict(this_process()),
+            **context,
+            **({"earlier": _earlier(self.folder)} if goes_on else {}),
         }
-        self._start = time.monotonic()
+        if self.writes:
+            self._keep(diff)
         self._write()
+
+    def _keep(self, diff: str) -> None:
+        """The working tree's difference, in the place of an earlier one; says that there is one."""
+        (self.folder / DIFF_FILE).unlink(missing_ok=True)
+        if diff:
+            write_bytes(self.folder / DIFF_FILE, (diff + "\n").encode()[:MOST_DIFF_BYTES])
+            commit = self.metadata["git"]["commit"][:12]
+            logger.warning("the code differs from commit %s; the difference is kept in %s", commit, self.folder / DIFF_FILE)
 
     def __enter__(self) -> "ExperimentLogger":
         return self
@@ -73,7 +110,9 @@ class ExperimentLogger:
     def log_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append one line; it reaches the disk whole or, after a crash, is recognized as torn."""
         line = json.dumps({"step": step, **metrics}) + "\n"
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / METRICS_FILE
+        if not self.writes:
+            return
         with names_its_faults(path), path.open("ab") as file:
             if file.tell() and not _ends_with_newline(path):
                 file.write(b"\n")  # a line that a crash tore ends here
@@ -82,7 +121,8 @@ class ExperimentLogger:
     def log_evaluation(self, name: str, results: Mapping[str, Any]) -> Path:
         """Write `eval_<name>.json`."""
         path = self.folder / path_part(f"eval_{name}.json", "evaluation")
-        write_json(path, dict(results))
+        if self.writes:
+            write_json(path, dict(results))
         return path
 
     def finalize(self, final_metrics: Mapping[str, Any] | None = None) -> None:
@@ -99,7 +139,55 @@ class ExperimentLogger:
         self._write()
 
     def _write(self) -> None:
-        write_json(self.folder / "metadata.json", self.metadata)
+        if self.writes:
+            write_json(self.folder / RECORD_FILE, self.metadata)
+
+
+def read_record(folder: str | Path) -> Any:
+    """A run's `metadata.json`; a run that was killed before it could say so is marked FAILED from now on, where that can be written.
+
+    Killed is one whose process this machine does not have any more, or, of another machine, whose heartbeat has stopped.
+
+    Raises:
+        InputError: There is no record, or it is no JSON.
+    """
+    path = Path(folder) / RECORD_FILE
+    record = read_json(path)
+    process = Holder.of(record.get("process")) if isinstance(record, dict) and record.get("state") == RUNNING else None
+    if process is None or _goes_on(process, Path(folder) / HEARTBEAT_FILE):
+        return record
+    seen = datetime.fromtimestamp(_last_sign(Path(folder)), UTC).isoformat(timespec="seconds")
+    error = f"killed: process {process.pid} on {process.host} is gone and did not say why; its last sign is of {seen}"
+    record |= {"state": FAILED, "ended": seen, "error": error}
+    with suppress(OSError):
+        write_json(path, record)
+    return record
+
+
+def mark_killed(folder: str | Path) -> None:
+    """`read_record`, where there is one, for its mark alone."""
+    if (Path(folder) / RECORD_FILE).is_file():
+        read_record(folder)
+
+
+def _goes_on(process: Holder, heartbeat: Path) -> bool:
+    """Whether a run may still be on its way; without a sign of the contrary it is."""
+    if process.is_here:
+        return process.lives
+    return not heartbeat.is_file() or time.time() - heartbeat.stat().st_mtime < SILENT_S
+
+
+def _last_sign(folder: Path) -> float:
+    """When a run last wrote something."""
+    return max(path.stat().st_mtime for name in (RECORD_FILE, METRICS_FILE, HEARTBEAT_FILE) if (path := folder / name).is_file())
+
+
+def _earlier(folder: Path) -> list[dict[str, Any]]:
+    """How the attempts before this one began and ended, oldest first."""
+    if not (folder / RECORD_FILE).is_file():
+        return []
+    last = read_record(folder)
+    return [*last.get("earlier", []), {name: last[name] for name in ("state", "started", "ended", "error") if name in last}]
 
 
 def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:

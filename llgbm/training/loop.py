@@ -25,7 +25,7 @@ from llgbm.models.reader import CONFIG_FILE
 from llgbm.progress import ProgressCallback
 from llgbm.tracking.environment import set_seed
 from llgbm.tracking.lock import hold
-from llgbm.tracking.record import ExperimentLogger, cut_metrics
+from llgbm.tracking.record import ExperimentLogger, cut_metrics, mark_killed
 from llgbm.training.checkpoints import (
     check_origin,
     clear_run,
@@ -108,6 +108,7 @@ def train(
     with ExitStack() as stack:
         from_first(lambda: stack.enter_context(hold(folder)))
         from_first(lambda: check_begin(folder, begin))
+        from_first(lambda: mark_killed(folder))
         if progress is not None and accelerator.is_main_process:
             progress(0, config.training.total_steps, now="loading")
         run = _Run(config, make, accelerator, resume=begin in ("resume", "go_on"))
@@ -165,7 +166,8 @@ class _Run:
         if self.is_main:
             if not self.resumed:
                 clear_run(self.folder, self.problem.kind)
-            self.logger = ExperimentLogger(self.config.output_dir, self.config.experiment_name)
+            tracking = self.config.tracking
+            self.logger = ExperimentLogger(self.config.output_dir, self.config.experiment_name, tracking.level, goes_on=self.resumed)
             self.logger.log_config(content(self.config))
             self.logger.log_inputs(**self.problem.inputs)
             self.config.save(self.folder / "config.yaml")

@@ -67,7 +67,7 @@ def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) ->
         for finding in require_fit(base, framing, suite):
             logger.info("%s: %s", finding.check, finding.found)
     before = set(rows)
-    with ExperimentLogger(folder.parent, folder.name) as record:
+    with ExperimentLogger(folder.parent, folder.name, config.tracking.level) as record:
         record.log_config(content(config))
         record.log_inputs(base=base.content_hash, suite=suite.content_hash)
         _write_manifest(folder, header, suite, config.zoo, rows)

@@ -210,7 +210,7 @@ def test_a_section_that_is_none_is_named_beside_a_flag_for_it() -> None:
 def test_parts_are_dataclasses() -> None:
     config = ExperimentConfig()
     parts = [getattr(config, f.name) for f in fields(config) if is_dataclass(getattr(config, f.name))]
-    assert len(parts) == 8
+    assert len(parts) == 9
 
 
 def test_alpha_follows_rank_unless_given() -> None:
