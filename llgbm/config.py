@@ -238,6 +238,8 @@ class TrackingConfig:
 
     level: Literal["basic", "standard", "complete"] = "standard"
     """How much of code, packages, system and container a run's record holds."""
+    monitor_s: Number = Field(default=5.0, ge=0, le=300)
+    """Seconds between samples of processor, memory and GPU in training; 0: none."""
 
 
 @dataclass(config=SECTION)
@@ -303,6 +305,7 @@ UNSCIENTIFIC = {
     "training.target_cache_gb",
     "training.teacher_cache_gb",
     "tracking.level",
+    "tracking.monitor_s",
     "zoo.adapters_per_batch",
     "zoo.gradient_checkpointing",
 }

@@ -46,9 +46,14 @@ def number(value: float) -> str:
 
 
 def curves_chart(
-    title: str, curves: Sequence[Curve], form: Format = number, reference: tuple[str, float] | None = None, share: bool = False
+    title: str,
+    curves: Sequence[Curve],
+    form: Format = number,
+    reference: tuple[str, float] | None = None,
+    share: bool = False,
+    axis: str = "step",
 ) -> Markup:
-    """Figures over steps, one line per run.
+    """Figures over steps, or something else that is counted, one line per run.
 
     Args:
         title: What is drawn; also the chart's accessible name.
@@ -56,6 +61,7 @@ def curves_chart(
         form: Writes the values of the vertical axis.
         reference: A level to compare with, drawn as a dashed line with its name.
         share: Whether values are shares; their axis is from 0 to 1 in every chart.
+        axis: What the points' first numbers count.
     """
     values = [value for curve in curves for _, value in curve.points] + ([reference[1]] if reference else [])
     steps = [step for curve in curves for step, _ in curve.points]
@@ -64,7 +70,7 @@ def curves_chart(
     at_y = _scale(levels[0], levels[-1], HEIGHT - BOTTOM, TOP)
     parts = [_horizontal(at_y(level), form(level)) for level in levels]
     parts += [_below(at_x(step), number(step)) for step in ticks(min(steps), max(steps)) if min(steps) <= step <= max(steps)]
-    parts.append(Markup('<text class="axis" x="{}" y="{}" text-anchor="end">step</text>').format(LEFT - 12, HEIGHT - BOTTOM + 16))
+    parts.append(Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 12, HEIGHT - BOTTOM + 16, axis))
     if reference:
         y = _at(at_y(reference[1]))
         parts.append(Markup('<line class="reference" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(LEFT, WIDTH - RIGHT, y, y))
@@ -75,9 +81,9 @@ def curves_chart(
         line = " ".join(f"{_at(at_x(step))},{_at(at_y(value))}" for step, value in thin(curve.points))
         parts.append(Markup('<polyline class="line s{}" points="{}"/>').format(i % STYLES, line))
         if len(curve.points) <= 12:
-            parts += [_dot(at_x(step), at_y(value), i, f"{curve.label}: {form(value)} at step {step}") for step, value in curve.points]
+            parts += [_dot(at_x(step), at_y(value), i, f"{curve.label}: {form(value)} at {axis} {step}") for step, value in curve.points]
     ends = "; ".join(f"{c.label} from {form(c.points[0][1])} to {form(c.points[-1][1])}" for c in curves)
-    return _svg(title, f"{ends}, steps {min(steps)} to {max(steps)}", HEIGHT, parts)
+    return _svg(title, f"{ends}, {axis}s {min(steps)} to {max(steps)}", HEIGHT, parts)
 
 
 def estimates_chart(

@@ -14,7 +14,7 @@ from llgbm.errors import InputError
 from llgbm.evaluation.answers import ANSWERS_FILE, read_answers
 from llgbm.evaluation.task_eval import read_evaluation
 from llgbm.files import hash_file, read_json, read_yaml
-from llgbm.tracking.record import RECORD_FILE, RUNNING, read_record
+from llgbm.tracking.record import HEARTBEAT_FILE, METRICS_FILE, RECORD_FILE, RUNNING, read_record
 
 REPORT_FILE = "report.html"
 TORN = object()
@@ -57,6 +57,8 @@ class Run:
     config: dict[str, Any]
     """By dotted name."""
     metrics: Metrics
+    hardware: Metrics
+    """What the machine gave, by seconds."""
     training: dict[str, Any]
     evaluations: dict[str, dict[str, Any]]
     """By the name in `eval_<name>.json`."""
@@ -101,7 +103,8 @@ def collect_run(folder: str | Path) -> Run:
         state=str(metadata.get("state", "UNKNOWN")),
         metadata=metadata,
         config=config,
-        metrics=read_curves(folder / "metrics.jsonl"),
+        metrics=read_curves(folder / METRICS_FILE),
+        hardware=read_curves(folder / HEARTBEAT_FILE, "second"),
         training=_read_object(folder / "training.json"),
         evaluations={path.stem.removeprefix("eval_"): _read_scores(path) for path in sorted(folder.glob("eval_*.json"))},
         answers=read_answers(answers) if answers.is_file() else None,
@@ -118,8 +121,12 @@ def collect_composition(folder: str | Path) -> CompositionFindings | None:
     return CompositionFindings(folder, documents, _pictures(folder, folder / "figures"), _artifacts(folder)) if documents else None
 
 
-def read_curves(path: Path) -> Metrics:
+def read_curves(path: Path, key: str = "step") -> Metrics:
     """Each figure's values by step; where a resumed run logged a step twice, the later line counts.
+
+    Args:
+        path: A file of JSON lines; without it there are none.
+        key: The figure that counts.
 
     Raises:
         InputError: A line is no JSON object with a step, unless it is the beginning of one that a crash tore off.
@@ -131,9 +138,9 @@ def read_curves(path: Path) -> Metrics:
         if row is TORN:
             torn += 1
             continue
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise InputError(f"{path}:{number}: not a line of metrics (expected a JSON object with an integer step); remove or mend it")
-        by_step[row["step"]] = {name: float(value) for name, value in row.items() if name != "step" and _is_figure(value)}
+        if not isinstance(row, dict) or not isinstance(row.get(key), int):
+            raise InputError(f"{path}:{number}: not a line of metrics (expected a JSON object with an integer {key}); remove or mend it")
+        by_step[row[key]] = {name: float(value) for name, value in row.items() if name != key and _is_figure(value)}
     figures: dict[str, list[tuple[int, float]]] = {}
     for step in sorted(by_step):
         for name, value in by_step[step].items():

@@ -108,6 +108,7 @@ def _about_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "differences": sections.config_table(runs, only_differing=True),
         "zoos": [zoo for zoo in zoos.values() if zoo],
         "curves": sections.training_curves([(run.name, run.metrics) for run in runs], sections.teacher_level(runs)),
+        "hardware": sections.hardware_curves([(run.name, run.hardware) for run in runs]),
         "delta_pictures": _delta_pictures(runs),
         "artifacts": [sections.artifact_table(run.name, run.artifacts) for run in runs],
     }

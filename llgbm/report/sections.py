@@ -21,6 +21,14 @@ TITLES = {
 }
 """Names of figures for people, in the order of panels; any other has its own name: losses before them, the rest after."""
 
+MACHINE = {
+    "process_cpu_percent": "processor, this process, % of a core",
+    "cpu_percent": "processor, whole machine, %",
+    "process_memory_gib": "memory, this process, GiB",
+    "memory_percent": "memory, whole machine, %",
+}
+"""Names of what is sampled of the machine, in the order of panels; GPUs follow."""
+
 
 def standing(run: Run) -> str:
     """What to know about a run that has not ended well; empty for one that has."""
@@ -81,6 +89,17 @@ def training_curves(runs: Sequence[tuple[str, Metrics]], teacher: tuple[str, flo
         share = "exact_match" in name
         panels.append((title, curves_chart(title, curves, percent if share else number, teacher if share else None, share)))
     return Curves(panels, constant)
+
+
+def hardware_curves(runs: Sequence[tuple[str, Metrics]]) -> list[tuple[str, Markup]]:
+    """One panel for each thing of the machine that was sampled in any run, over seconds."""
+    names = sorted({name for _, metrics in runs for name in metrics.figures}, key=lambda name: (_machine_rank(name), name))
+    panels = []
+    for name in names:
+        curves = [Curve(run, metrics.figures[name]) for run, metrics in runs if name in metrics.figures]
+        title = MACHINE.get(name) or words(name).replace("gpu", "GPU ").replace(" percent", ", busy, %").replace(" gib", ", GiB")
+        panels.append((title, curves_chart(title, curves, axis="second")))
+    return panels
 
 
 def artifact_table(name: str, artifacts: Sequence[Artifact]) -> Table:
@@ -172,6 +191,10 @@ def _steps(run: Run) -> str:
     done = run.training.get("steps", run.metrics.last_step or None)
     best = run.training.get("best_step")
     return "" if done is None else f"{done}" + (f", the best was {best}" if best is not None else "")
+
+
+def _machine_rank(figure: str) -> int:
+    return list(MACHINE).index(figure) if figure in MACHINE else len(MACHINE)
 
 
 def _threads(threads: object) -> str:

@@ -115,7 +115,10 @@ def clear_run(folder: Path, result: str) -> None:
     """Remove what an earlier run of this name left, its evaluations too, so that none of it is taken for this one's."""
     for name in ("checkpoints", result, "example_adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for path in (*(folder / name for name in ("metrics.jsonl", "training.json", "example_answers.json")), *folder.glob("eval_*.json")):
+    for path in (
+        *(folder / name for name in ("metrics.jsonl", "hardware.jsonl", "training.json", "example_answers.json")),
+        *folder.glob("eval_*.json"),
+    ):
         path.unlink(missing_ok=True)
 
 

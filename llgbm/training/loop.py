@@ -25,6 +25,7 @@ from llgbm.models.reader import CONFIG_FILE
 from llgbm.progress import ProgressCallback
 from llgbm.tracking.environment import set_seed
 from llgbm.tracking.lock import hold
+from llgbm.tracking.monitor import HardwareMonitor
 from llgbm.tracking.record import ExperimentLogger, cut_metrics, mark_killed
 from llgbm.training.checkpoints import (
     check_origin,
@@ -138,6 +139,7 @@ class _Run:
         self.model, self.optimizer = self.accelerator.prepare(self.problem.network, self.raw_optimizer)
         self.state = self._restore() if resume else LoopState()
         self.watch, self.logger, self.begun = FiniteWatch(), None, False
+        self.monitor: HardwareMonitor | None = None
         self.resumed = self.state.step > 0
         self.shown: dict[str, float] = {}
 
@@ -171,6 +173,8 @@ class _Run:
             self.logger.log_config(content(self.config))
             self.logger.log_inputs(**self.problem.inputs)
             self.config.save(self.folder / "config.yaml")
+            self.monitor = HardwareMonitor(self.folder, tracking.monitor_s, goes_on=self.resumed)
+            self.monitor.__enter__()
         start_trackers(self.accelerator, self.config)
         self.begun = True
         self.accelerator.wait_for_everyone()
@@ -314,6 +318,8 @@ class _Run:
         The wrapped network goes before the process group that it holds: were it the last to hold it, the group's threads
         would be joined under the interpreter's lock, for which they may wait, and the process would never end.
         """
+        if self.monitor:
+            self.monitor.stop()
         if self.logger and failed is not None:
             self.logger.fail(failed)
         elif self.logger:
