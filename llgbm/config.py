@@ -240,6 +240,8 @@ class TrackingConfig:
     """How much of code, packages, system and container a run's record holds."""
     monitor_s: Number = Field(default=5.0, ge=0, le=300)
     """Seconds between samples of processor, memory and GPU in training; 0: none."""
+    store: str | None = None
+    """Artifact store that gets a copy of what each stage makes, with what it was made from; null: none."""
 
 
 @dataclass(config=SECTION)
@@ -306,6 +308,7 @@ UNSCIENTIFIC = {
     "training.teacher_cache_gb",
     "tracking.level",
     "tracking.monitor_s",
+    "tracking.store",
     "zoo.adapters_per_batch",
     "zoo.gradient_checkpointing",
 }

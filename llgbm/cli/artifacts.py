@@ -48,7 +48,9 @@ def add_arguments(parser: CommandParser) -> None:
     lineage.add_argument("--of", default=None, metavar="REF", help="only what this one was made from, and what from it")
     lineage.add_argument("--format", default="mermaid", choices=FORMATS, help="how (default: %(default)s)")
     action("gc", "free what no version needs any more, if older than an hour", "gc")
-    record = action("record", "keep a run with its suite, zoo, evaluations and report, if their hashes are the run's", "record outputs/run")
+    record = action(
+        "record", "keep a run with its suite, zoo, deltas, checkpoints, evaluations, report, if their hashes are its", "record outputs/run"
+    )
     record.add_argument("run", metavar="RUN", help="folder of a training run")
     add_folder(record, "--zoo", default=None, help="its zoo (default: where the run found it)")
     export = action("export", "write artifacts and all they were made from into one file", "export model-mine --output mine.zip")

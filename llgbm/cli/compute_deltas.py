@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llgbm.cli.keep import keep
 from llgbm.cli.options import (
     DELTAS,
     DELTAS_NAMES,
@@ -54,6 +55,7 @@ def run(args: Namespace) -> int:
     from llgbm.files import absolute
     from llgbm.lora.peft_io import find_adapters
     from llgbm.progress import ProgressBar
+    from llgbm.provenance import record_deltas
     from llgbm.tracking.record import ExperimentLogger, refuse_run
     from llgbm.zoo.base import load_configured, load_recorded
     from llgbm.zoo.folder import TeacherZoo
@@ -89,6 +91,8 @@ def run(args: Namespace) -> int:
         report = compute_deltas(engine, paths, cache, progress)
     if first:
         _show(args, report)
+        if not report.failed:
+            keep(config.tracking.store, lambda store: record_deltas(store, args.deltas, args.zoo))
     return 2 if report.failed else 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llgbm.cli.keep import add_store, keep
 from llgbm.cli.options import (
     RUN,
     ZOO,
@@ -46,6 +47,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws demonstrations and shuffles (default: 0)")
     add_folder(parser, "--scores", "--cache_dir", default="outputs/cache", help="keeps the controls' scores")
     parser.add_argument("--example_answers", type=int, default=0, metavar="N", help="tasks to write answers for")
+    add_store(parser)
     add_json(parser)
     add_dry_run(parser)
     add_base_arguments(parser, "the zoo")
@@ -54,9 +56,10 @@ def add_arguments(parser: CommandParser) -> None:
 def run(args: Namespace) -> int:
     """Evaluate, write `eval_<name>.json`, show it."""
     from llgbm.evaluation.answers import ANSWERS_FILE
-    from llgbm.evaluation.task_eval import evaluate
+    from llgbm.evaluation.task_eval import evaluate, run_folder
     from llgbm.files import write_json
     from llgbm.progress import ProgressBar
+    from llgbm.provenance import record_evaluation
     from llgbm.tracking.lock import hold
 
     checkpoint = None if args.run == "none" else args.run
@@ -71,6 +74,8 @@ def run(args: Namespace) -> int:
         write_json(output, document)
         if answers is not None:
             write_json(output.parent / ANSWERS_FILE, answers)
+    run = None if checkpoint is None else run_folder(checkpoint) or checkpoint
+    keep(args.store, lambda store: record_evaluation(store, output, run, args.zoo))
     if args.json:
         print_json(document)
     else:

@@ -35,6 +35,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "zoo.suite": ("--suite", "tasks: micro, words, or a folder of JSONL files"),
     "probe.probe_type": ("--probe_type", "probes: generic, math, code ... (--help_config)"),
     "seed": ("--seed", "seed of everything random"),
+    "tracking.store": ("--store", "artifact store that gets what is made, and its inputs"),
     "training.report_to": ("--report_to", "tracker: trackio, tensorboard, wandb, mlflow"),
     "model.name": ("--base", "Hugging Face folder or hub id, or micro, built in"),
     "model.revision": ("--revision", "branch, tag or commit of a hub id"),

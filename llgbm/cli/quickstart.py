@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llgbm.cli.keep import keep
 from llgbm.cli.options import add_config_arguments, read_config
 from llgbm.cli.output import print_config, print_table
 from llgbm.cli.parser import CommandParser
@@ -73,10 +74,12 @@ class _Quickstart:
 
     def run(self) -> None:
         from llgbm.files import hash_file
+        from llgbm.provenance import record_run, record_zoo
         from llgbm.training.standing import check_begin
         from llgbm.workspace import settle
 
         zoo = self._zoo()
+        keep(self.config.tracking.store, lambda store: record_zoo(store, zoo.folder))
         self.config = settle(self.config, zoo, {"model.device": self.config.model.device})
         inputs = {"config": self.config.get_hash(), "zoo": zoo.content_hash}
         generator = [self.folder / "generator" / name for name in ("config.json", "model.safetensors")]
@@ -93,6 +96,7 @@ class _Quickstart:
         self._stage("answers", trained, [answers, self.folder / "example_adapter"], lambda: self._answer(answers))
         self._show(document, answers)
         self._report(trained)
+        keep(self.config.tracking.store, lambda store: record_run(store, self.folder, zoo.folder))
 
     def _stage(self, name: str, inputs: dict[str, str], outputs: list[Path], work: Callable[[], object]) -> None:
         start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 
+from llgbm.cli.keep import add_store, keep
 from llgbm.cli.options import RUN, add_folder
 from llgbm.cli.parser import CommandParser
 
@@ -15,11 +16,15 @@ def add_arguments(parser: CommandParser) -> None:
     parser.bare = "run"
     parser.add_argument("--output", default=None, metavar="FILE", help="the page (default: report.html in the only run's folder)")
     add_folder(parser, "--composition", "--composition_dir", default="outputs/composition", help="results of llgbm compose, if there")
+    add_store(parser)
 
 
 def run(args: Namespace) -> int:
-    """Write the page and print its path."""
+    """Write the page and print its path; a store gets the runs, and with them the page of a run in its folder."""
+    from llgbm.provenance import record_run
     from llgbm.report.html import write_report
 
     print(write_report(args.run, args.output, args.composition))
+    for folder in args.run:
+        keep(args.store, lambda store, folder=folder: record_run(store, folder))
     return 0

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 
+from llgbm.cli.keep import keep
 from llgbm.cli.options import add_begin_arguments, add_config_arguments, add_json, read_begin, read_config_of_zoo, read_config_to_print
 from llgbm.cli.output import print_config, print_json, print_table
 from llgbm.cli.parser import CommandParser
@@ -29,12 +30,14 @@ def run(args: Namespace) -> int:
     if args.dry_run:
         return show_plan([plan_training(config, read_begin(args), args.network)], args.json)
     from llgbm.progress import ProgressBar
+    from llgbm.provenance import record_run
     from llgbm.training.behavior import train_generator
     from llgbm.training.soft_prompt import train_soft_prompt
 
     train = {"generator": train_generator, "soft_prompt": train_soft_prompt}[args.network]
     with ProgressBar(f"train {config.experiment_name}", "steps") as progress:
         result = train(config, begin=read_begin(args), progress=progress)
+    keep(config.tracking.store, lambda store: record_run(store, result.folder))
     summary = {
         args.network: str(result.network),
         "steps": result.steps,

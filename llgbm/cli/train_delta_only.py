@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 
+from llgbm.cli.keep import keep
 from llgbm.cli.options import add_begin_arguments, add_config_arguments, add_json, read_begin, read_config_of_zoo, read_config_to_print
 from llgbm.cli.output import print_config, print_json, print_table
 from llgbm.cli.parser import CommandParser
@@ -34,10 +35,12 @@ def run(args: Namespace) -> int:
     if args.dry_run:
         return show_plan([plan_training(config, read_begin(args), str(KINDS.get(args.variant, args.variant)))], args.json)
     from llgbm.progress import ProgressBar
+    from llgbm.provenance import record_run
     from llgbm.training.delta_only import train_delta_only
 
     with ProgressBar(f"train {config.experiment_name}", "steps") as progress:
         result = train_delta_only(config, args.variant, begin=read_begin(args), progress=progress)
+    keep(config.tracking.store, lambda store: record_run(store, result.folder))
     summary = {
         "run": str(result.folder),
         "steps": result.steps,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from llgbm.cli.keep import keep
 from llgbm.cli.options import ZOO, ZOO_NAMES, add_config_arguments, add_folder, add_json, read_config
 from llgbm.cli.output import print_config, print_json, print_table
 from llgbm.cli.parser import CommandParser
@@ -66,6 +67,7 @@ def _build(args: Namespace) -> int:
     if args.dry_run:
         return show_plan([plan_zoo(config)], args.json)
     from llgbm.progress import ProgressBar
+    from llgbm.provenance import record_zoo
     from llgbm.zoo.build import build_zoo
     from llgbm.zoo.folder import TeacherZoo
 
@@ -74,6 +76,7 @@ def _build(args: Namespace) -> int:
             print(f"llgbm: {fault}; that is done now", file=sys.stderr)
     with ProgressBar("zoo", "teachers") as progress:
         zoo = build_zoo(config, progress)
+    keep(config.tracking.store, lambda store: record_zoo(store, zoo.folder))
     _print_built(zoo, args.json)
     return 0
 

@@ -1,7 +1,7 @@
 """What an adapter does to hidden states: the engine that measures it and the cache that keeps it."""
 
 from llgbm.delta.behavior import Behavior, Predictions, observe, top_predictions
-from llgbm.delta.cache import DeltaCache, comparable, difference
+from llgbm.delta.cache import DeltaCache, comparable, delta_key, difference
 from llgbm.delta.compute import DeltaReport, compute_deltas, engine_of_cache
 from llgbm.delta.engine import (
     DeltaEngine,
@@ -25,6 +25,7 @@ __all__ = [
     "compute_adapter_delta",
     "compute_base_activation",
     "compute_deltas",
+    "delta_key",
     "difference",
     "engine_of_cache",
     "make_engine",

@@ -55,6 +55,11 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, BASE: base.get("hash")} if isinstance(base, Mapping) else dict(config)
 
 
+def delta_key(config: Mapping[str, Any], adapter_hash: str) -> str:
+    """SHA-256 over the configuration of deltas and an adapter's content: names that adapter's delta."""
+    return hash_json([{k: v for k, v in comparable(config).items() if k != "probe_set"}, adapter_hash])
+
+
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first entry in which two configurations of deltas differ, with its two values; None when their deltas are of one kind."""
     left, right = comparable(one), comparable(other)

@@ -16,7 +16,7 @@ from torch import Tensor
 from llgbm.config import DeltaConfig, ExperimentConfig
 from llgbm.dataset import NO_LABEL, TokenBatch, encode_texts
 from llgbm.delta.behavior import Behavior, observe
-from llgbm.delta.cache import comparable
+from llgbm.delta.cache import delta_key
 from llgbm.errors import InputError
 from llgbm.files import hash_json
 from llgbm.framing import Framing, context_length
@@ -116,7 +116,7 @@ class DeltaEngine:
 
     def key(self, adapter_hash: str) -> str:
         """SHA-256 over the config and an adapter's content: names this adapter's delta."""
-        return hash_json([{k: v for k, v in comparable(self.config).items() if k != "probe_set"}, adapter_hash])
+        return delta_key(self.config, adapter_hash)
 
     @torch.no_grad()
     def deltas(self, factors: LoRAFactors) -> Float[np.ndarray, "K ..."]:

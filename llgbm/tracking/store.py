@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,6 +94,9 @@ class ArtifactStore:
         inputs: Sequence[str] = (),
         aliases: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        *,
+        volatile: Collection[str] = (),
+        any_version: bool = False,
     ) -> Artifact:
         """Keep a file or a folder as the next version of a name; where the newest version is the same already, that one is it.
 
@@ -104,6 +107,8 @@ class ArtifactStore:
             inputs: References of what it was made from; they must be in the store.
             aliases: Names that this version gets, from whichever version had them.
             metadata: Anything else, as JSON.
+            volatile: Files in which versions may differ and be the same, such as records with times.
+            any_version: Whether an older version that is the same is it, too.
 
         Raises:
             InputError: The name or a path in the folder cannot be one, there is nothing to keep, an input is unknown.
@@ -114,10 +119,11 @@ class ArtifactStore:
         made_from = tuple(self.get(ref).ref for ref in inputs)
         sources = _files_of(Path(source))
         files = {path: StoredFile(*self.blobs.put(file)) for path, file in sources.items()}
-        newest = self._newest(name)
+        known = self.versions(name)
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        artifact = Artifact(name, newest.version + 1 if newest else 1, kind, files, made_from, dict(metadata or {}), created)
-        artifact = newest if newest and _same(newest, artifact) else self._publish(artifact)
+        artifact = Artifact(name, known[-1].version + 1 if known else 1, kind, files, made_from, dict(metadata or {}), created)
+        candidates = reversed(known if any_version else known[-1:])
+        artifact = next((own for own in candidates if _same(own, artifact, volatile)), None) or self._publish(artifact)
         for path, file in sources.items():  # a collector may have taken one between its arrival and the record's
             if not self.blobs.path(files[path].sha256).is_file():
                 self.blobs.put(file)
@@ -238,10 +244,6 @@ class ArtifactStore:
             artifact = replace(artifact, version=max(self._versions(artifact.name), default=0) + 1)
         return artifact
 
-    def _newest(self, name: str) -> Artifact | None:
-        version = max(self._versions(name), default=0)
-        return self._read(self._record(name, version)) if version else None
-
     def _versions(self, name: str) -> list[int]:
         return sorted(int(path.stem) for path in (self.folder / "artifacts" / name).glob("*.json") if path.stem.isdecimal())
 
@@ -263,9 +265,10 @@ class _Alias:
     version: Annotated[Integer, Field(ge=1)]
 
 
-def _same(a: Artifact, b: Artifact) -> bool:
-    """Whether two versions differ in number and time alone."""
-    return (a.files, a.kind, a.inputs, a.metadata) == (b.files, b.kind, b.inputs, b.metadata)
+def _same(a: Artifact, b: Artifact, volatile: Collection[str] = ()) -> bool:
+    """Whether two versions differ in number, time and volatile files alone."""
+    one, two = ({path: file for path, file in artifact.files.items() if path not in volatile} for artifact in (a, b))
+    return one == two and (a.kind, a.inputs, a.metadata) == (b.kind, b.inputs, b.metadata)
 
 
 def _check_alias(alias: str) -> None:
