@@ -14,7 +14,7 @@ from llgbm.checking import RECORD, read_as
 from llgbm.errors import InputError
 from llgbm.files import read_json, write_json
 from llgbm.progress import ProgressCallback
-from llgbm.studies.stages import Stage
+from llgbm.studies.stage import Stage
 from llgbm.tracking.comparison import RunRecord
 
 

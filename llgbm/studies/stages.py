@@ -1,68 +1,29 @@
 """Recorded stages that can be run again: what their records say, the command that repeats them, and what it came to.
 
-A zoo, what `llgbm train` and `llgbm train-delta-only` trained, a cache of deltas, and an evaluation.
+A zoo, a run of the study of LoRA, what `llgbm train` and `llgbm train-delta-only` trained, a cache of deltas, and an evaluation.
 """
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
-from safetensors.torch import load_file
 
 from llgbm.checking import RECORD, read_as
-from llgbm.config import ExperimentConfig, build, content
+from llgbm.config import ExperimentConfig, build
 from llgbm.delta import DeltaCache
 from llgbm.dotted import flatten, merge
 from llgbm.errors import InputError
 from llgbm.evaluation.task_eval import read_evaluation
-from llgbm.files import absolute, hash_tensors, read_json
+from llgbm.files import absolute, read_json
+from llgbm.studies.lora import STUDY_FILE, LoraStage
+from llgbm.studies.stage import Stage, perplexity, read_record, tensor_hash, tensor_hashes
 from llgbm.tracking.comparison import RunRecord
 from llgbm.tracking.record import RUN_CONFIG, read_metrics
-from llgbm.tracking.validation import recorded_environment
 from llgbm.training.checkpoints import KINDS
 from llgbm.zoo.manifest import is_zoo, load_manifest, read_manifest
-
-LARGEST_EXPONENT = 700.0
-"""Above it a perplexity has no float."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage(ABC):
-    """A stage as it is recorded."""
-
-    folder: Path
-    """Of a zoo, run or cache; of an evaluation its file."""
-    config: ExperimentConfig
-    kind: str
-    writes: ClassVar[str] = "run"
-    """What a repetition writes in its place."""
-
-    @property
-    def device(self) -> str:
-        """Where it runs."""
-        return self.config.model.device
-
-    @property
-    def environment(self) -> dict[str, Any]:
-        """Where it ran. InputError where that is not recorded."""
-        return recorded_environment(self.folder)
-
-    @abstractmethod
-    def command(self, place: Path) -> list[str]:
-        """The arguments of `llgbm` that run it again, writing `writes` in a place of its own."""
-
-    @abstractmethod
-    def read(self, folder: Path, name: str) -> RunRecord:
-        """What a repetition, or the recorded one, came to."""
-
-    def around(self, environment: Mapping[str, Any]) -> dict[str, Any]:
-        """An environment without the accelerator that a run on the CPU did not use."""
-        return {**environment, **({"gpu_name": None} if self.device == "cpu" else {})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +50,11 @@ class ZooStage(Stage):
         return ["zoo", "build", "--config", str(config), "--zoo", str(place / self.writes), "--quiet", "--json"]
 
     def read(self, folder: Path, name: str) -> RunRecord:
-        manifest, (environment, settings, points) = read_manifest(folder), _record(self, folder)
+        manifest, (environment, settings, points) = read_manifest(folder), read_record(self, folder)
         settings["batches"] = [list(batch) for batch in manifest.batches]
         metrics = {f"exact_match {t.path}": t.exact_match for t in manifest.teachers}
         metrics |= {f"steps {t.path}": t.steps for t in manifest.teachers}
-        return RunRecord(name, environment, settings, _hashes(folder, [folder]), metrics, (), points)
+        return RunRecord(name, environment, settings, tensor_hashes(folder, [folder]), metrics, (), points)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,16 +67,17 @@ class TrainingStage(Stage):
         return cls(folder=folder, config=ExperimentConfig.load(folder / RUN_CONFIG), kind=kind)
 
     def command(self, place: Path) -> list[str]:
-        """A predictor computes its deltas anew, too."""
-        config = replace(self.config, delta_cache_dir=str(place / "deltas")).save(place / "config.yaml")
+        """A predictor computes its deltas anew, too; no tracker and no store hears of it."""
+        quiet = {"training": replace(self.config.training, report_to="none"), "tracking": replace(self.config.tracking, store=None)}
+        config = replace(self.config, delta_cache_dir=str(place / "deltas"), **quiet).save(place / "config.yaml")
         verb = ["train-delta-only", "--variant", "b2"] if self.kind == "predictor" else ["train", "--network", self.kind]
         return [*verb, "--config", str(config), "--run", str(place / self.writes), "--quiet", "--json"]
 
     def read(self, folder: Path, name: str) -> RunRecord:
-        environment, settings, points = _record(self, folder)
+        environment, settings, points = read_record(self, folder)
         curve = tuple(read_metrics(folder / "metrics.jsonl"))
         metrics = {**read_json(folder / "training.json"), **core_metrics(curve)}
-        artifacts = _hashes(folder, [folder / self.kind, folder / "checkpoints"])  # later stages write beside them
+        artifacts = tensor_hashes(folder, [folder / self.kind, folder / "checkpoints"])  # later stages write beside them
         return RunRecord(name, environment, settings, artifacts, metrics, curve, points)
 
 
@@ -159,13 +121,13 @@ class DeltaStage(Stage):
         return ["compute-deltas", "--config", str(config), *folders, *chosen, "--quiet", "--json"]
 
     def read(self, folder: Path, name: str) -> RunRecord:
-        cache, (environment, settings, points) = DeltaCache(folder), _record(self, folder)
+        cache, (environment, settings, points) = DeltaCache(folder), read_record(self, folder)
         settings |= {f"measured {key}": value for key, value in cache.manifest["config"].items() if key != "base"}
         records = {name: record for path, record in cache.manifest["adapters"].items() if (name := self._inside(path, record))}
         settings |= {f"content {adapter}": record["key"] for adapter, record in records.items()}
-        artifacts = {adapter: _hash(folder / record["file"]) for adapter, record in records.items()}
+        artifacts = {adapter: tensor_hash(folder / record["file"]) for adapter, record in records.items()}
         if (base := cache.manifest.get("base")) is not None:
-            artifacts["the base itself"] = _hash(folder / base["file"])
+            artifacts["the base itself"] = tensor_hash(folder / base["file"])
         return RunRecord(name, environment, settings, artifacts, {}, (), points)
 
     def _inside(self, path: str, record: Mapping[str, Any]) -> str | None:
@@ -240,6 +202,8 @@ def read_stage(place: str | Path) -> Stage:
     place = Path(place)
     if place.is_file():
         return EvaluationStage.open(place)
+    if (place / STUDY_FILE).is_file():
+        return LoraStage.open(place)
     kind = next((kind for kind in KINDS if (place / kind).is_dir()), None)
     if kind is not None and (place / RUN_CONFIG).is_file():
         return TrainingStage.open(place, kind)
@@ -254,36 +218,14 @@ def core_metrics(curve: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Of a training's last figures: its loss, the validation's, and perplexities where the losses are of tokens."""
     found: dict[str, float] = {}
     for row in curve:
-        named = {"train_loss": row.get("loss"), "validation_loss": row.get("validation/nll")}
+        named = {"train_loss": row.get("loss"), "eval_loss": row.get("validation/nll")}
         found |= {name: value for name, value in named.items() if value is not None}
-        losses = {"train_perplexity": row.get("loss/sft"), "validation_perplexity": row.get("validation/nll")}
+        losses = {"train_perplexity": row.get("loss/sft"), "eval_perplexity": row.get("validation/nll")}
         found |= {name: perplexity(value) for name, value in losses.items() if value is not None}
     return found
-
-
-def perplexity(nll: float) -> float:
-    """Of a mean negative log-likelihood in nats."""
-    return math.exp(min(nll, LARGEST_EXPONENT))
 
 
 def _is_cache(folder: Path) -> bool:
     """Whether a folder with a manifest is a cache of deltas: it lists adapters, and no teachers."""
     manifest = read_json(folder / "manifest.json")
     return isinstance(manifest, dict) and "adapters" in manifest and "teachers" not in manifest
-
-
-def _record(stage: Stage, folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Of a `metadata.json`: the environment, the settings with the hashes of what was read, and the points that were looked up."""
-    recorded = read_json(folder / "metadata.json")
-    settings = {**content(stage.config), **recorded.get("config", {})}
-    settings |= {f"input {key}": value for key, value in recorded.get("inputs", {}).items()}
-    return stage.around(recorded_environment(folder)), settings, recorded.get("points", {})
-
-
-def _hashes(folder: Path, parts: Iterable[Path]) -> dict[str, str]:
-    files = sorted(path for part in parts for path in part.rglob("*.safetensors"))
-    return {path.relative_to(folder).as_posix(): _hash(path) for path in files}
-
-
-def _hash(file: Path) -> str:
-    return hash_tensors(load_file(file)) if file.is_file() else "gone"

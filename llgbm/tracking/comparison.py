@@ -15,6 +15,15 @@ IDENTICAL, DIFFERS, INCOMPARABLE = "identical", "differs", "incomparable"
 UNREPEATABLE = ("adapters_per_second",)
 """Figures of a run's metrics that say how fast it was."""
 
+VARIES = {
+    "metadata.json: started, ended, seconds": "times of day and how long it took",
+    "metadata.json: git, pythonhashseed, number of processors": "change no bits where versions, instructions and threads are the same",
+    "metrics.jsonl: adapters_per_second": "how fast it was",
+    "config.yaml, adapter_config.json, eval_<name>.json: folders": "where inputs and outputs lie",
+    "bytes of safetensors files": "their header may be ordered otherwise; tensors are compared",
+}
+"""What of two runs is not compared, because it may vary, and why."""
+
 
 @checked(frozen=True, config=RECORD)
 class RunRecord:

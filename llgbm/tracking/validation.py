@@ -3,8 +3,8 @@
 import os
 import random
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from llgbm.errors import InputError
 from llgbm.files import read_json
-from llgbm.tracking.environment import get_environment_info, get_requirements
+from llgbm.tracking.environment import get_environment_info, get_requirements, set_seed
 
 PASS, FAIL, NOT_APPLICABLE = "pass", "fail", "not applicable"
 WORKSPACES = (":4096:8", ":16:8")
@@ -47,6 +47,34 @@ def validate(seed: int, device: str = "cpu", threads: int = 1, recorded: Mapping
     """
     versions = _requirements() if recorded is None else _as_recorded(recorded)
     return [_hashes(), _cuda(), _threads(threads), _torch(), _isolation(device), _seeds(seed), versions]
+
+
+def look_up(seed: int, device: str, again: bool = False) -> list[dict[str, str]]:
+    """The seven points for a run's record, with as many threads as torch uses; some 20 ms.
+
+    Args:
+        seed: As `validate`.
+        device: As `validate`.
+        again: After the work, which has drawn from the generators: they are seeded anew for the look and then put back.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    if again:
+        set_seed(seed, deterministic=False)
+    found = [asdict(point) for point in validate(seed, device, torch.get_num_threads())]
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    return found
+
+
+def failed_points(points: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
+    """What a record's points say is not as it should be, before and after the work."""
+    return [
+        f"{when} the work, {point['point']}: {point['found']}; {point['mend']}"
+        for when, looked_up in points.items()
+        for point in looked_up
+        if point["status"] == FAIL
+    ]
 
 
 def recorded_environment(folder: str | Path) -> dict[str, Any]:

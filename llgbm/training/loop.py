@@ -27,6 +27,7 @@ from llgbm.tracking.environment import set_seed
 from llgbm.tracking.lock import hold
 from llgbm.tracking.monitor import HardwareMonitor
 from llgbm.tracking.record import ExperimentLogger, cut_metrics, mark_killed
+from llgbm.tracking.validation import look_up
 from llgbm.training.checkpoints import (
     check_origin,
     clear_run,
@@ -132,6 +133,7 @@ class _Run:
         self.is_main = self.accelerator.is_main_process
         self._check_shares()
         set_seed(config.seed)
+        self.points = {"before": look_up(config.seed, config.model.device)}
         self.problem = make(self.accelerator.device)
         from_first(lambda: refuse_other_kind(self.folder, self.problem.kind))
         rate, decay = config.training.learning_rate, config.training.weight_decay
@@ -172,6 +174,7 @@ class _Run:
             self.logger = ExperimentLogger(self.config.output_dir, self.config.experiment_name, tracking.level, goes_on=self.resumed)
             self.logger.log_config(content(self.config))
             self.logger.log_inputs(**self.problem.inputs)
+            self.logger.log_details(points=self.points)
             self.config.save(self.folder / "config.yaml")
             self.monitor = HardwareMonitor(self.folder, tracking.monitor_s, goes_on=self.resumed)
             self.monitor.__enter__()
@@ -323,6 +326,8 @@ class _Run:
         if self.logger and failed is not None:
             self.logger.fail(failed)
         elif self.logger:
+            after = look_up(self.config.seed, self.config.model.device, again=True)
+            self.logger.log_details(points={**self.points, "after": after})
             self.logger.finalize({"best_step": self.state.best_step, **(self.state.best or {})})
         del self.model, self.optimizer
         self.accelerator.free_memory()

@@ -21,8 +21,10 @@ from llgbm.matching import score_answers
 from llgbm.names import path_part
 from llgbm.percent import percent
 from llgbm.progress import ProgressCallback
+from llgbm.tracking.environment import set_seed
 from llgbm.tracking.lock import hold
 from llgbm.tracking.record import ExperimentLogger, refuse_run
+from llgbm.tracking.validation import look_up
 from llgbm.zoo.base import CONTENT, Base, load_configured
 from llgbm.zoo.check import require_fit
 from llgbm.zoo.folder import Teacher, TeacherZoo
@@ -52,6 +54,8 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
 
 
 def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) -> TeacherZoo:
+    set_seed(config.seed)
+    points = {"before": look_up(config.seed, config.model.device)}
     base = load_configured(config.model)
     suite = load_suite(config.zoo.suite)
     framing = Framing.of(base, suite, config.zoo)
@@ -70,6 +74,7 @@ def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) ->
     with ExperimentLogger(folder.parent, folder.name, config.tracking.level) as record:
         record.log_config(content(config))
         record.log_inputs(base=base.content_hash, suite=suite.content_hash)
+        record.log_details(points=points)
         _write_manifest(folder, header, suite, config.zoo, rows)
         for batch in batches:
             missing = {path for path in (_path(task, seed) for task, seed in batch) if path in wanted and path not in rows}
@@ -79,6 +84,7 @@ def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) ->
                 _write_manifest(folder, header, suite, config.zoo, rows)
             if progress:
                 progress(len(wanted & rows.keys()), len(wanted))
+        record.log_details(points={**points, "after": look_up(config.seed, config.model.device, again=True)})
     _warn_of_weak([row for path, row in rows.items() if path not in before], functional, framing, suite)
     return TeacherZoo.load(folder)
 

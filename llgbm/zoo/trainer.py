@@ -106,7 +106,7 @@ def train_adapters(
     """
     if lora.dropout:
         raise InputError(f"lora.dropout is {lora.dropout}; teachers train without dropout, set lora.dropout to 0")
-    group = _Group(functional, lessons, lora, zoo, pad_token_id)
+    group = TeacherGroup(functional, lessons, lora, zoo, pad_token_id)
     _recompute_if_needed(functional, zoo, group.data.input_ids.shape[1])
     for step in range(1, zoo.steps + 1):
         loss = group.step(step)
@@ -119,7 +119,7 @@ def train_adapters(
     return group.result()
 
 
-class _Group:
+class TeacherGroup:
     """The adapters still training: their factors, optimizer moments, and data."""
 
     def __init__(self, functional: FunctionalLoRA, lessons: Sequence[Lesson], lora: LoRAConfig, zoo: ZooConfig, pad_token_id: int) -> None:

@@ -18,6 +18,7 @@ from llgbm.files import read_json, write_json
 from llgbm.studies.reproduce import read_records, repeatable, rerun
 from llgbm.studies.stages import core_metrics, read_stage
 from llgbm.tracking.comparison import DIFFERS, IDENTICAL, INCOMPARABLE, compare, overall
+from llgbm.tracking.validation import failed_points
 from llgbm.training.behavior import train_generator
 from llgbm.training.fingerprint import train_predictor
 from llgbm.zoo.build import build_zoo
@@ -49,6 +50,12 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, d
     return status, json.loads(capsys.readouterr().out)
 
 
+def all_right(points: dict) -> None:
+    """Seven points before the work and seven after it, none of which fails."""
+    assert {when: len(looked_up) for when, looked_up in points.items()} == {"before": 7, "after": 7}
+    assert failed_points(points) == []
+
+
 def flip(path: Path) -> None:
     """Flip the lowest bit of one weight."""
     tensors = load_file(path)
@@ -62,6 +69,7 @@ def test_a_generators_training_repeats_and_another_seed_is_named(run: Path, tmp_
     status, found = call(capsys, run, "--runs", 2, "--record", tmp_path / "here.json")
     assert (status, found["verdict"]) == (0, IDENTICAL), found["runs"][0]["reasons"]
     assert [row["run"] for row in found["runs"]] == ["run 1", "run 2"]
+    all_right(found["runs"][1]["points"])
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("\nseed: 42\n", "\nseed: 43\n"))
     status, found = call(capsys, run, "--runs", 1, "--against", tmp_path / "here.json")
@@ -78,6 +86,7 @@ def test_teachers_repeat_and_a_flipped_bit_and_a_failure_are_named(built: Path, 
     status, found = call(capsys, built, "--runs", 1)
     assert (status, found["verdict"]) == (0, IDENTICAL), found["runs"][0]["reasons"]
     assert len(found["runs"][0]["artifacts"]) == 4
+    all_right(found["runs"][0]["points"])
     adapter = next(iter(sorted(built.rglob("adapter_model.safetensors"))))
     flip(adapter)
     assert main(["reproduce", str(built), "--runs", "1", "--quiet"]) == 1
@@ -151,10 +160,10 @@ def test_a_predictors_training_repeats_with_its_deltas_computed_anew(config: Exp
 
 def test_core_metrics_are_the_last_losses_and_their_perplexities() -> None:
     curve = [{"step": 1, "loss": 2.0, "loss/sft": 1.0, "validation/nll": 0.5}, {"step": 2, "loss": 1.0, "loss/sft": 0.0}]
-    expected = {"train_loss": 1.0, "train_perplexity": 1.0, "validation_loss": 0.5, "validation_perplexity": math.exp(0.5)}
+    expected = {"train_loss": 1.0, "train_perplexity": 1.0, "eval_loss": 0.5, "eval_perplexity": math.exp(0.5)}
     assert core_metrics(curve) == expected
     assert core_metrics([]) == {}
-    assert core_metrics([{"step": 1, "validation/nll": 1e6}])["validation_perplexity"] == math.exp(700)
+    assert core_metrics([{"step": 1, "validation/nll": 1e6}])["eval_perplexity"] == math.exp(700)
 
 
 def test_what_differs_is_named_with_its_place(run: Path, tmp_path: Path) -> None:
@@ -193,6 +202,15 @@ def test_another_environment_is_incomparable_and_says_in_what(run: Path, name: s
     assert [overall(rows) for rows in ([same], [same, found])] == [IDENTICAL, INCOMPARABLE]
 
 
+def test_neither_tracker_nor_store_nor_cache_hears_of_a_repetition(run: Path, tmp_path: Path) -> None:
+    stage = read_stage(run)
+    told = changed(stage.config, training__report_to="tensorboard", tracking__store=str(tmp_path / "store"), delta_cache_dir="kept")
+    place = tmp_path / "place"
+    replace(stage, config=told).command(place)
+    asked = ExperimentConfig.load(place / "config.yaml")
+    assert (asked.training.report_to, asked.tracking.store, asked.delta_cache_dir) == ("none", None, str(place / "deltas"))
+
+
 def test_a_process_that_repeats_itself_is_told_so_from_its_start() -> None:
     told = repeatable(2, "cpu")
     assert (told["PYTHONHASHSEED"], told["OMP_NUM_THREADS"], told["MKL_NUM_THREADS"], told["CUDA_VISIBLE_DEVICES"]) == ("0", "2", "2", "")
@@ -229,4 +247,4 @@ def test_what_cannot_be_run_again_is_refused(run: Path, built: Path, tmp_path: P
         read_records(tmp_path / "records.json", read_stage(run))
     for flag in ("--runs", "--threads"):
         assert main(["reproduce", str(run), flag, "0"]) == 2
-        assert f"{flag} 0: give a number from 1" in capsys.readouterr().err
+        assert f"{flag} is 0; give 1 or more" in capsys.readouterr().err

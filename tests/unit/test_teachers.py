@@ -28,7 +28,7 @@ from llgbm.zoo.build import build_zoo
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.micro.world import micro_suite
 from llgbm.zoo.suite import TaskSuite
-from llgbm.zoo.trainer import _Group, clip_each, initial_factors, learning_rate_at, make_lesson, train_adapters
+from llgbm.zoo.trainer import TeacherGroup, clip_each, initial_factors, learning_rate_at, make_lesson, train_adapters
 
 LORA = LoRAConfig(rank=2, alpha=4, target_modules=["q_proj", "v_proj"])
 ZOO = ZooConfig(steps=4, batch_size=2, check_interval=4, adapters_per_batch=2)
@@ -139,7 +139,7 @@ def test_gradients_of_micro_batches_add_up_to_those_of_the_mean_loss(suite: Task
     wide = FunctionalLoRA(whole.model, target_shapes(whole.model, LORA.target_modules))
     monkeypatch.setattr("llgbm.zoo.trainer.rows_at_once", lambda *args, **kwargs: at_once)
     lessons = [make_lesson(Framing.of(whole, suite), task, 0) for task in suite]
-    group, twin = (_Group(wide, lessons, LORA, dataclasses.replace(ZOO, batch_size=each), pad_id(whole.tokenizer)) for _ in "12")
+    group, twin = (TeacherGroup(wide, lessons, LORA, dataclasses.replace(ZOO, batch_size=each), pad_id(whole.tokenizer)) for _ in "12")
     for factors in (group.factors, twin.factors):
         for b in factors.b.values():
             torch.nn.init.normal_(b, std=0.02, generator=torch.Generator().manual_seed(1))

@@ -16,7 +16,16 @@ from llgbm.errors import InputError
 from llgbm.files import write_json
 from llgbm.tracking import validation
 from llgbm.tracking.environment import SWITCHES, get_environment_info, set_seed
-from llgbm.tracking.validation import FAIL, NOT_APPLICABLE, PASS, environment_differences, recorded_environment, validate
+from llgbm.tracking.validation import (
+    FAIL,
+    NOT_APPLICABLE,
+    PASS,
+    environment_differences,
+    failed_points,
+    look_up,
+    recorded_environment,
+    validate,
+)
 
 RIGHT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -42,6 +51,22 @@ def test_all_pass_where_all_is_right() -> None:
     assert len(found) == 7
     assert FAIL not in found.values()
     assert all(point.found for point in validate(3))
+
+
+def test_a_look_leaves_the_generators_where_they_were_and_names_what_the_work_broke() -> None:
+    assert failed_points({"before": look_up(3, "cpu")}) == []
+    drawn = random.random(), np.random.rand(), torch.rand(()).item()
+    before = random.getstate(), np.random.get_state()[2], torch.get_rng_state()
+    assert [point.split(": ")[0] for point in failed_points({"after": look_up(3, "cpu")})] == ["after the work, seeds in sync"]
+    assert failed_points({"after": look_up(3, "cpu", again=True)}) == []
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[2] == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2])
+    set_seed(3)
+    assert drawn == (random.random(), np.random.rand(), torch.rand(()).item())
+    torch.use_deterministic_algorithms(False)
+    found = failed_points({"before": [], "after": look_up(3, "cpu", again=True)})
+    assert found == ["after the work, torch deterministic mode: off; call set_seed(seed), or torch.use_deterministic_algorithms(True)"]
 
 
 @pytest.mark.parametrize(
