@@ -1,4 +1,6 @@
-"""What makes a result repeatable, for people: seeds, environment, content hashes, the record of a run, and a check that reruns it."""
+"""What makes a result repeatable, for people: seeds, environment, content hashes, the record of a run, decorators for scripts of your
+own, and a check that reruns an evaluation.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,26 @@ from llgbm.errors import InputError
 from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.evaluation.task_eval import evaluate
 from llgbm.files import hash_file, hash_json, hash_tensors, read_json
+from llgbm.tracking.decorators import checkpoint, current_run, reproducible, track_artifacts
+from llgbm.tracking.environment import get_environment_info, get_git_info, set_seed
+from llgbm.tracking.record import ExperimentLogger
+from llgbm.tracking.states import Checkpoint
 from llgbm.zoo.base import BaseOptions
+
+__all__ = [
+    "Checkpoint",
+    "ExperimentLogger",
+    "checkpoint",
+    "compute_delta_cache_hash",
+    "compute_model_hash",
+    "current_run",
+    "get_environment_info",
+    "get_git_info",
+    "reproducible",
+    "set_seed",
+    "track_artifacts",
+    "verify_reproducibility",
+]
 
 
 def compute_model_hash(model: torch.nn.Module) -> str:

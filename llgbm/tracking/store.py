@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from llgbm.checking import RECORD, Integer, read_as
 from llgbm.errors import InputError
-from llgbm.files import read_json, sync, write_json
+from llgbm.files import hash_file, read_json, sync, write_json
 from llgbm.names import path_part, refuse_twins, relative_path
 from llgbm.tracking.blobs import GRACE_S, BlobStore
 
@@ -147,6 +147,12 @@ class ArtifactStore:
             known = ", ".join([*(f"v{v}" for v in self._versions(name)[-5:]), *self.aliases(name)])
             raise InputError(f"{self.folder}: no artifact {ref}; " + (f"of {name} there are {known}" if known else f"no {name} at all"))
         return self._read(path)
+
+    def find(self, name: str, source: str | Path) -> Artifact | None:
+        """The newest version of a name that holds these very files; None where there is none. InputError as `put`."""
+        hashes = {path: hash_file(file) for path, file in _files_of(Path(source)).items()}
+        same = (own for own in reversed(self.versions(name)) if {path: file.sha256 for path, file in own.files.items()} == hashes)
+        return next(same, None)
 
     def adopt(self, artifact: Artifact) -> Artifact:
         """Record what another store made, its bytes and inputs being here: the version that is the same, else a new one.
