@@ -12,20 +12,25 @@ from llgbm.delta import comparable
 from llgbm.errors import InputError
 from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.evaluation.task_eval import evaluate
+from llgbm.experience import ExperienceBuffer, experience
 from llgbm.files import hash_file, hash_json, hash_tensors, read_json
 from llgbm.tracking.decorators import checkpoint, current_run, reproducible, track_artifacts
 from llgbm.tracking.environment import get_environment_info, get_git_info, set_seed
 from llgbm.tracking.record import ExperimentLogger
 from llgbm.tracking.states import Checkpoint
+from llgbm.tracking.store import ArtifactStore
 from llgbm.zoo.base import BaseOptions
 
 __all__ = [
+    "ArtifactStore",
     "Checkpoint",
+    "ExperienceBuffer",
     "ExperimentLogger",
     "checkpoint",
     "compute_delta_cache_hash",
     "compute_model_hash",
     "current_run",
+    "experience",
     "get_environment_info",
     "get_git_info",
     "reproducible",

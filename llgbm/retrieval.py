@@ -66,7 +66,7 @@ class AdapterIndex:
             raise InputError(f"the delta has {query.shape[1]} numbers, the index {self.dim}; use deltas of the cache's configuration")
         if not np.isfinite(query).all() or not query.any():
             raise InputError("the delta is zero or not finite, so it has no direction; give one of an adapter that changes the base")
-        cosines, rows = self._index.search(_unit(query), min(k, len(self.paths)))  # pyright: ignore[reportCallIssue]
+        cosines, rows = self._index.search(unit_rows(query), min(k, len(self.paths)))  # pyright: ignore[reportCallIssue]
         return [(self.paths[row], float(cosine)) for row, cosine in zip(rows[0], cosines[0], strict=True) if row >= 0]
 
     def save(self, folder: str | Path) -> None:
@@ -130,11 +130,11 @@ def _build(deltas: Float[np.ndarray, "N D"], approximate: bool) -> faiss.Index:
         index.hnsw.efConstruction, index.hnsw.efSearch = HNSW_BUILD_DEPTH, HNSW_SEARCH_DEPTH
     else:
         index = faiss.IndexFlatIP(dim)
-    index.add(_unit(deltas))  # pyright: ignore[reportCallIssue]
+    index.add(unit_rows(deltas))  # pyright: ignore[reportCallIssue]
     return index
 
 
-def _unit(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+def unit_rows(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
     """Rows of length 1, float32; zero rows stay zero."""
     exact = rows.astype(np.float64)
     norms = np.linalg.norm(exact, axis=1, keepdims=True)

@@ -22,6 +22,8 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "generate": ("llgbm.bench.generate", "bench_generate"),
     "retrieve": ("llgbm.bench.retrieve", "bench_retrieve"),
     "evaluate": ("llgbm.bench.evaluate", "bench_evaluate"),
+    "tracking": ("llgbm.bench.tracking", "bench_tracking"),
+    "store": ("llgbm.bench.tracking", "bench_store"),
     "memory-500m": ("llgbm.bench.memory", "bench_memory_500m"),
 }
 """Name -> module and function; the function takes a config and returns figures."""
@@ -32,7 +34,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("name", choices=[*BENCHMARKS, "all"], metavar="NAME", help=f"all, or one of {', '.join(BENCHMARKS)}")
     add_folder(parser, "--output", "--result_dir", default="outputs/bench", help="where bench_<name>.json goes")
     add_json(parser)
-    add_config_arguments(parser, sections=("", "model", "lora", "zoo", "probe", "delta"))
+    add_config_arguments(parser, sections=("", "model", "lora", "zoo", "probe", "delta", "training"))
 
 
 def run(args: Namespace) -> int:

@@ -82,6 +82,8 @@ def test_files_are_linked_whoever_made_them(tmp_path: Path) -> None:
         "a.txt:v2": (),
         "b.txt:v1": ("a.txt:v2", "a.txt:v1"),
     }
+    track_artifacts(inputs=[f"{tmp_path}/b.txt"], store=store)(lambda: None)()
+    assert len(list(ArtifactStore(store))) == 3  # what another function wrote is no new version
     (tmp_path / "b.txt").unlink()
     with pytest.raises(InputError, match=r"b\.txt: no such file or folder"):
         second(write=False)

@@ -29,7 +29,7 @@ LAYERS = (
     ("zoo.check",),
     ("zoo.build",),
     ("delta",),
-    ("retrieval", "models", "losses"),
+    ("retrieval", "models", "losses", "experience"),
     ("workspace",),
     ("training",),
     ("evaluation", "compositionality"),
