@@ -52,6 +52,7 @@ def curves_chart(
     reference: tuple[str, float] | None = None,
     share: bool = False,
     axis: str = "step",
+    from_zero: bool = False,
 ) -> Markup:
     """Figures over steps, or something else that is counted, one line per run.
 
@@ -62,8 +63,9 @@ def curves_chart(
         reference: A level to compare with, drawn as a dashed line with its name.
         share: Whether values are shares; their axis is from 0 to 1 in every chart.
         axis: What the points' first numbers count.
+        from_zero: The vertical axis begins at 0 or below.
     """
-    values = [value for curve in curves for _, value in curve.points] + ([reference[1]] if reference else [])
+    values = [value for curve in curves for _, value in curve.points] + ([reference[1]] if reference else []) + ([0.0] if from_zero else [])
     steps = [step for curve in curves for step, _ in curve.points]
     levels = [0, 0.25, 0.5, 0.75, 1] if share else ticks(min(values), max(values))
     at_x = _scale(min(steps), max(steps), LEFT, WIDTH - RIGHT)

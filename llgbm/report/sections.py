@@ -98,7 +98,7 @@ def hardware_curves(runs: Sequence[tuple[str, Metrics]]) -> list[tuple[str, Mark
     for name in names:
         curves = [Curve(run, metrics.figures[name]) for run, metrics in runs if name in metrics.figures]
         title = MACHINE.get(name) or words(name).replace("gpu", "GPU ").replace(" percent", ", busy, %").replace(" gib", ", GiB")
-        panels.append((title, curves_chart(title, curves, axis="second")))
+        panels.append((title, curves_chart(title, curves, axis="second", from_zero=True)))
     return panels
 
 

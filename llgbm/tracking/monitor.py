@@ -41,7 +41,6 @@ class HardwareMonitor:
             self._start = time.monotonic() - (rows[-1]["second"] + 1 if rows else 0)
             if not rows:
                 self.path.unlink(missing_ok=True)
-            self.process.cpu_percent(), psutil.cpu_percent()  # from here on they count
             self.gpus.open()
             self._thread = threading.Thread(target=self._watch, name="llgbm-hardware", daemon=True)
             self._thread.start()
@@ -72,6 +71,7 @@ class HardwareMonitor:
     def _watch(self) -> None:
         """A disk that takes no more ends the watching, not the run, which meets the same fault when it writes itself."""
         with suppress(OSError), names_its_faults(self.path), self.path.open("ab") as file:
+            self.process.cpu_percent(), psutil.cpu_percent()  # from here on they count, in this thread
             going = True
             while going:
                 going = not self._stop.wait(self.interval_s)
