@@ -56,6 +56,8 @@ def add_arguments(parser: CommandParser) -> None:
     export = action("export", "write artifacts and all they were made from into one file", "export model-mine --output mine.zip")
     export.add_argument("refs", nargs="+", metavar="REF", help=REF)
     export.add_argument("--output", required=True, metavar="FILE", help="the file, a zip")
+    copy = action("mirror", "log a version and all it was made from as W&B artifacts", "mirror model-mine --project mine", ref=True)
+    copy.add_argument("--project", default="llgbm", metavar="P", help="the project there (default: %(default)s)")
     bring = action("import", "take in what another store exported, each byte checked", "import mine.zip")
     bring.add_argument("archive", metavar="FILE", help="the file")
     for own in actions.choices.values():
@@ -94,6 +96,10 @@ def _changed(store: "ArtifactStore", args: Namespace) -> list[dict[str, Any]]:
     if args.action == "alias":
         store.alias(args.ref, args.alias)
         return [_row(store.get(args.ref), store)]
+    if args.action == "mirror":
+        from llgbm.tracking.mirror import mirror
+
+        return [_row(artifact, store) for artifact in mirror(store, args.ref, args.project)]
     if args.action == "rm":
         return [{"removed": store.remove(args.ref).ref}]
     if args.action in ("export", "import"):
