@@ -138,11 +138,21 @@ def record_evaluation(store: ArtifactStore, path: str | Path, run: str | Path | 
 
 
 def _put_zoo(store: ArtifactStore, zoo: TeacherZoo) -> list[Artifact]:
-    with tempfile.TemporaryDirectory() as folder:
-        zoo.suite.save(folder)
-        dataset = store.put(f"dataset-{zoo.suite.name}", folder, "dataset", metadata={"hash": zoo.suite.content_hash})
-    made = {"hash": zoo.content_hash}
-    return [dataset, store.put(f"zoo-{_name(zoo.folder)}", zoo.folder, "zoo", [dataset.ref], metadata=made, volatile=VOLATILE)]
+    """A zoo whose files were seen to be as it records them, and its suite."""
+    suite, name, made = zoo.suite, f"zoo-{_name(zoo.folder)}", {"hash": zoo.content_hash}
+    dataset = _newest(store, f"dataset-{suite.name}", suite.content_hash)
+    if dataset is None:
+        with tempfile.TemporaryDirectory() as folder:
+            suite.save(folder)
+            dataset = store.put(f"dataset-{suite.name}", folder, "dataset", metadata={"hash": suite.content_hash})
+    teachers = _newest(store, name, zoo.content_hash, (dataset.ref,))
+    return [dataset, teachers or store.put(name, zoo.folder, "zoo", [dataset.ref], metadata=made, volatile=VOLATILE)]
+
+
+def _newest(store: ArtifactStore, name: str, content_hash: str, inputs: tuple[str, ...] = ()) -> Artifact | None:
+    """The newest version of a name if it has this content, so that its files need not be read again."""
+    known = store.versions(name)[-1:]
+    return next((own for own in known if own.metadata.get("hash") == content_hash and own.inputs == inputs), None)
 
 
 def _put_deltas(store: ArtifactStore, zoo: TeacherZoo, cache: str | Path, source: Artifact) -> Artifact:

@@ -154,12 +154,12 @@ class TaskSuite:
         folder = Path(folder)
         write_text(folder / "suite.json", json.dumps({"name": self.name, **self.header}, indent=2) + "\n")
         examples = ("train", "test", "further_tests")
-        rows = [{"task" if k == "name" else k: v for k, v in asdict(t).items() if k not in examples} for t in self]
+        rows = [{"task" if k == "name" else k: v for k, v in vars(t).items() if k not in examples} for t in self]
         write_text(folder / "tasks.jsonl", _to_jsonl(rows))
         parts = {part: {t.name: getattr(t, part) for t in self} for part in ("train", "test")}
         parts |= {f"test-{name}": {t.name: t.further_tests.get(name, ()) for t in self} for name in self.further_tests}
         for part, of_tasks in parts.items():
-            write_text(folder / f"{part}.jsonl", _to_jsonl({"task": task, **asdict(e)} for task, es in of_tasks.items() for e in es))
+            write_text(folder / f"{part}.jsonl", _to_jsonl({"task": task, **vars(e)} for task, es in of_tasks.items() for e in es))
 
 
 def read_jsonl(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
