@@ -414,6 +414,20 @@ MUTANTS = (
         "test_provenance.py::test_only_what_the_run_was_made_from_is_its_input",
     ),
     Mutant(
+        "deltas recorded as another zoo's",
+        "provenance.py",
+        "    if missing:",
+        "    if False:",
+        "test_provenance.py::test_deltas_of_another_zoo_are_not_kept_as_its_own",
+    ),
+    Mutant(
+        "a killed run that goes on for ever",
+        "tracking/record.py",
+        "return process.lives",
+        "return True",
+        "test_run_record.py::test_a_killed_run_is_found_and_marked_when_it_is_looked_at",
+    ),
+    Mutant(
         "tensors of repeated runs that nobody compares",
         "tracking/comparison.py",
         "if one.get(path) != two.get(path):",
