@@ -123,7 +123,8 @@ class DeltaStage(Stage):
     def read(self, folder: Path, name: str) -> RunRecord:
         cache, (environment, settings, points) = DeltaCache(folder), read_record(self, folder)
         settings |= {f"measured {key}": value for key, value in cache.manifest["config"].items() if key != "base"}
-        records = {name: record for path, record in cache.manifest["adapters"].items() if (name := self._inside(path, record))}
+        named = ((self._inside(path, record), record) for path, record in cache.manifest["adapters"].items())
+        records = {adapter: record for adapter, record in named if adapter}
         settings |= {f"content {adapter}": record["key"] for adapter, record in records.items()}
         artifacts = {adapter: tensor_hash(folder / record["file"]) for adapter, record in records.items()}
         if (base := cache.manifest.get("base")) is not None:

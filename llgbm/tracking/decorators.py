@@ -20,7 +20,8 @@ from llgbm.tracking.record import ExperimentLogger
 from llgbm.tracking.states import Checkpoint, StateFolder
 from llgbm.tracking.store import DEFAULT_STORE, Artifact, ArtifactStore
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _run: ContextVar[ExperimentLogger | None] = ContextVar("run", default=None)
 
 

@@ -71,7 +71,8 @@ class HardwareMonitor:
     def _watch(self) -> None:
         """A disk that takes no more ends the watching, not the run, which meets the same fault when it writes itself."""
         with suppress(OSError), names_its_faults(self.path), self.path.open("ab") as file:
-            self.process.cpu_percent(), psutil.cpu_percent()  # from here on they count, in this thread
+            for count in (self.process.cpu_percent, psutil.cpu_percent):
+                count()  # from here on they count, in this thread
             going = True
             while going:
                 going = not self._stop.wait(self.interval_s)
@@ -90,7 +91,7 @@ class Gpus:
     def open(self) -> None:
         """Look for devices; there may be none."""
         try:
-            import pynvml
+            import pynvml  # pyright: ignore[reportMissingImports]
         except ImportError:
             return
         try:

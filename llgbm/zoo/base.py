@@ -138,7 +138,7 @@ class Base:
 
     def as_configured(self) -> ModelConfig:
         """The configuration that loads it."""
-        return ModelConfig(self.name, self.dtype, str(self.model.device), self.revision)
+        return ModelConfig(self.name, self.dtype, str(self.model.device), self.revision)  # pyright: ignore[reportArgumentType]
 
 
 def load_configured(model: ModelConfig) -> Base:
