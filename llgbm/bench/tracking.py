@@ -8,7 +8,6 @@ import resource
 import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
 from llgbm.files import sync
 from llgbm.provenance import record_run
@@ -104,9 +104,9 @@ def bench_store(config: ExperimentConfig, size_bytes: int = FILE_BYTES, pairs: i
 
 def _taken(work: Callable[[], object]) -> tuple[float, float]:
     """Seconds of the clock, and of the processor in this process and those it started."""
-    start, before = time.perf_counter(), _cpu_s()
+    start, before = now(), _cpu_s()
     work()
-    return time.perf_counter() - start, _cpu_s() - before
+    return now() - start, _cpu_s() - before
 
 
 def _cpu_s() -> float:
