@@ -130,6 +130,8 @@ class GeneratorConfig:
 
     size: Literal["s", "m", "l"] = "s"
     """Size preset."""
+    attributes: Flag = False
+    """Read the attributes that the suite states of seen tasks, and write the sum of what each brings; of no effect without any."""
     slots: Integer = Field(default=1, ge=1)
     """Parts of a condition that are read apart, each by a small trunk of its own, and summed; 1: one pool for everything."""
     ridge: Integer = Field(default=0, ge=0)
@@ -162,6 +164,8 @@ class ObjectiveConfig:
     """Cross-entropy of the task's examples."""
     agreement: Number = Field(default=0.0, ge=0)
     """Tells tasks apart by what their wordings have in common; looks at conditions alone."""
+    attributes: Number = Field(default=0.0, ge=0)
+    """Naming a task's attributes from its wordings, where a generator reads them; agreement counts elsewhere."""
     norm: Number = Field(default=0.0, ge=0)
     """Size of the generated update."""
     variance: Number = Field(default=0.0, ge=0)

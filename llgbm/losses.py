@@ -3,7 +3,7 @@
 The behavioral and structural terms are 1.0 for the zero adapter (on average over tasks) and 0.0 for a perfect copy.
 
 Letters: K adapters, n response tokens of all their examples, V vocabulary (or the k most likely tokens), F fingerprint,
-S slots.
+S slots, C conditions, L levels of attributes.
 """
 
 import difflib
@@ -58,6 +58,10 @@ class Evidence:
     """What it reads from the step's M tasks in other wordings."""
     same_task: Bool[Tensor, "K M"] | None = None
     """Whether an adapter's task is the one worded anew."""
+    said: Float[Tensor, "C L"] | None = None
+    """Log-probabilities of attributes' levels that the generator read from conditions, in all wordings."""
+    levels: Float[Tensor, "C L"] | None = None
+    """Which levels are right: one of each attribute, none of one that a task lacks."""
     scale: Mapping[str, float] = field(default_factory=dict)
     """Per term, its raw value for the zero adapter (averaged over training tasks); 1 where absent."""
     delta_loss_type: str = "mse"
@@ -170,6 +174,12 @@ def agreement_loss(c: Evidence) -> Tensor:
     return -log_p.masked_fill(~same, -torch.inf).logsumexp(1).mean() / math.log(len(again))
 
 
+def attributes_loss(c: Evidence) -> Tensor:
+    """Cross-entropy of the levels that conditions are read as, mean over the attributes that tasks have."""
+    said, levels = _have(c.said, "attributes", "attributes read from conditions"), _have(c.levels, "attributes", "attributes of tasks")
+    return -(said.float() * levels).sum() / levels.sum().clamp_min(1.0)
+
+
 def norm_loss(c: Evidence) -> Tensor:
     """||s BA||^2 summed over modules, relative to the teachers' mean; keeps behavior-only training from inflating weights."""
     inner = product_inner(c.generated, c.generated)
@@ -205,6 +215,7 @@ OBJECTIVES: dict[str, Objective] = {
     "kl": Objective(kl_loss, frozenset({"logits", "predictions"}), True, "distillation, arXiv:1503.02531; Doc-to-LoRA, arXiv:2602.15902"),
     "sft": Objective(sft_loss, frozenset({"logits"}), True, "Text-to-LoRA, arXiv:2506.06105"),
     "agreement": Objective(agreement_loss, frozenset({"wordings"}), False, "InfoNCE, arXiv:1807.03748"),
+    "attributes": Objective(attributes_loss, frozenset({"wordings"}), False, "concept bottlenecks, arXiv:2007.04612"),
     "norm": Objective(norm_loss, frozenset(), False, "weight decay on the product BA"),
     "variance": Objective(variance_loss, frozenset(), False, "VICReg, arXiv:2105.04906"),
     "tether": Objective(tether_loss, frozenset({"probe_logits"}), True, "KL penalty of RLHF, arXiv:1909.08593"),

@@ -9,7 +9,6 @@ Letters: P teachers in the pool, n rows (texts or tasks), E their width, Q quest
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +20,7 @@ from llgbm.evaluation.setting import Question, Setting
 from llgbm.lora.blend import Blender
 from llgbm.lora.factors import LoRAFactors
 from llgbm.matching import score_answers
+from llgbm.models.effects import levels_of
 from llgbm.zoo.suite import Task
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -89,7 +89,7 @@ class AttributeReader:
     def __init__(self, setting: Setting) -> None:
         self.encoder = setting.encoder
         tasks = pool_tasks(setting)
-        self.levels = _levels(tasks)
+        self.levels = levels_of([task.attributes for task in tasks])
         labels = _one_hot([task.attributes for task in tasks], self.levels)
         few, rows = _text_rows(setting, TEXTS_IN_CHOICE), _text_rows(setting, TEXTS)
         self.chosen_on = tuple(tasks[k].name for fold in folds(len(tasks), len(tasks)) for k in fold)
@@ -116,7 +116,7 @@ class AttributeReader:
 
 def _from_attributes(setting: Setting, attributes: Sequence[dict[str, str]]) -> LoRAFactors:
     tasks = pool_tasks(setting)
-    levels = _levels(tasks)
+    levels = levels_of([task.attributes for task in tasks])
 
     def fit() -> Fitted:
         rows = _one_hot([task.attributes for task in tasks], levels)
@@ -166,15 +166,6 @@ def _embedded_texts(setting: Setting, most: int) -> Rows:
     counts = torch.tensor([len(group) for group in texts])
     known = setting.encoder.embed([text for group in texts for text in group])
     return Rows(known, torch.arange(len(texts)).repeat_interleave(counts), known[counts.cumsum(0) - counts])
-
-
-def _levels(tasks: Sequence[Task]) -> dict[str, list[str]]:
-    """Attribute -> its levels among the tasks."""
-    found: dict[str, dict[str, Any]] = {}
-    for task in tasks:
-        for name, level in task.attributes.items():
-            found.setdefault(name, {})[level] = None
-    return {name: list(levels) for name, levels in found.items()}
 
 
 def _one_hot(attributes: Sequence[dict[str, str]], levels: dict[str, list[str]]) -> Float[Tensor, "n F"]:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.stored import StoredFactors, parts_of
 
 SHARED = 0.5
 """Share of the mean square of A that its mean has to have for the teachers to count as started from one A."""
@@ -56,8 +57,23 @@ class TeacherSums:
         mean = self.a / self.count
         if mean.square().mean() >= SHARED * self.mean_square_a or not self.sketch.any():
             return mean
-        rows = _leading_directions(self.probe, self.sketch, self.rank)
+        return self.main_inputs()
+
+    def main_inputs(self) -> Float[Tensor, "_ d_in"]:
+        """Input directions in which the weight changes are largest, as many as the rank or the width, of the size of the teachers' A."""
+        rows = _leading_directions(self.probe, self.sketch if self.sketch.any() else self.probe, self.rank)
         return rows * (self.mean_square_a * rows.shape[1]) ** 0.5
+
+
+def teacher_sums(
+    teachers: LoRAFactors | StoredFactors, shapes: dict[str, tuple[int, int]], rank: int, scaling: float
+) -> dict[str, TeacherSums]:
+    """The sums of each module, from every teacher that has it; arguments as in `TeacherSums`."""
+    sums = {name: TeacherSums(rank, d_in, scaling) for name, (d_in, _) in shapes.items()}
+    for part in parts_of(teachers):
+        for name in sums.keys() & part.a.keys():
+            sums[name].add(part, name)
+    return sums
 
 
 def _leading_directions(probe: Float[Tensor, "d_in P"], sketch: Float[Tensor, "d_in P"], count: int) -> Float[Tensor, "r d_in"]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors, combine, truncate
+from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.reader import CONFIG_FILE
@@ -30,7 +31,7 @@ class GeneratorEnsemble(AdapterWriter):
         nn.Module.__init__(self)  # the layers are the members'
         self.spec, self._encoder = spec, encoder
         alone = dataclasses.replace(spec, members=1)
-        self.members = nn.ModuleList(LoRAGenerator(alone, encoder) for _ in range(spec.members))
+        self.members = nn.ModuleList(one_generator(alone, encoder) for _ in range(spec.members))
 
     @torch.no_grad()
     def forward(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> LoRAFactors:
@@ -59,7 +60,16 @@ def load_generator(checkpoint: str | Path, encoder: TextEncoder | None = None) -
         InputError: None there, or it cannot be read (see `ConditionReader.from_pretrained`).
     """
     spec = AdapterWriter.read_spec(AdapterWriter.folder_in(checkpoint) / CONFIG_FILE)
-    return (GeneratorEnsemble if spec.members > 1 else LoRAGenerator).from_pretrained(checkpoint, encoder)
+    return (GeneratorEnsemble if spec.members > 1 else _class_of(spec)).from_pretrained(checkpoint, encoder)
+
+
+def one_generator(spec: GeneratorSpec, encoder: TextEncoder | None = None) -> LoRAGenerator | AttributeGenerator:
+    """A generator of the kind its spec asks for, not trained yet."""
+    return _class_of(spec)(spec, encoder)
+
+
+def _class_of(spec: GeneratorSpec) -> type[LoRAGenerator] | type[AttributeGenerator]:
+    return AttributeGenerator if spec.attributes else LoRAGenerator
 
 
 def unite(checkpoints: Sequence[str | Path]) -> GeneratorEnsemble:

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.stored import StoredFactors, parts_of
-from llgbm.models.common import TeacherSums
+from llgbm.lora.stored import StoredFactors
+from llgbm.models.common import teacher_sums
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.reader import SIZES
 from llgbm.models.ridge import FOLDS, fit_ridge
@@ -178,11 +178,7 @@ class LoRAGenerator(AdapterWriter):
 
         Modules a teacher does not target count as absent.
         """
-        scaling, rank = self.spec.alpha / self.spec.rank, self.spec.rank
-        sums = {name: TeacherSums(rank, d_in, scaling) for name, (d_in, _) in self.spec.shapes.items()}
-        for part in parts_of(teachers):
-            for name in sums.keys() & part.a.keys():
-                sums[name].add(part, name)
+        sums = teacher_sums(teachers, self.spec.shapes, self.spec.rank, self.spec.alpha / self.spec.rank)
         for head in self.heads:
             assert isinstance(head, Head)
             for i, found in ((i, sums[name]) for i, name in enumerate(head.group.names) if sums[name].count):

@@ -27,6 +27,10 @@ class GeneratorSpec:
     slots: int = 1
     ridge: int = 0
     """Directions of the teachers' B along which a ridge regression from the condition begins; 0: it begins at zero."""
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    """Attribute -> its levels, of a generator that reads them."""
+    directions: int = 0
+    """Of B, along which such a generator's effects differ."""
     encoder: str = "hashing"
     encoder_id: str = ""
     """Content of the encoder the generator was trained with."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from llgbm.config import ExperimentConfig
 from llgbm.functional_lora.recompute import recompute_layers
 from llgbm.losses import OBJECTIVES, active_terms, objective_loss, parse_schedules, schedule_factor
+from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.generator import LoRAGenerator
 from llgbm.progress import ProgressCallback
 from llgbm.scoring import score
@@ -54,14 +55,17 @@ class BehaviorProblem(Problem):
     kind = "generator"
 
     def __init__(self, config: ExperimentConfig, weights: dict[str, float], device: torch.device) -> None:
-        self.config, self.weights = config, weights
+        self.config = config
         self.schedules = parse_schedules(config.training.schedules)
         self.at_once = config.training.batch_size
         self.setup: Setup = prepare(config, str(device))
         if config.training.gradient_checkpointing:
             recompute_layers(self.setup.functional)
-        self.network: LoRAGenerator = new_generator(config, self.setup).to(device)
-        setup = self.setup
+        self.network: LoRAGenerator | AttributeGenerator = new_generator(config, self.setup).to(device)
+        setup, network = self.setup, self.network
+        self.levels = network.levels([task.attributes for task in setup.train.tasks]) if isinstance(network, AttributeGenerator) else None
+        other_reader = "attributes" if self.levels is None else "agreement"
+        self.weights = {name: weight for name, weight in weights.items() if name != other_reader}
         self.hashes = origin(config, setup.zoo)
         self.inputs = {"base": setup.base.content_hash, "zoo": setup.zoo.content_hash, "encoder": setup.encoder.content_id}
 
@@ -82,8 +86,9 @@ class BehaviorProblem(Problem):
         """Write the part's adapters and compare them with their teachers."""
         setup, reword = self.setup, self.targets.options.needs("wordings")
         device = setup.functional.device
-        unknown = to_device(torch.tensor([setup.train.folds[k] for k in part.teachers]), device)
-        generated = generate(partial(model, folds=unknown), part, setup.train, setup.conditions, device, reword)
+        if self.levels is None:
+            model = partial(model, folds=to_device(torch.tensor([setup.train.folds[k] for k in part.teachers]), device))
+        generated = generate(model, part, setup.train, setup.conditions, device, reword, self.levels)
         evidence = compare(generated, part, setup.train, self.targets, self.probes, self.config.training.delta_loss_type)
         return objective_loss(evidence, self.weights_at(step))
 
@@ -109,7 +114,7 @@ class BehaviorProblem(Problem):
         def judged() -> dict[str, float]:
             return validate(self.network, setup.functional, setup.conditions, held, self.config.training.batch_size)
 
-        if not self.network.spec.ridge:
+        if not isinstance(self.network, LoRAGenerator) or not self.network.spec.ridge:
             return judged()
         found = {}
         for trust in TRUSTS:

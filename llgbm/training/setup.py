@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.memory import GIB
+from llgbm.models.attribute_generator import AttributeGenerator
+from llgbm.models.effects import levels_of
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.ridge import FOLDS
@@ -25,6 +27,10 @@ from llgbm.zoo.base import Base, BaseOptions, check_usable
 from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task
 
+WIDER = 2
+"""Rank of adapters that are sums of effects, relative to the teachers' largest: in a sum every part keeps input directions of its own."""
+MOST_DIRECTIONS = 256
+"""Of the teachers' B, along which effects of attributes may differ."""
 VALIDATION_EXAMPLES = 16
 """Train-side examples of each held-back task on which a checkpoint is judged."""
 
@@ -142,8 +148,9 @@ def spec_of_reader(config: ExperimentConfig, setup: Setup) -> dict[str, Any]:
     }
 
 
-def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
-    """A generator for the zoo's base, modules and rank, which writes the zero adapter so far."""
+def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator | AttributeGenerator:
+    """A generator for the zoo's base, modules and rank: one of attributes, which begins at what they say of the teachers, where these are
+    asked for and the tasks have some; else one that writes the zero adapter, or what a ridge regression says, so far."""
     factors = setup.train.factors
     first = factors.module_names[0]
     parts = [(max(a.shape[1] for a in part.a.values()), float(part.scaling[first].max())) for part in parts_of(factors) if first in part.a]
@@ -156,6 +163,16 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator:
         fan_in_fan_out=setup.functional.fan_in_fan_out,
         **spec_of_reader(config, setup),
     )
+    own = [task.attributes for task in setup.train.tasks]
+    if config.generator.attributes and any(own):
+        attributes = levels_of(own)
+        directions = min(MOST_DIRECTIONS, len(own) - 1)
+        wide = {"rank": WIDER * spec.rank, "alpha": WIDER * spec.alpha}
+        by_attributes = AttributeGenerator(
+            replace(spec, attributes=attributes, slots=len(attributes), directions=directions, ridge=0, **wide), setup.encoder
+        )
+        by_attributes.fit(factors, own, [setup.conditions.means(name) for name in setup.train.task_names])
+        return by_attributes
     generator = LoRAGenerator(spec, setup.encoder)
     generator.fit_scale(factors)
     if spec.ridge:

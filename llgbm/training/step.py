@@ -11,7 +11,7 @@ from llgbm.config import TrainingConfig
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.functional_lora.measure import logits_bytes, row_bytes
 from llgbm.losses import Evidence
-from llgbm.models.generator import LoRAGenerator
+from llgbm.models.writer import AdapterWriter
 from llgbm.scoring import Score, score
 from llgbm.training.conditions import ConditionTable
 from llgbm.training.plan import StepPlan
@@ -28,9 +28,18 @@ VALIDATION_WORDINGS = 4
 
 
 def generate(
-    model: Callable, plan: StepPlan, train: TeacherSet, conditions: ConditionTable, device: torch.device, reword: bool
+    model: Callable,
+    plan: StepPlan,
+    train: TeacherSet,
+    conditions: ConditionTable,
+    device: torch.device,
+    reword: bool,
+    levels: Tensor | None = None,
 ) -> dict[str, Any]:
     """Write the plan's adapters; `reword` also reads every task of the whole step in another wording.
+
+    Args:
+        levels: For a generator that reads attributes, those of each teacher's task, one-hot.
 
     Returns:
         Fields of an `Evidence`. The other wordings are the whole step's, so that a step cut into parts has the same loss.
@@ -42,6 +51,9 @@ def generate(
     others = [train.tasks[k].name for k, _ in plan.whole]
     again = tuple(to_device(x, device) for x in conditions.draw(others, [f"{seed}/again" for _, seed in plan.whole]))
     factors, read, read_again = model(embeddings, mask, again)
+    if levels is not None:
+        right = levels[[*plan.teachers, *(k for k, _ in plan.whole)]]
+        return {"generated": factors, "said": torch.cat([read, read_again]), "levels": to_device(right, device)}
     same = to_device(torch.tensor([[name == other for other in others] for name in names]), device)
     return {"generated": factors, "read": read, "read_again": read_again, "same_task": same}
 
@@ -87,7 +99,7 @@ def compare(
     return evidence
 
 
-def adapters_at_once(training: TrainingConfig, train: TeacherSet, targets: TeacherTargets, generator: LoRAGenerator) -> int:
+def adapters_at_once(training: TrainingConfig, train: TeacherSet, targets: TeacherTargets, generator: AdapterWriter) -> int:
     """Adapters of a micro-batch: those the config asks for, or as many as fit into memory."""
     needs, functional, most = targets.options.needs, targets.functional, training.batch_size
     trained = sum(parameter.nbytes for parameter in generator.parameters())
@@ -102,7 +114,7 @@ def adapters_at_once(training: TrainingConfig, train: TeacherSet, targets: Teach
 
 @torch.no_grad()
 def validate(
-    generator: LoRAGenerator, functional: FunctionalLoRA, conditions: ConditionTable, held_back: TeacherSet, at_once: int
+    generator: AdapterWriter, functional: FunctionalLoRA, conditions: ConditionTable, held_back: TeacherSet, at_once: int
 ) -> dict[str, float]:
     """Exact match and negative log-likelihood (nats per response token) of generated adapters on held-back tasks, over several wordings."""
     was_training = generator.training

@@ -68,6 +68,8 @@ def behavior(seed: int = 0) -> Evidence:
         read=torch.randn(3, 2, 6, generator=g),
         read_again=torch.randn(4, 2, 6, generator=g),
         same_task=torch.tensor([[True, False, False, True], [False, True, False, False], [False, False, True, False]]),
+        said=torch.randn(7, 5, generator=g).log_softmax(-1),
+        levels=torch.eye(5)[[0, 1, 2, 3, 4, 0, 1]],
     )
 
 
@@ -285,7 +287,8 @@ def test_every_term_has_a_finite_gradient(term):
     assert c.fingerprints is not None
     assert c.probe_logits is not None
     assert c.read is not None
-    leaves.append(c.read.requires_grad_())
+    assert c.said is not None
+    leaves += [c.read.requires_grad_(), c.said.requires_grad_()]
     leaves += [c.logits.requires_grad_(), c.fingerprints.requires_grad_(), c.probe_logits.requires_grad_()]
     leaves += [s.requires_grad_() for s in c.states.values()]
     loss, _ = objective_loss(c, {term: 1.0})

@@ -101,6 +101,9 @@ STARTED = {"generator__ridge": 2, "generator__slots": 2, "training__augment": 0.
 """Settings that choose something at random in every step, or fit something before the first."""
 
 
+ATTRIBUTES = {"generator__attributes": True, "objective__attributes": 1.0}
+
+
 def test_validation_decides_how_far_a_ridge_regression_is_left(config):
     result = train_generator(changed(config, **STARTED))
     assert result.validation["trust"] in TRUSTS
@@ -114,7 +117,7 @@ def test_a_ridge_regression_has_fewer_directions_than_there_are_teachers(config)
     assert LoRAGenerator.from_pretrained(config.run_folder).spec.ridge == 4
 
 
-@pytest.mark.parametrize(("stop", "settings"), [(1, {}), (3, {}), (4, {}), (4, STARTED)])
+@pytest.mark.parametrize(("stop", "settings"), [(1, {}), (3, {}), (4, {}), (4, STARTED), (4, ATTRIBUTES)])
 def test_interrupted_and_resumed_equals_uninterrupted(config, stop, settings):
     config = changed(config, **settings)
     whole = train_generator(changed(config, experiment_name="whole"))

@@ -19,7 +19,7 @@ from llgbm.zoo.suites import load_suite
 TARGETS = ["q_proj", "down_proj"]
 
 
-def build_world(folder: Path, n_tasks: int = 6, b_scale: float = 0.3, n_unseen: int = 0) -> ExperimentConfig:
+def build_world(folder: Path, n_tasks: int = 6, b_scale: float = 0.3, n_unseen: int = 0, attributes: bool = True) -> ExperimentConfig:
     """Write base, suite and zoo below `folder`; the config that trains on them in a second.
 
     Asked for, there are teachers of unseen combinations and of a mixture beside those of seen tasks.
@@ -33,7 +33,8 @@ def build_world(folder: Path, n_tasks: int = 6, b_scale: float = 0.3, n_unseen: 
     whole = micro_suite(n_train=12, n_test=4)
     seen, unseen, mixed = (list(whole.select(split=split).tasks) for split in ("seen", "unseen_combination", "mixture"))
     suite = whole.select([*seen[:n_tasks], *unseen[:n_unseen], *(mixed[:1] if n_unseen else [])])
-    suite = TaskSuite(suite.name, {task.name: replace(task, parts=()) for task in suite}, suite.frame)  # its parts may be left out
+    without = {"parts": ()} if attributes else {"parts": (), "attributes": {}}  # its parts may be left out
+    suite = TaskSuite(suite.name, {task.name: replace(task, **without) for task in suite}, suite.frame)
     suite.save(folder / "suite")
     _build_zoo(folder, suite, b_scale)
     return ExperimentConfig(

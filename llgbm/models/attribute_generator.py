@@ -1,0 +1,161 @@
+"""A generator that reads the attributes of a request, and writes the sum of what each of their levels brings.
+
+A suite may state attributes of its seen tasks (an operation, a style). A ridge regression from the mean vector of a request reads them, and
+one slot of attention for each adds to what it says: with few tasks a regression reads better, and leaves a network little to learn. An
+adapter is a sum of effects, which begin at a regression of the teachers' weights (see `effects`) and are trained by behavior. So
+a combination that was never seen is written from parts that were.
+
+Letters: K tasks, N vectors per task, E embedding width, H reader width, S attributes, F levels of all attributes,
+T teachers, Q directions, r rank.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.stored import StoredFactors
+from llgbm.models.common import teacher_sums
+from llgbm.models.effects import fit_effects
+from llgbm.models.encoder import TextEncoder
+from llgbm.models.reader import SIZES
+from llgbm.models.ridge import principal_directions, solve_ridge
+from llgbm.models.writer import AdapterWriter, GeneratorSpec
+
+TINY = 1e-8
+READING = 1e-4
+"""Ridge of the regression that reads, relative to the sum of the texts' squared norms."""
+CERTAINTY = 12.0
+"""By how much the log-odds of a level rise from where the regression says 0 to where it says 1."""
+
+
+class Effect(nn.Module):
+    """A and B of one module: a constant A, and B a mean and directions, in units of the teachers' RMS."""
+
+    rms_a: Tensor
+    rms_b: Tensor
+
+    def __init__(self, d_in: int, d_out: int, rank: int, directions: int) -> None:
+        super().__init__()
+        self.constant_a = nn.Parameter(torch.randn(min(rank, d_in), d_in))
+        self.mean_b = nn.Parameter(torch.zeros(d_out, min(rank, d_in)))
+        self.directions = nn.Parameter(torch.zeros(directions, *self.mean_b.shape))
+        self.register_buffer("rms_a", torch.ones(()))
+        self.register_buffer("rms_b", torch.ones(()))
+
+    def forward(self, coordinates: Float[Tensor, "K Q"]) -> tuple[Float[Tensor, "K r d_in"], Float[Tensor, "K d_out r"]]:
+        """A and B in float32."""
+        b = self.mean_b + torch.tensordot(coordinates, self.directions, 1)
+        return (self.constant_a * self.rms_a).expand(len(coordinates), -1, -1), b.float() * self.rms_b
+
+
+class AttributeGenerator(AdapterWriter):
+    """Reads the embedded texts of K tasks, says their attributes, and writes one LoRA adapter for each task."""
+
+    center: Tensor
+    reading: Tensor
+    usual: Tensor
+
+    def __init__(self, spec: GeneratorSpec, encoder: TextEncoder | None = None) -> None:
+        super().__init__(spec, encoder)
+        hidden, rank = SIZES[spec.size].hidden, spec.rank
+        self.counts = [len(levels) for levels in spec.attributes.values()]
+        self.namers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, count)) for count in self.counts
+        )
+        for namer in self.namers:
+            nn.init.zeros_(namer[-1].weight)  # begin at the regression
+            nn.init.zeros_(namer[-1].bias)
+        self.register_buffer("center", torch.zeros(spec.embedding_dim))
+        self.register_buffer("reading", torch.zeros(spec.embedding_dim, sum(self.counts)))
+        self.register_buffer("usual", torch.zeros(sum(self.counts)))
+        self.coordinates = nn.Linear(sum(self.counts), spec.directions)
+        self.effects = nn.ModuleDict(
+            {_key(name): Effect(d_in, d_out, rank, spec.directions) for name, (d_in, d_out) in spec.shapes.items()}
+        )
+
+    def forward(
+        self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"], again: tuple[Tensor, Tensor] | None = None, **_: Any
+    ) -> Any:
+        """One adapter per row; masked vectors do not count. Factors are float32.
+
+        With `again`, other sets of vectors and their mask, returns (factors, what was said [K F], what is said of the others [M F]):
+        one call, so that data-parallel training sees every parameter's use.
+        """
+        said = self.say(embeddings, mask)
+        factors = self.write(said)
+        return factors if again is None else (factors, said, self.say(*again))
+
+    def say(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
+        """Log-probabilities of the levels of each attribute, side by side."""
+        read = self.read(embeddings, mask)
+        mean = (embeddings * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        begun = CERTAINTY * (self.usual + (mean - self.center) @ self.reading)
+        parts = zip(self.namers, begun.split(self.counts, 1), strict=True)
+        return torch.cat([(said + namer(read[:, slot])).log_softmax(-1) for slot, (namer, said) in enumerate(parts)], 1)
+
+    def write(self, said: Float[Tensor, "K F"]) -> LoRAFactors:
+        """One adapter for each row of log-probabilities."""
+        coordinates = self.coordinates(said.exp())
+        written = {name: self.effects[_key(name)](coordinates) for name in self.spec.shapes}
+        k, scaling = len(said), said.new_full((len(said),), self.spec.alpha / self.spec.rank, dtype=torch.float32)
+        return LoRAFactors(
+            a={name: a for name, (a, _) in written.items()},
+            b={name: b for name, (_, b) in written.items()},
+            scaling=dict.fromkeys(written, scaling),
+            ranks={name: (a.shape[1],) * k for name, (a, _) in written.items()},
+        )
+
+    def levels(self, attributes: Sequence[dict[str, str]]) -> Float[Tensor, "n F"]:
+        """One-hot rows; an attribute that a task lacks, or whose level is unknown, is zero."""
+        known = self.spec.attributes.items()
+        return torch.tensor([[float(own.get(name) == level) for name, levels in known for level in levels] for own in attributes])
+
+    @torch.no_grad()
+    def fit(
+        self,
+        teachers: LoRAFactors | StoredFactors,
+        attributes: Sequence[dict[str, str]],
+        texts: Sequence[Float[Tensor, "_ E"]],
+    ) -> None:
+        """Begin at what regressions say.
+
+        Args:
+            teachers: T adapters, which also give scales and the constant A.
+            attributes: Those of each teacher's task.
+            texts: For each teacher the mean vectors of its task's texts.
+        """
+        self._fit_reading(self.levels(attributes), texts)
+        scaling = self.spec.alpha / self.spec.rank
+        sums = teacher_sums(teachers, self.spec.shapes, self.spec.rank, scaling)
+        constant = {name: found.main_inputs() for name, found in sums.items()}
+        found = principal_directions(teachers, constant, scaling, self.spec.directions)
+        fitted = fit_effects(self.levels(attributes))
+        size = found.coordinates.square().mean(0).clamp_min(TINY).sqrt()
+        self.coordinates.weight.copy_((fitted.weights @ found.coordinates / size).T)
+        self.coordinates.bias.copy_(fitted.mean @ found.coordinates / size)
+        for name, of_module in sums.items():
+            effect: Any = self.effects[_key(name)]
+            effect.rms_a.fill_(max(of_module.mean_square_a**0.5, TINY))
+            effect.rms_b.fill_(max(of_module.mean_square_b**0.5, TINY))
+            effect.constant_a.copy_(constant[name] / effect.rms_a)
+            effect.mean_b.copy_(found.mean[name] / effect.rms_b)
+            effect.directions.copy_(found.directions[name] * size[:, None, None] / effect.rms_b)
+
+    def _fit_reading(self, levels: Float[Tensor, "T F"], texts: Sequence[Float[Tensor, "_ E"]]) -> None:
+        """A linear regression from a text's mean vector to one number per level, 1 where it is right."""
+        vectors = torch.cat(list(texts)).double()
+        right = torch.cat([row.expand(len(rows), -1) for row, rows in zip(levels, texts, strict=True)]).double()
+        center, usual = vectors.mean(0), right.mean(0)
+        used = torch.ones(len(vectors), dtype=torch.bool)
+        self.reading.copy_(solve_ridge(vectors - center, right - usual, used, READING * len(vectors)))
+        self.center.copy_(center)
+        self.usual.copy_(usual)
+
+
+def _key(name: str) -> str:
+    """A module's name as torch allows it for a part of a network."""
+    return name.replace(".", "/")

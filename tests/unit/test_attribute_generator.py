@@ -1,0 +1,163 @@
+"""A generator that reads attributes: sums of effects write combinations that no teacher has, also where every teacher has its own A."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tolerance import assert_near
+from training_world import build_world, changed
+
+from llgbm.errors import InputError
+from llgbm.lora.factors import LoRAFactors
+from llgbm.losses import Evidence, attributes_loss
+from llgbm.models.attribute_generator import AttributeGenerator
+from llgbm.models.effects import fit_effects, levels_of
+from llgbm.models.encoder import HashingEncoder
+from llgbm.models.ensemble import load_generator, one_generator
+from llgbm.models.generator import LoRAGenerator
+from llgbm.models.reader import embed_conditions
+from llgbm.models.writer import GeneratorSpec
+from llgbm.training.behavior import train_generator
+
+SHAPES = {"layers.0.q": (6, 5), "layers.1.q": (6, 5), "head": (4, 7)}
+WIDTHS = {"length": 256, "depth": 8}
+TASKS = [{"operation": o, "style": s} for o in "abc" for s in "xyz" if (o, s) != ("c", "z")]
+UNSEEN = {"operation": "c", "style": "z"}
+
+
+def additive_teachers() -> tuple[LoRAFactors, dict[str, torch.Tensor]]:
+    """One teacher a task, whose B is a mean and an effect of each level; and the B that the unseen combination should have."""
+    g = torch.Generator().manual_seed(0)
+    zoo = LoRAFactors.initialize(SHAPES, 2, 4.0, len(TASKS), g)
+    unseen = {}
+    for name, b in zoo.b.items():
+        zoo.a[name][:] = zoo.a[name][:1]
+        effect = {level: torch.randn(b.shape[1:], generator=g) for level in "abcxyz"}
+        for k, task in enumerate(TASKS):
+            b[k] = 1 + effect[task["operation"]] + effect[task["style"]]
+        unseen[name] = 1 + effect["c"] + effect["z"]
+    return zoo, unseen
+
+
+def new_generator(**changes) -> AttributeGenerator:
+    torch.manual_seed(0)
+    attributes = levels_of(TASKS)
+    spec = GeneratorSpec(SHAPES, 2, 4.0, 64, slots=len(attributes), attributes=attributes, directions=len(TASKS) - 1, **changes)
+    generator = one_generator(spec, HashingEncoder(64))
+    assert isinstance(generator, AttributeGenerator)
+    return generator.eval()
+
+
+TEXTS = list(torch.randn(len(TASKS), 3, 64, generator=torch.Generator().manual_seed(3)))
+
+
+def change(factors: LoRAFactors, name: str, k: int) -> torch.Tensor:
+    return factors.scaling[name][k] * factors.b[name][k] @ factors.a[name][k]
+
+
+def told(generator: AttributeGenerator, tasks: list[dict[str, str]]) -> LoRAFactors:
+    """What is written for attributes that are certain."""
+    return generator.write(generator.levels(tasks).clamp_min(1e-30).log())
+
+
+def test_effects_of_levels_say_a_combination_that_no_teacher_has():
+    zoo, unseen = additive_teachers()
+    generator = new_generator()
+    generator.fit(zoo, TASKS, TEXTS)
+    written = told(generator, [*TASKS, UNSEEN])
+    for name in SHAPES:
+        for k in range(len(TASKS)):
+            assert (change(written, name, k) - change(zoo, name, k)).norm() < 0.05 * change(zoo, name, k).norm()
+        expected = 2.0 * unseen[name] @ zoo.a[name][0]
+        assert (change(written, name, -1) - expected).norm() < 0.05 * expected.norm()
+
+
+def test_b_is_fitted_to_one_a_whatever_each_teachers_own():
+    zoo, _ = additive_teachers()
+    turned = LoRAFactors({**zoo.a}, {**zoo.b}, zoo.scaling, zoo.ranks)
+    turns = torch.linalg.qr(torch.randn(len(TASKS), 2, 2, generator=torch.Generator().manual_seed(1))).Q
+    for name in SHAPES:
+        turned.a[name], turned.b[name] = turns @ zoo.a[name], zoo.b[name] @ turns.mT
+    generator = new_generator()
+    generator.fit(turned, TASKS, TEXTS)
+    written = told(generator, TASKS)
+    for name in SHAPES:
+        assert (change(written, name, 0) - change(zoo, name, 0)).norm() < 0.05 * change(zoo, name, 0).norm()
+
+
+def test_effects_are_differences_and_the_mean_is_of_all_teachers():
+    fitted = fit_effects(torch.eye(2).repeat(3, 2))
+    assert_near(fitted.mean, torch.full((6,), 1 / 6), length=6, depth=4)
+    assert_near(fitted.weights.sum(1), torch.zeros(4), scale=1.0, length=6, depth=4)
+    assert fitted.weights[0, 0] > 0 > fitted.weights[0, 1]
+
+
+def test_levels_come_as_tasks_have_them_and_what_is_unknown_is_zero():
+    generator = new_generator()
+    assert generator.spec.attributes == {"operation": ["a", "b", "c"], "style": ["x", "y", "z"]}
+    rows = generator.levels([{"operation": "b", "style": "z"}, {"operation": "new"}])
+    assert rows.tolist() == [[0, 1, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]]
+
+
+def test_each_attribute_is_read_by_a_slot_and_its_levels_are_probabilities():
+    generator = new_generator()
+    asked = embed_conditions(HashingEncoder(64), [["reverse it"], ["sort it, please"]])
+    said = generator.say(*asked).exp()
+    assert_near(said[:, :3].sum(1), torch.ones(2), **WIDTHS)
+    assert_near(said[:, 3:].sum(1), torch.ones(2), **WIDTHS)
+    factors, own, others = generator(*asked, again=tuple(part[:1] for part in asked))
+    assert_near(own, said.log(), **WIDTHS)
+    assert_near(others, said[:1].log(), **WIDTHS)
+    assert factors.n_adapters == 2
+
+
+def test_a_regression_reads_before_any_training():
+    zoo, _ = additive_teachers()
+    generator, wishes = new_generator(), torch.randn(6, 64, generator=torch.Generator().manual_seed(4))
+    vectors = (generator.levels([*TASKS, UNSEEN]) @ wishes)[:, None]
+    generator.fit(zoo, TASKS, list(vectors[:-1]))
+    said = generator.say(vectors, torch.ones(len(vectors), 1, dtype=torch.bool)).exp()
+    right = generator.levels([*TASKS, UNSEEN])
+    assert (said * right).sum(1).min().item() > 1.9  # both attributes of every task, also of the one it does not know
+
+
+def test_it_comes_back_from_its_folder(tmp_path):
+    zoo, _ = additive_teachers()
+    generator = new_generator()
+    generator.fit(zoo, TASKS, TEXTS)
+    generator.save_pretrained(tmp_path)
+    again = load_generator(tmp_path, HashingEncoder(64))
+    assert type(again) is AttributeGenerator
+    for ours, theirs in zip(generator.generate(description="sort").tensors(), again.generate(description="sort").tensors(), strict=True):
+        assert ours.equal(theirs)
+
+
+def test_naming_attributes_counts_those_that_tasks_have():
+    said = torch.tensor([[0.5, 0.5, 0.25, 0.75], [1.0, 1e-9, 0.5, 0.5]]).log()
+    levels = torch.tensor([[1.0, 0, 0, 1], [1.0, 0, 0, 0]])
+    found = attributes_loss(Evidence(additive_teachers()[0], said=said, levels=levels))
+    assert_near(found, -(torch.tensor([0.5, 0.75]).log().sum()) / 3, length=4, depth=2)
+    with pytest.raises(InputError, match="objective attributes has nothing to compare: no attributes of tasks were given"):
+        attributes_loss(Evidence(additive_teachers()[0], said=said))
+
+
+ASKED = {"generator__attributes": True, "objective__attributes": 1.0, "objective__agreement": 1.0}
+
+
+def test_training_names_attributes_and_keeps_the_start_by_effects(tmp_path):
+    config = changed(build_world(tmp_path), **ASKED)
+    result = train_generator(changed(config, training__total_steps=40, training__eval_interval=40))
+    kept = load_generator(result.network)
+    assert list(kept.spec.attributes) == ["operation", "style", "wrapper"]
+    assert kept.spec.directions == len(kept.spec.trained_on) - 1
+    rows = [line for line in (config.run_folder / "metrics.jsonl").read_text().splitlines() if "loss/attributes" in line]
+    assert "loss/agreement" not in rows[0]
+    losses = [float(row.split('"loss/attributes": ')[1].split(",")[0].rstrip("}")) for row in rows]
+    assert losses[-1] < 0.5 * losses[0]
+    assert torch.isfinite(load_file(result.network / "model.safetensors")["coordinates.weight"]).all()
+
+
+def test_a_suite_without_attributes_gets_the_other_generator(tmp_path):
+    config = changed(build_world(tmp_path, attributes=False), **ASKED)
+    result = train_generator(config)
+    assert type(load_generator(result.network)) is LoRAGenerator
+    assert "loss/attributes" not in (config.run_folder / "metrics.jsonl").read_text()
