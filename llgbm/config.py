@@ -166,6 +166,9 @@ class ObjectiveConfig:
     """Tells tasks apart by what their wordings have in common; looks at conditions alone."""
     attributes: Number = Field(default=0.0, ge=0)
     """Naming a task's attributes from its wordings, where a generator reads them; agreement counts elsewhere."""
+    practice: Number = Field(default=0.0, ge=0)
+    """Being sure of its own answers on mixed attributes of seen tasks, where a generator reads attributes; begins well after some
+    lambda_warmup_steps, with training.schedules practice:step."""
     norm: Number = Field(default=0.0, ge=0)
     """Size of the generated update."""
     variance: Number = Field(default=0.0, ge=0)

@@ -62,6 +62,11 @@ class Evidence:
     """Log-probabilities of attributes' levels that the generator read from conditions, in all wordings."""
     levels: Float[Tensor, "C L"] | None = None
     """Which levels are right: one of each attribute, none of one that a task lacks."""
+    practiced: Logits | None = None
+    """Logits of as many other adapters, of mixed attributes, at the m tokens of answers of their own."""
+    own_answers: Int[Tensor, " m"] | None = None
+    practiced_by: Int[Tensor, " m"] | None = None
+    """The adapter of each token."""
     scale: Mapping[str, float] = field(default_factory=dict)
     """Per term, its raw value for the zero adapter (averaged over training tasks); 1 where absent."""
     delta_loss_type: str = "mse"
@@ -73,7 +78,8 @@ class Objective:
 
     compute: Callable[[Evidence], Tensor]
     needs: frozenset[str]
-    """What the training loop has to prepare: teacher, logits, predictions, states, fingerprints, probe_logits, wordings."""
+    """What the training loop has to prepare: teacher, logits, predictions, states, fingerprints, probe_logits, wordings,
+practice."""
     behavioral: bool
     """Whether `lambda_delta` and its schedule apply."""
     paper: str
@@ -180,6 +186,13 @@ def attributes_loss(c: Evidence) -> Tensor:
     return -(said.float() * levels).sum() / levels.sum().clamp_min(1.0)
 
 
+def practice_loss(c: Evidence) -> Tensor:
+    """Cross-entropy of adapters' own greedy answers, mean per token, then per adapter, in nats."""
+    logits, answers = _have(c.practiced, "practice", "adapters of mixed attributes"), _have(c.own_answers, "practice", "their answers")
+    owner = _have(c.practiced_by, "practice", "their answers")
+    return mean_per_adapter(token_nll(logits, answers), owner, c.generated.n_adapters).mean()
+
+
 def norm_loss(c: Evidence) -> Tensor:
     """||s BA||^2 summed over modules, relative to the teachers' mean; keeps behavior-only training from inflating weights."""
     inner = product_inner(c.generated, c.generated)
@@ -216,6 +229,7 @@ OBJECTIVES: dict[str, Objective] = {
     "sft": Objective(sft_loss, frozenset({"logits"}), True, "Text-to-LoRA, arXiv:2506.06105"),
     "agreement": Objective(agreement_loss, frozenset({"wordings"}), False, "InfoNCE, arXiv:1807.03748"),
     "attributes": Objective(attributes_loss, frozenset({"wordings"}), False, "concept bottlenecks, arXiv:2007.04612"),
+    "practice": Objective(practice_loss, frozenset({"practice"}), False, "self-training, doi:10.3115/981658.981684"),
     "norm": Objective(norm_loss, frozenset(), False, "weight decay on the product BA"),
     "variance": Objective(variance_loss, frozenset(), False, "VICReg, arXiv:2105.04906"),
     "tether": Objective(tether_loss, frozenset({"probe_logits"}), True, "KL penalty of RLHF, arXiv:1909.08593"),

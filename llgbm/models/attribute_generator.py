@@ -6,7 +6,7 @@ adapter is a sum of effects, which begin at a regression of the teachers' weight
 a combination that was never seen is written from parts that were.
 
 Letters: K tasks, N vectors per task, E embedding width, H reader width, S attributes, F levels of all attributes,
-T teachers, Q directions, r rank.
+T teachers, r rank.
 """
 
 from collections.abc import Sequence
@@ -22,34 +22,40 @@ from llgbm.models.common import teacher_sums
 from llgbm.models.effects import fit_effects
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.reader import SIZES
-from llgbm.models.ridge import principal_directions, solve_ridge
+from llgbm.models.ridge import best_b, solve_ridge
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
 
 TINY = 1e-8
 READING = 1e-4
 """Ridge of the regression that reads, relative to the sum of the texts' squared norms."""
+UNIT = 10.0
+"""Weights of effects are stored in so many times the teachers' RMS: at the learning rate of a reader they learn too slowly."""
 CERTAINTY = 12.0
 """By how much the log-odds of a level rise from where the regression says 0 to where it says 1."""
 
 
+SHARPENED = 4.0
+"""By how much the log-odds of what was read are multiplied before it is written."""
+
+
 class Effect(nn.Module):
-    """A and B of one module: a constant A, and B a mean and directions, in units of the teachers' RMS."""
+    """A and B of one module: a constant A, and B a mean and what each level adds."""
 
-    rms_a: Tensor
-    rms_b: Tensor
+    unit_a: Tensor
+    unit_b: Tensor
 
-    def __init__(self, d_in: int, d_out: int, rank: int, directions: int) -> None:
+    def __init__(self, d_in: int, d_out: int, rank: int, levels: int) -> None:
         super().__init__()
         self.constant_a = nn.Parameter(torch.randn(min(rank, d_in), d_in))
         self.mean_b = nn.Parameter(torch.zeros(d_out, min(rank, d_in)))
-        self.directions = nn.Parameter(torch.zeros(directions, *self.mean_b.shape))
-        self.register_buffer("rms_a", torch.ones(()))
-        self.register_buffer("rms_b", torch.ones(()))
+        self.of_levels = nn.Parameter(torch.zeros(levels, *self.mean_b.shape))
+        self.register_buffer("unit_a", torch.ones(()))
+        self.register_buffer("unit_b", torch.ones(()))
 
-    def forward(self, coordinates: Float[Tensor, "K Q"]) -> tuple[Float[Tensor, "K r d_in"], Float[Tensor, "K d_out r"]]:
-        """A and B in float32."""
-        b = self.mean_b + torch.tensordot(coordinates, self.directions, 1)
-        return (self.constant_a * self.rms_a).expand(len(coordinates), -1, -1), b.float() * self.rms_b
+    def forward(self, levels: Float[Tensor, "K F"]) -> tuple[Float[Tensor, "K r d_in"], Float[Tensor, "K d_out r"]]:
+        """A and B in float32, for how likely each level is."""
+        b = self.mean_b + torch.tensordot(levels, self.of_levels, 1)
+        return (self.constant_a * self.unit_a).expand(len(levels), -1, -1), b.float() * self.unit_b
 
 
 class AttributeGenerator(AdapterWriter):
@@ -72,21 +78,27 @@ class AttributeGenerator(AdapterWriter):
         self.register_buffer("center", torch.zeros(spec.embedding_dim))
         self.register_buffer("reading", torch.zeros(spec.embedding_dim, sum(self.counts)))
         self.register_buffer("usual", torch.zeros(sum(self.counts)))
-        self.coordinates = nn.Linear(sum(self.counts), spec.directions)
         self.effects = nn.ModuleDict(
-            {_key(name): Effect(d_in, d_out, rank, spec.directions) for name, (d_in, d_out) in spec.shapes.items()}
+            {_key(name): Effect(d_in, d_out, rank, sum(self.counts)) for name, (d_in, d_out) in spec.shapes.items()}
         )
 
     def forward(
-        self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"], again: tuple[Tensor, Tensor] | None = None, **_: Any
+        self,
+        embeddings: Float[Tensor, "K N E"],
+        mask: Bool[Tensor, "K N"],
+        again: tuple[Tensor, Tensor] | None = None,
+        told: Float[Tensor, "K F"] | None = None,
     ) -> Any:
         """One adapter per row; masked vectors do not count. Factors are float32.
 
-        With `again`, other sets of vectors and their mask, returns (factors, what was said [K F], what is said of the others [M F]):
-        one call, so that data-parallel training sees every parameter's use.
+        In training it is `told` the levels, so that effects do not make up for misreading. With `again`, other sets of vectors and their
+        mask, returns (factors, what was said [K F], what is said of the others [M F]): one call, so that data-parallel training sees
+        every parameter's use.
         """
+        if told is not None and again is None:
+            return self.write(told)
         said = self.say(embeddings, mask)
-        factors = self.write(said)
+        factors = self.write(self.decided(said) if told is None else told)
         return factors if again is None else (factors, said, self.say(*again))
 
     def say(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
@@ -97,11 +109,14 @@ class AttributeGenerator(AdapterWriter):
         parts = zip(self.namers, begun.split(self.counts, 1), strict=True)
         return torch.cat([(said + namer(read[:, slot])).log_softmax(-1) for slot, (namer, said) in enumerate(parts)], 1)
 
-    def write(self, said: Float[Tensor, "K F"]) -> LoRAFactors:
-        """One adapter for each row of log-probabilities."""
-        coordinates = self.coordinates(said.exp())
-        written = {name: self.effects[_key(name)](coordinates) for name in self.spec.shapes}
-        k, scaling = len(said), said.new_full((len(said),), self.spec.alpha / self.spec.rank, dtype=torch.float32)
+    def decided(self, said: Float[Tensor, "K F"]) -> Float[Tensor, "K F"]:
+        """How likely each level is, with doubts sharpened: halves of two levels' effects do what neither asks."""
+        return torch.cat([(SHARPENED * part).softmax(-1) for part in said.split(self.counts, 1)], 1)
+
+    def write(self, levels: Float[Tensor, "K F"]) -> LoRAFactors:
+        """One adapter for each row of how likely each level is, as `levels` gives rows that are certain."""
+        written = {name: self.effects[_key(name)](levels) for name in self.spec.shapes}
+        k, scaling = len(levels), levels.new_full((len(levels),), self.spec.alpha / self.spec.rank, dtype=torch.float32)
         return LoRAFactors(
             a={name: a for name, (a, _) in written.items()},
             b={name: b for name, (_, b) in written.items()},
@@ -132,18 +147,15 @@ class AttributeGenerator(AdapterWriter):
         scaling = self.spec.alpha / self.spec.rank
         sums = teacher_sums(teachers, self.spec.shapes, self.spec.rank, scaling)
         constant = {name: found.main_inputs() for name, found in sums.items()}
-        found = principal_directions(teachers, constant, scaling, self.spec.directions)
+        best = best_b(teachers, constant, scaling)
         fitted = fit_effects(self.levels(attributes))
-        size = found.coordinates.square().mean(0).clamp_min(TINY).sqrt()
-        self.coordinates.weight.copy_((fitted.weights @ found.coordinates / size).T)
-        self.coordinates.bias.copy_(fitted.mean @ found.coordinates / size)
         for name, of_module in sums.items():
             effect: Any = self.effects[_key(name)]
-            effect.rms_a.fill_(max(of_module.mean_square_a**0.5, TINY))
-            effect.rms_b.fill_(max(of_module.mean_square_b**0.5, TINY))
-            effect.constant_a.copy_(constant[name] / effect.rms_a)
-            effect.mean_b.copy_(found.mean[name] / effect.rms_b)
-            effect.directions.copy_(found.directions[name] * size[:, None, None] / effect.rms_b)
+            effect.unit_a.fill_(UNIT * max(of_module.mean_square_a**0.5, TINY))
+            effect.unit_b.fill_(UNIT * max(of_module.mean_square_b**0.5, TINY))
+            effect.constant_a.copy_(constant[name] / effect.unit_a)
+            effect.mean_b.copy_(torch.tensordot(fitted.mean, best[name], 1) / effect.unit_b)
+            effect.of_levels.copy_(torch.tensordot(fitted.weights, best[name], 1) / effect.unit_b)
 
     def _fit_reading(self, levels: Float[Tensor, "T F"], texts: Sequence[Float[Tensor, "_ E"]]) -> None:
         """A linear regression from a text's mean vector to one number per level, 1 where it is right."""

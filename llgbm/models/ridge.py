@@ -55,45 +55,28 @@ def fit_ridge(
         directions: Q, fewer than T.
         shrinkage: Added to the squared singular values of the texts' vectors, relative to a text's mean square norm.
     """
-    found = principal_directions(teachers, constant, scaling, directions)
-    coordinates = [row.expand(len(rows), -1) for row, rows in zip(found.coordinates, texts, strict=True)]
+    b = best_b(teachers, constant, scaling)
+    mean = {name: value.mean(0) for name, value in b.items()}
+    gram = torch.zeros(len(texts), len(texts), dtype=torch.double)
+    for name, value in b.items():
+        changed = (value @ torch.linalg.qr(constant[name].double().mT).R.mT).flatten(1)  # B A without an orthonormal basis of A's rows
+        gram += (changed - changed.mean(0)) @ (changed - changed.mean(0)).T / changed.square().sum(1).mean().clamp_min(TINY)
+    values, vectors = (x.flip(-1)[..., :directions] for x in torch.linalg.eigh(gram))
+    spread = values.clamp_min(TINY).sqrt()
+    coordinates = [row.expand(len(rows), -1) for row, rows in zip(vectors * spread, texts, strict=True)]
     every = torch.cat(list(texts)).double()
     center = every.mean(0)
     of_fold = torch.cat([torch.full((len(rows),), fold) for fold, rows in zip(folds, texts, strict=True)])
     maps = [solve_ridge(every - center, torch.cat(coordinates), of_fold != fold, shrinkage) for fold in range(FOLDS + 1)]
-    return RidgeFit(center.float(), torch.stack(maps).float(), found.mean, found.directions)
-
-
-@dataclass(frozen=True)
-class Directions:
-    """Along which the teachers' weight changes differ most, for one constant A."""
-
-    mean: dict[str, Tensor]
-    """Module name -> [d_out, r], of B."""
-    directions: dict[str, Tensor]
-    """Module name -> [Q, d_out, r]."""
-    coordinates: Float[Tensor, "T Q"]
-    """Of the teachers, float64."""
-
-
-def principal_directions(teachers: LoRAFactors | StoredFactors, constant: dict[str, Tensor], scaling: float, count: int) -> Directions:
-    """Principal components of the weight changes that B and the constant A make; arguments as in `fit_ridge`."""
-    b = _best_b(teachers, constant, scaling)
-    mean = {name: value.mean(0) for name, value in b.items()}
-    gram = torch.zeros(teachers.n_adapters, teachers.n_adapters, dtype=torch.double)
-    for name, value in b.items():
-        changed = (value @ torch.linalg.qr(constant[name].double().mT).R.mT).flatten(1)  # B A without an orthonormal basis of A's rows
-        gram += (changed - changed.mean(0)) @ (changed - changed.mean(0)).T / changed.square().sum(1).mean().clamp_min(TINY)
-    values, vectors = (x.flip(-1)[..., :count] for x in torch.linalg.eigh(gram))
-    spread = values.clamp_min(TINY).sqrt()
-    return Directions(
+    return RidgeFit(
+        center.float(),
+        torch.stack(maps).float(),
         {name: value.float() for name, value in mean.items()},
         {name: torch.einsum("tq,tor->qor", vectors / spread, value - mean[name]).float() for name, value in b.items()},
-        vectors * spread,
     )
 
 
-def _best_b(teachers: LoRAFactors | StoredFactors, constant: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
+def best_b(teachers: LoRAFactors | StoredFactors, constant: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
     """The B of each teacher that brings B times the constant A nearest to its own weight change, in float64."""
     found: dict[str, list[Tensor]] = {name: [] for name in constant}
     for part in parts_of(teachers):

@@ -29,8 +29,6 @@ class GeneratorSpec:
     """Directions of the teachers' B along which a ridge regression from the condition begins; 0: it begins at zero."""
     attributes: dict[str, list[str]] = field(default_factory=dict)
     """Attribute -> its levels, of a generator that reads them."""
-    directions: int = 0
-    """Of B, along which such a generator's effects differ."""
     encoder: str = "hashing"
     encoder_id: str = ""
     """Content of the encoder the generator was trained with."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llgbm.config import ExperimentConfig
+from llgbm.errors import InputError
 from llgbm.functional_lora.recompute import recompute_layers
 from llgbm.losses import OBJECTIVES, active_terms, objective_loss, parse_schedules, schedule_factor
 from llgbm.models.attribute_generator import AttributeGenerator
@@ -17,6 +18,7 @@ from llgbm.scoring import score
 from llgbm.training.checkpoints import origin
 from llgbm.training.loop import TrainingResult, train
 from llgbm.training.plan import StepPlan, plan_step
+from llgbm.training.practice import Practice
 from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.problem import Problem
 from llgbm.training.setup import Setup, new_generator, prepare
@@ -45,6 +47,8 @@ def train_generator(config: ExperimentConfig, begin: Begin = "new", progress: Pr
     return train(config, lambda device: BehaviorProblem(config, weights, device), begin, progress)
 
 
+OF_ATTRIBUTES, OF_ANY_TASKS = {"attributes", "practice"}, {"agreement"}
+"""Terms that count only where a generator reads attributes, and only where it reads none."""
 TRUSTS = (1.0, 0.5, 0.0)
 """Weights of what the network adds to its ridge regression, between which validation decides."""
 
@@ -64,8 +68,13 @@ class BehaviorProblem(Problem):
         self.network: LoRAGenerator | AttributeGenerator = new_generator(config, self.setup).to(device)
         setup, network = self.setup, self.network
         self.levels = network.levels([task.attributes for task in setup.train.tasks]) if isinstance(network, AttributeGenerator) else None
-        other_reader = "attributes" if self.levels is None else "agreement"
-        self.weights = {name: weight for name, weight in weights.items() if name != other_reader}
+        of_others = OF_ATTRIBUTES if self.levels is None else OF_ANY_TASKS
+        self.weights = {name: weight for name, weight in weights.items() if name not in of_others}
+        if not self.weights:
+            raise InputError(
+                f"objective weighs only {', '.join(weights)}, which count where a generator reads attributes; weigh others too"
+            )
+        self.practice: Practice | None = None
         self.hashes = origin(config, setup.zoo)
         self.inputs = {"base": setup.base.content_hash, "zoo": setup.zoo.content_hash, "encoder": setup.encoder.content_id}
 
@@ -76,6 +85,8 @@ class BehaviorProblem(Problem):
         options = TargetOptions(frozenset(self.weights), layers, training.kl_top_k, int(training.target_cache_gb * 2**30))
         self.targets = TeacherTargets(setup.functional, setup.train.factors, setup.train.examples, options)
         self.probes = ProbeTargets.build(setup, self.config, frozenset(self.weights))
+        if isinstance(self.network, AttributeGenerator) and self.levels is not None and "practice" in self.weights:
+            self.practice = Practice(setup, self.network, self.levels)
         self.at_once = adapters_at_once(training, setup.train, self.targets, self.network)
 
     def plan(self, step: int) -> StepPlan:
@@ -90,7 +101,10 @@ class BehaviorProblem(Problem):
             model = partial(model, folds=to_device(torch.tensor([setup.train.folds[k] for k in part.teachers]), device))
         generated = generate(model, part, setup.train, setup.conditions, device, reword, self.levels)
         evidence = compare(generated, part, setup.train, self.targets, self.probes, self.config.training.delta_loss_type)
-        return objective_loss(evidence, self.weights_at(step))
+        weights = self.weights_at(step)
+        if weights.get("practice") and self.practice is not None:
+            self.practice.fill(evidence, part)
+        return objective_loss(evidence, {name: weight for name, weight in weights.items() if weight or name != "practice"})
 
     def weights_at(self, step: int) -> dict[str, float]:
         """Each term's weight: its own schedule, or lambda's for behavioral terms."""

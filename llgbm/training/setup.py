@@ -27,10 +27,6 @@ from llgbm.zoo.base import Base, BaseOptions, check_usable
 from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task
 
-WIDER = 2
-"""Rank of adapters that are sums of effects, relative to the teachers' largest: in a sum every part keeps input directions of its own."""
-MOST_DIRECTIONS = 256
-"""Of the teachers' B, along which effects of attributes may differ."""
 VALIDATION_EXAMPLES = 16
 """Train-side examples of each held-back task on which a checkpoint is judged."""
 
@@ -166,11 +162,7 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator | Att
     own = [task.attributes for task in setup.train.tasks]
     if config.generator.attributes and any(own):
         attributes = levels_of(own)
-        directions = min(MOST_DIRECTIONS, len(own) - 1)
-        wide = {"rank": WIDER * spec.rank, "alpha": WIDER * spec.alpha}
-        by_attributes = AttributeGenerator(
-            replace(spec, attributes=attributes, slots=len(attributes), directions=directions, ridge=0, **wide), setup.encoder
-        )
+        by_attributes = AttributeGenerator(replace(spec, attributes=attributes, slots=len(attributes), ridge=0), setup.encoder)
         by_attributes.fit(factors, own, [setup.conditions.means(name) for name in setup.train.task_names])
         return by_attributes
     generator = LoRAGenerator(spec, setup.encoder)

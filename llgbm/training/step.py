@@ -46,11 +46,12 @@ def generate(
     """
     names = [train.tasks[k].name for k in plan.teachers]
     embeddings, mask = (to_device(x, device) for x in conditions.draw(names, plan.condition_seeds))
+    told = {} if levels is None else {"told": to_device(levels[list(plan.teachers)], device)}
     if not reword:
-        return {"generated": model(embeddings, mask)}
+        return {"generated": model(embeddings, mask, **told)}
     others = [train.tasks[k].name for k, _ in plan.whole]
     again = tuple(to_device(x, device) for x in conditions.draw(others, [f"{seed}/again" for _, seed in plan.whole]))
-    factors, read, read_again = model(embeddings, mask, again)
+    factors, read, read_again = model(embeddings, mask, again, **told)
     if levels is not None:
         right = levels[[*plan.teachers, *(k for k, _ in plan.whole)]]
         return {"generated": factors, "said": torch.cat([read, read_again]), "levels": to_device(right, device)}
@@ -106,7 +107,8 @@ def adapters_at_once(training: TrainingConfig, train: TeacherSet, targets: Teach
     written = ADAPTER_COPIES * sum(4 * generator.spec.rank * (d_in + d_out) for d_in, d_out in generator.spec.shapes.values())
     if not (needs("logits") or needs("states")):
         return functional.memory.at_once("training", written, most, OPTIMIZER_COPIES * trained)
-    examples, answers = training.examples_per_task, training.examples_per_task * int(train.examples.predicts.sum(1).max())
+    examples = training.examples_per_task + needs("practice")
+    answers = examples * int(train.examples.predicts.sum(1).max())
     row = row_bytes(functional, train.examples.input_ids.shape[1], backward=True, all_layers=needs("states"))
     fixed = OPTIMIZER_COPIES * trained + logits_bytes(functional, most * answers)
     return functional.memory.at_once("training", written + examples * row, most, fixed)

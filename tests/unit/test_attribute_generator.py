@@ -41,7 +41,7 @@ def additive_teachers() -> tuple[LoRAFactors, dict[str, torch.Tensor]]:
 def new_generator(**changes) -> AttributeGenerator:
     torch.manual_seed(0)
     attributes = levels_of(TASKS)
-    spec = GeneratorSpec(SHAPES, 2, 4.0, 64, slots=len(attributes), attributes=attributes, directions=len(TASKS) - 1, **changes)
+    spec = GeneratorSpec(SHAPES, 2, 4.0, 64, slots=len(attributes), attributes=attributes, **changes)
     generator = one_generator(spec, HashingEncoder(64))
     assert isinstance(generator, AttributeGenerator)
     return generator.eval()
@@ -56,7 +56,7 @@ def change(factors: LoRAFactors, name: str, k: int) -> torch.Tensor:
 
 def told(generator: AttributeGenerator, tasks: list[dict[str, str]]) -> LoRAFactors:
     """What is written for attributes that are certain."""
-    return generator.write(generator.levels(tasks).clamp_min(1e-30).log())
+    return generator.write(generator.levels(tasks))
 
 
 def test_effects_of_levels_say_a_combination_that_no_teacher_has():
@@ -104,7 +104,8 @@ def test_each_attribute_is_read_by_a_slot_and_its_levels_are_probabilities():
     said = generator.say(*asked).exp()
     assert_near(said[:, :3].sum(1), torch.ones(2), **WIDTHS)
     assert_near(said[:, 3:].sum(1), torch.ones(2), **WIDTHS)
-    factors, own, others = generator(*asked, again=tuple(part[:1] for part in asked))
+    alone = tuple(part[:1] for part in asked)
+    factors, own, others = generator(*asked, again=alone)
     assert_near(own, said.log(), **WIDTHS)
     assert_near(others, said[:1].log(), **WIDTHS)
     assert factors.n_adapters == 2
@@ -148,12 +149,11 @@ def test_training_names_attributes_and_keeps_the_start_by_effects(tmp_path):
     result = train_generator(changed(config, training__total_steps=40, training__eval_interval=40))
     kept = load_generator(result.network)
     assert list(kept.spec.attributes) == ["operation", "style", "wrapper"]
-    assert kept.spec.directions == len(kept.spec.trained_on) - 1
     rows = [line for line in (config.run_folder / "metrics.jsonl").read_text().splitlines() if "loss/attributes" in line]
     assert "loss/agreement" not in rows[0]
     losses = [float(row.split('"loss/attributes": ')[1].split(",")[0].rstrip("}")) for row in rows]
-    assert losses[-1] < 0.5 * losses[0]
-    assert torch.isfinite(load_file(result.network / "model.safetensors")["coordinates.weight"]).all()
+    assert max(losses) < 0.01  # a regression reads four tasks at once, and training does not undo it
+    assert torch.isfinite(load_file(result.network / "model.safetensors")["effects.model/layers/0/mlp/down_proj.of_levels"]).all()
 
 
 def test_a_suite_without_attributes_gets_the_other_generator(tmp_path):

@@ -70,6 +70,9 @@ def behavior(seed: int = 0) -> Evidence:
         same_task=torch.tensor([[True, False, False, True], [False, True, False, False], [False, False, True, False]]),
         said=torch.randn(7, 5, generator=g).log_softmax(-1),
         levels=torch.eye(5)[[0, 1, 2, 3, 4, 0, 1]],
+        practiced=torch.randn(4, 5, generator=g),
+        own_answers=torch.tensor([0, 1, 2, 3]),
+        practiced_by=torch.tensor([0, 1, 1, 2]),
     )
 
 
@@ -288,7 +291,8 @@ def test_every_term_has_a_finite_gradient(term):
     assert c.probe_logits is not None
     assert c.read is not None
     assert c.said is not None
-    leaves += [c.read.requires_grad_(), c.said.requires_grad_()]
+    assert isinstance(c.practiced, torch.Tensor)
+    leaves += [c.read.requires_grad_(), c.said.requires_grad_(), c.practiced.requires_grad_()]
     leaves += [c.logits.requires_grad_(), c.fingerprints.requires_grad_(), c.probe_logits.requires_grad_()]
     leaves += [s.requires_grad_() for s in c.states.values()]
     loss, _ = objective_loss(c, {term: 1.0})

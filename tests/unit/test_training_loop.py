@@ -18,7 +18,7 @@ from llgbm.errors import InputError
 from llgbm.files import hash_tensors
 from llgbm.losses import OBJECTIVES
 from llgbm.models.generator import LoRAGenerator
-from llgbm.training.behavior import TRUSTS, train_generator
+from llgbm.training.behavior import OF_ATTRIBUTES, TRUSTS, train_generator
 from llgbm.training.checkpoints import complete_steps
 from llgbm.training.loop import DivergedError
 from llgbm.zoo.base import load_base
@@ -101,7 +101,7 @@ STARTED = {"generator__ridge": 2, "generator__slots": 2, "training__augment": 0.
 """Settings that choose something at random in every step, or fit something before the first."""
 
 
-ATTRIBUTES = {"generator__attributes": True, "objective__attributes": 1.0}
+ATTRIBUTES = {"generator__attributes": True, "objective__attributes": 1.0, "objective__practice": 1.0}
 
 
 def test_validation_decides_how_far_a_ridge_regression_is_left(config):
@@ -198,7 +198,7 @@ def test_another_run_of_the_name_leaves_nothing_of_the_first(config):
 @pytest.mark.parametrize("term", list(OBJECTIVES))
 def test_every_term_trains_alone(config, term):
     off = {f"objective__{t}": 0.0 for t in OBJECTIVES}
-    few = {"training__total_steps": 2, "training__eval_interval": 2}
+    few = {"training__total_steps": 2, "training__eval_interval": 2, "generator__attributes": term in OF_ATTRIBUTES}
     result = train_generator(changed(config, **{**off, **few, f"objective__{term}": 1.0}))
     assert f"loss/{term}" in metrics(config)[0]
     assert result.steps == 2

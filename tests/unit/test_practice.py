@@ -1,0 +1,103 @@
+"""Practice: adapters of mixed attributes learn to be sure of what they answer."""
+
+import json
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tolerance import assert_near
+from training_world import build_world, changed
+
+from llgbm.errors import InputError
+from llgbm.lora.factors import LoRAFactors
+from llgbm.losses import Evidence, practice_loss
+from llgbm.models.attribute_generator import AttributeGenerator
+from llgbm.training.behavior import BehaviorProblem, train_generator
+from llgbm.training.practice import Practice
+
+ASKED = {"generator__attributes": True, "objective__attributes": 1.0, "objective__practice": 1.0}
+
+
+@pytest.fixture
+def problem(tmp_path):
+    made = BehaviorProblem(changed(build_world(tmp_path, n_tasks=8), **ASKED), {"kl": 1.0, "practice": 1.0}, torch.device("cpu"))
+    made.ready()
+    return made
+
+
+def practice_of(problem: BehaviorProblem) -> Practice:
+    assert problem.practice is not None
+    return problem.practice
+
+
+def test_it_counts_each_adapters_tokens_alike():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    factors = LoRAFactors.initialize({"q": (2, 2)}, 1, 1.0, 2, torch.Generator().manual_seed(0))
+    evidence = Evidence(factors, practiced=logits, own_answers=torch.tensor([0, 1, 1]), practiced_by=torch.tensor([0, 1, 1]))
+    expected = (-logits.log_softmax(-1)[0, 0] + torch.tensor(2.0).log()) / 2
+    assert_near(practice_loss(evidence), expected, length=4, depth=2)
+    with pytest.raises(InputError, match="objective practice has nothing to compare: no adapters of mixed attributes were given"):
+        practice_loss(Evidence(factors))
+
+
+def test_levels_are_mixed_within_a_domain_and_one_of_each_attribute(problem):
+    practice, train, network = practice_of(problem), problem.setup.train, problem.network
+    assert isinstance(network, AttributeGenerator)
+    own = network.levels([task.attributes for task in train.tasks])
+    rows = practice.mixed([0] * 50, [random.Random(n) for n in range(50)])
+    domain = own[practice.alike[0]]
+    for mixed, known in zip(rows.split(network.counts, 1), domain.split(network.counts, 1), strict=True):
+        assert (mixed.sum(1) == 1).all()
+        assert (mixed.sum(0) > 0).equal(known.sum(0) > 0)
+    assert any((own != row).any(1).all() for row in rows)  # combinations that no teacher has are among them
+
+
+def test_answers_are_its_own_and_training_makes_it_surer_of_them(problem):
+    part = problem.plan(0)
+
+    def said() -> Evidence:
+        evidence = Evidence(problem.setup.train.factors.select(part.teachers))
+        practice_of(problem).fill(evidence, part)
+        return evidence
+
+    before = said()
+    assert before.own_answers is not None
+    assert before.practiced_by is not None
+    assert len(before.own_answers) == len(before.practiced_by)
+    again = said()
+    assert before.own_answers.equal(again.own_answers)  # of plan and weights alone
+    optimizer = torch.optim.SGD(problem.network.parameters(), lr=0.1)
+    practice_loss(before).backward()
+    optimizer.step()
+    evidence = said()
+    assert evidence.own_answers is not None
+    assert evidence.own_answers.equal(before.own_answers)  # else the step was too large to compare
+    assert practice_loss(evidence) < practice_loss(before)
+
+
+def test_a_step_cut_into_parts_practices_the_same(problem):
+    part = problem.plan(0)
+
+    def loss(some) -> torch.Tensor:
+        evidence = Evidence(problem.setup.train.factors.select(some.teachers))
+        practice_of(problem).fill(evidence, some)
+        return practice_loss(evidence).detach() * len(some)
+
+    halves = loss(part.part(0, 1)) + loss(part.part(1, len(part)))
+    assert_near(halves, loss(part), length=512, depth=64)
+
+
+def test_it_begins_when_its_schedule_says(tmp_path):
+    late = {"training__schedules": ("practice:step",), "training__lambda_warmup_steps": 3}
+    config = changed(build_world(tmp_path), **ASKED, **late)
+    result = train_generator(config)
+    rows = [json.loads(line) for line in (config.run_folder / "metrics.jsonl").read_text().splitlines() if "loss/attributes" in line]
+    assert ["loss/practice" in row for row in rows] == [False] * 3 + [True] * 3
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(result.network / "model.safetensors").values())
+
+
+def test_without_attributes_there_is_none(tmp_path):
+    config = changed(build_world(tmp_path), objective__practice=1.0)
+    train_generator(config)
+    assert "loss/practice" not in (config.run_folder / "metrics.jsonl").read_text()
