@@ -69,12 +69,7 @@ class AttributeGenerator(AdapterWriter):
         super().__init__(spec, encoder)
         hidden, rank = SIZES[spec.size].hidden, spec.rank
         self.counts = [len(levels) for levels in spec.attributes.values()]
-        self.namers = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, count)) for count in self.counts
-        )
-        for namer in self.namers:
-            nn.init.zeros_(namer[-1].weight)  # begin at the regression
-            nn.init.zeros_(namer[-1].bias)
+        self.namers = nn.ModuleList(_namer(hidden, count) for count in self.counts)
         self.register_buffer("center", torch.zeros(spec.embedding_dim))
         self.register_buffer("reading", torch.zeros(spec.embedding_dim, sum(self.counts)))
         self.register_buffer("usual", torch.zeros(sum(self.counts)))
@@ -166,6 +161,14 @@ class AttributeGenerator(AdapterWriter):
         self.reading.copy_(solve_ridge(vectors - center, right - usual, used, READING * len(vectors)))
         self.center.copy_(center)
         self.usual.copy_(usual)
+
+
+def _namer(hidden: int, levels: int) -> nn.Sequential:
+    """From what a slot has read to log-odds of levels: none so far, so that reading begins at the regression."""
+    last = nn.Linear(hidden, levels)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), last)
 
 
 def _key(name: str) -> str:

@@ -30,6 +30,7 @@ def _leak(name: str, file: str, old: str, new: str, test: str) -> Mutant:
 SETUP, SETTING, METHODS, RIDGE = "training/setup.py", "evaluation/setting.py", "evaluation/methods.py", "evaluation/ridge.py"
 MULTITASK = "evaluation/multitask.py"
 WORDS = "zoo/words/world.py"
+PRACTICE = "training/practice.py"
 ON_SEEN = "test_training_and_validation_are_on_seen_tasks_and_share_none"
 TRAIN_SIDE = "test_training_and_validation_read_train_examples_of_their_own_tasks"
 TEXTS = "test_no_text_of_an_unseen_wording_or_task_is_read_in_training"
@@ -132,6 +133,20 @@ MUTANTS = (
         "(operation + style + 2 * wrapper) % 5 == 0",
         "False",
         "test_unseen_combinations_are_no_seen_tasks",
+    ),
+    Mutant(
+        "test inputs in practice",
+        PRACTICE,
+        "task.train[: train.per_teacher]]",
+        "task.test[: train.per_teacher]]",
+        "test_practice.py::test_inputs_are_those_that_teachers_were_trained_on",
+    ),
+    Mutant(
+        "practice on the teachers' own combinations",
+        PRACTICE,
+        "part[rng.choice(self.alike[k])]",
+        "part[k]",
+        "test_practice.py::test_levels_are_mixed_within_a_domain_and_one_of_each_attribute",
     ),
     Mutant(
         "word payloads on both sides",

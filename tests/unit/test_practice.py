@@ -53,6 +53,12 @@ def test_levels_are_mixed_within_a_domain_and_one_of_each_attribute(problem):
     assert any((own != row).any(1).all() for row in rows)  # combinations that no teacher has are among them
 
 
+def test_inputs_are_those_that_teachers_were_trained_on(problem):
+    for inputs, task in zip(practice_of(problem).inputs, problem.setup.train.tasks, strict=True):
+        assert set(inputs) <= {example.input for example in task.train}
+        assert not set(inputs) & {example.input for example in task.test}
+
+
 def test_answers_are_its_own_and_training_makes_it_surer_of_them(problem):
     part = problem.plan(0)
 
