@@ -55,7 +55,7 @@ def test_presets_differ_where_it_counts() -> None:
 
 
 def test_unknown_preset_lists_the_known() -> None:
-    with pytest.raises(InputError, match=r"unknown config 'delta_mult'; choose one of baseline, .*did you mean delta_multi"):
+    with pytest.raises(InputError, match=r"unknown config 'delta_mult'; choose one of attributes, baseline, .*did you mean delta_multi"):
         get_config("delta_mult")
 
 
@@ -87,6 +87,7 @@ ADDED: set[str] = {
 @pytest.mark.parametrize(
     ("name", "digits"),
     [
+        ("attributes", "10b6ef68"),
         ("baseline", "71b4dd31"),
         ("delta_multi", "06335f79"),
         ("delta_only", "07c3702f"),
