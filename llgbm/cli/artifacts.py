@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HELP = "Keep versioned files, and what they were made from."
 EXAMPLE = "llgbm artifacts put zoo-micro data/teacher_checkpoints --kind zoo"
 STORE = "artifacts"
-FORMATS = ("dot", "mermaid", "json")
+FORMATS = ("dot", "mermaid", "json", "svg")
 REF = "name:v3, name:alias, or a name for its newest"
 
 
@@ -158,8 +158,10 @@ def _verify(store: "ArtifactStore", as_json: bool) -> int:
 
 
 def _lineage(store: "ArtifactStore", args: Namespace) -> int:
+    from llgbm.report.plots_lineage import lineage_svg
     from llgbm.tracking import lineage
 
     graph = lineage.lineage(store, None if args.of is None else store.get(args.of).ref)
-    print(lineage.FORMATS["json" if args.json else args.format](graph), end="")
+    written = {**lineage.FORMATS, "svg": lineage_svg}["json" if args.json else args.format]
+    print(written(graph), end="")
     return 0
