@@ -35,6 +35,8 @@ from llgbm.zoo.suites import load_suite
 from llgbm.zoo.trainer import Lesson, TeacherGroup
 
 STUDY_FILE = "lora.json"
+USED = ("model.", "lora.", "zoo.", "seed", "input ")
+"""How the names of settings begin that decide what comes out; a new field of other sections makes no record obsolete."""
 BASES: Mapping[str, tuple[str, ZooConfig]] = {
     MICRO: ("increment-digits-plain", ZooConfig(suite="micro", steps=80)),
     SMOLLM2: (
@@ -148,6 +150,7 @@ class LoraStage(Stage):
 
     def read(self, folder: Path, name: str) -> RunRecord:
         environment, settings, points = read_record(self, folder)
+        settings = {name: value for name, value in settings.items() if name.startswith(USED)}
         settings |= {f"study {key}": value for key, value in read_json(folder / STUDY_FILE).items()}
         curve = tuple(read_metrics(folder / "metrics.jsonl"))
         return RunRecord(name, environment, settings, tensor_hashes(folder, [folder]), read_json(folder / "training.json"), curve, points)

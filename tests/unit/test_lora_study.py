@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llgbm.cli import main
+from llgbm.config import content
 from llgbm.errors import InputError
 from llgbm.files import read_json
-from llgbm.studies.lora import LoraStage, make_study, train_lora
+from llgbm.studies.lora import USED, LoraStage, make_study, train_lora
 from llgbm.studies.reproduce import read_records
 from llgbm.studies.stages import read_stage
 from llgbm.tracking.comparison import DIFFERS, IDENTICAL, INCOMPARABLE, compare
@@ -78,6 +79,9 @@ def test_the_committed_record_is_of_the_study_as_it_is_now() -> None:
     stage = LoraStage.of(make_study("micro"))
     (golden,) = read_records(GOLDEN, stage)
     assert {name.removeprefix("study "): v for name, v in golden.settings.items() if name.startswith("study ")} == asdict(stage.study)
+    used = {name: value for name, value in content(stage.config).items() if name.startswith(USED)}
+    assert used.items() <= golden.settings.items()
+    assert all(name.startswith((*USED, "study ")) for name in golden.settings)
     assert len(golden.curve) == stage.study.steps
     assert golden.environment["threads"] == 1
 
