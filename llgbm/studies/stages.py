@@ -4,24 +4,25 @@ A zoo, a run of the study of LoRA, what `llgbm train` and `llgbm train-delta-onl
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
-from llgbm.checking import RECORD, read_as
+from llgbm.checking import RECORD, read_as, shown
 from llgbm.config import ExperimentConfig, build
 from llgbm.delta import DeltaCache
 from llgbm.dotted import flatten, merge
 from llgbm.errors import InputError
+from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.evaluation.task_eval import read_evaluation
 from llgbm.files import absolute, read_json
 from llgbm.studies.lora import STUDY_FILE, LoraStage
 from llgbm.studies.stage import Stage, perplexity, read_record, tensor_hash, tensor_hashes
 from llgbm.tracking.comparison import RunRecord
-from llgbm.tracking.record import RUN_CONFIG, read_metrics
+from llgbm.tracking.record import RECORD_FILE, RUN_CONFIG, read_metrics
 from llgbm.training.checkpoints import KINDS
 from llgbm.zoo.manifest import is_zoo, load_manifest, read_manifest
 
@@ -35,13 +36,13 @@ class ZooStage(Stage):
     @classmethod
     def open(cls, folder: Path) -> "ZooStage":
         """InputError where its config is not recorded."""
-        recorded = read_json(folder / "metadata.json").get("config")
+        recorded = read_json(folder / RECORD_FILE).get("config")
         if recorded is None:
             raise InputError(
-                f"{folder}/metadata.json: records no config, so the zoo cannot be built again; build it with 'llgbm zoo build'"
+                f"{folder / RECORD_FILE}: records no config, so the zoo cannot be built again; build it with 'llgbm zoo build'"
             )
         together = load_manifest(folder).get("zoo", {}).get("adapters_per_batch")
-        config = build(merge({}, recorded), source=f"{folder}/metadata.json")
+        config = build(merge({}, recorded), source=f"{folder / RECORD_FILE}")
         zoo = replace(config.zoo, adapters_per_batch=together or config.zoo.adapters_per_batch)
         return cls(folder=folder, config=replace(config, zoo=zoo))
 
@@ -109,9 +110,9 @@ class DeltaStage(Stage):
     def open(cls, folder: Path) -> "DeltaStage":
         """InputError where the cache does not record how it was filled."""
         again = "not all that it takes to compute deltas again; 'llgbm compute-deltas' records it, and keeps what is there"
-        known = read_as(DeltaMetadata, read_json(folder / "metadata.json"), f"{folder}/metadata.json: {again}")
+        known = read_as(DeltaMetadata, read_json(folder / RECORD_FILE), f"{folder / RECORD_FILE}: {again}")
         device = DeltaCache(folder).manifest["config"].get("base", {}).get("device", "cpu")
-        config = build(merge({}, {**known.config, "model.device": device}), source=f"{folder}/metadata.json")
+        config = build(merge({}, {**known.config, "model.device": device}), source=f"{folder / RECORD_FILE}")
         return cls(folder=folder, config=config, call=known.call)
 
     def command(self, place: Path) -> list[str]:
@@ -161,6 +162,7 @@ class EvaluationStage(Stage):
         """InputError where the evaluation does not say how it was made."""
         document = read_evaluation(file)
         made = read_as(EvaluationMade, document.get("made"), f"{file}: does not say how it was made; evaluate again")
+        _check_choices(made.choices, file)
         config = build({"model": {"device": document["base"].get("device", "cpu")}}, source=str(file))
         return cls(folder=file, config=config, made=made)
 
@@ -213,6 +215,15 @@ def read_stage(place: str | Path) -> Stage:
     raise InputError(
         f"{place}: neither a zoo nor a finished run of 'llgbm train' nor a cache of deltas; give the folder of one, or an eval_<name>.json"
     )
+
+
+def _check_choices(choices: Mapping[str, Any], file: Path) -> None:
+    """InputError where what a file calls choices would be read as other flags: they become a command line."""
+    known = {*flatten(asdict(EvaluationConfig())), *(field.name for field in fields(EvaluationConfig))}
+    for name, value in flatten(choices).items():
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        if name not in known or any(text.startswith("-") for text in texts):
+            raise InputError(f"{file}: choice {name} is {shown(value)}, which is no choice of an evaluation; evaluate again")
 
 
 def core_metrics(curve: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -142,6 +142,20 @@ MUTANTS = (
         "test_practice.py::test_inputs_are_those_that_teachers_were_trained_on",
     ),
     Mutant(
+        "any flag from an evaluation's file",
+        "studies/stages.py",
+        "if name not in known or any(",
+        "if any(",
+        "test_reproduce.py::test_choices_of_a_file_are_no_other_flags",
+    ),
+    Mutant(
+        "flags among an evaluation's choices",
+        "studies/stages.py",
+        'any(text.startswith("-") for text in texts)',
+        "False",
+        "test_reproduce.py::test_choices_of_a_file_are_no_other_flags",
+    ),
+    Mutant(
         "practice on the teachers' own combinations",
         PRACTICE,
         "part[rng.choice(self.alike[k])]",

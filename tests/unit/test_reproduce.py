@@ -227,6 +227,15 @@ def test_an_accelerator_that_a_run_on_the_cpu_did_not_use_does_not_count(run: Pa
     assert on_gpu.read(run, "recorded").environment["gpu_name"] == "another"
 
 
+@pytest.mark.parametrize("choices", [{"output": "there"}, {"splits": ["seen", "--output=there"]}, {"splits": {"output": "there"}}])
+def test_choices_of_a_file_are_no_other_flags(tmp_path: Path, choices: dict) -> None:
+    made = {"run": None, "zoo": "zoo", "choices": choices, "inputs": {}}
+    file = tmp_path / "eval_main.json"
+    write_json(file, {"splits": {}, "tasks": [], "base": {}, "config_hash": "0", "made": made})
+    with pytest.raises(InputError, match=r"choice (splits\.)?(output|splits) is .*there.*, which is no choice of an evaluation"):
+        read_stage(file)
+
+
 def test_what_cannot_be_run_again_is_refused(run: Path, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="neither a zoo nor a finished run of 'llgbm train'"):
         read_stage(tmp_path)
