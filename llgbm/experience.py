@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +27,7 @@ from llgbm.errors import InputError
 from llgbm.files import hash_json, parse_json, write_bytes, write_text
 from llgbm.names import path_part
 from llgbm.retrieval import unit_rows
+from llgbm.tracking.process import timestamp
 from llgbm.tracking.store import Artifact, ArtifactStore, StoredFile
 
 KIND, MOST_NUMBERS = "experience", 1 << 20
@@ -106,7 +106,7 @@ class ExperienceBuffer:
             files = dict(before.files if before else {})
             files |= self._write(f"{len(files) // 2:08}", np.concatenate(self._new))
             inputs = (before.ref,) if before else ()
-            made, created = {"items": len(self), "dim": self.dim}, datetime.now(UTC).isoformat(timespec="seconds")
+            made, created = {"items": len(self), "dim": self.dim}, timestamp()
             self.version, self._new = self.store.adopt(Artifact(self.name, 1, KIND, files, inputs, made, created)), []
         if self.version is None:
             raise InputError(f"{self.name}: holds nothing to keep; add something first")

@@ -158,10 +158,13 @@ def _verify(store: "ArtifactStore", as_json: bool) -> int:
 
 
 def _lineage(store: "ArtifactStore", args: Namespace) -> int:
-    from llgbm.report.plots_lineage import lineage_svg
     from llgbm.tracking import lineage
 
-    graph = lineage.lineage(store, None if args.of is None else store.get(args.of).ref)
-    written = {**lineage.FORMATS, "svg": lineage_svg}["json" if args.json else args.format]
-    print(written(graph), end="")
+    graph, form = lineage.lineage(store, None if args.of is None else store.get(args.of).ref), "json" if args.json else args.format
+    if form == "svg":
+        from llgbm.report.plots_lineage import lineage_svg
+
+        print(lineage_svg(graph), end="")
+    else:
+        print(lineage.FORMATS[form](graph), end="")
     return 0

@@ -32,8 +32,6 @@ UNIT = 10.0
 """Weights of effects are stored in so many times the teachers' RMS: at the learning rate of a reader they learn too slowly."""
 CERTAINTY = 12.0
 """By how much the log-odds of a level rise from where the regression says 0 to where it says 1."""
-
-
 SHARPENED = 4.0
 """By how much the log-odds of what was read are multiplied before it is written."""
 
@@ -138,12 +136,13 @@ class AttributeGenerator(AdapterWriter):
             attributes: Those of each teacher's task.
             texts: For each teacher the mean vectors of its task's texts.
         """
-        self._fit_reading(self.levels(attributes), texts)
+        levels = self.levels(attributes)
+        self._fit_reading(levels, texts)
         scaling = self.spec.alpha / self.spec.rank
         sums = teacher_sums(teachers, self.spec.shapes, self.spec.rank, scaling)
         constant = {name: found.main_inputs() for name, found in sums.items()}
         best = best_b(teachers, constant, scaling)
-        fitted = fit_effects(self.levels(attributes))
+        fitted = fit_effects(levels)
         for name, of_module in sums.items():
             effect: Any = self.effects[_key(name)]
             effect.unit_a.fill_(UNIT * max(of_module.mean_square_a**0.5, TINY))

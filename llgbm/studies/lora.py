@@ -91,17 +91,18 @@ def train_lora(study: LoraStudy, folder: str | Path, progress: ProgressCallback 
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty; give a new folder")
     config = study.config
-    task = load_suite(config.zoo.suite)[study.task]
+    suite = load_suite(config.zoo.suite)
+    task = suite[study.task]
     set_seed(study.seed)
     points = {"before": look_up(study.seed, "cpu")}
     base = load_configured(config.model)
-    framing = Framing.of(base, load_suite(config.zoo.suite), config.zoo)
+    framing = Framing.of(base, suite, config.zoo)
     train, test = framing.batch(framing.of_task(task, "train")[: study.examples]), framing.batch(framing.of_task(task, "test"))
     functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules))
     group = TeacherGroup(functional, [Lesson(train, test, study.seed, task.name)], config.lora, config.zoo, framing.pad)
     with ExperimentLogger(folder.parent, folder.name) as record:
         record.log_config(content(config))
-        record.log_inputs(base=base.content_hash, suite=load_suite(config.zoo.suite).content_hash)
+        record.log_inputs(base=base.content_hash, suite=suite.content_hash)
         write_json(folder / STUDY_FILE, asdict(study))
         for step in range(1, study.steps + 1):
             record.log_metrics(step, {"loss": group.step(step)})

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from llgbm.config import ExperimentConfig, content
 from llgbm.files import hash_tensors, read_json
 from llgbm.tracking.comparison import RunRecord
+from llgbm.tracking.record import RECORD_FILE
 from llgbm.tracking.validation import recorded_environment
 
 LARGEST_EXPONENT = 700.0
@@ -54,7 +55,7 @@ class Stage(ABC):
 
 def read_record(stage: Stage, folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Of a `metadata.json`: the environment, the settings with the hashes of what was read, and the points that were looked up."""
-    recorded = read_json(folder / "metadata.json")
+    recorded = read_json(folder / RECORD_FILE)
     settings = {**content(stage.config), **recorded.get("config", {})}
     settings |= {f"input {key}": value for key, value in recorded.get("inputs", {}).items()}
     return stage.around(recorded_environment(folder)), settings, recorded.get("points", {})

@@ -14,10 +14,9 @@ from typing import Any
 import psutil
 
 from llgbm.files import names_its_faults
+from llgbm.memory import GIB
 from llgbm.tracking.process import is_first_process
 from llgbm.tracking.record import HEARTBEAT_FILE, read_metrics
-
-GIB = 1 << 30
 
 
 class HardwareMonitor:

@@ -52,8 +52,12 @@ class Holder:
 def this_process() -> Holder:
     """The process that asks."""
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Holder(os.getpid(), psutil.Process().create_time(), socket.gethostname(), command, now)
+    return Holder(os.getpid(), psutil.Process().create_time(), socket.gethostname(), command, timestamp())
+
+
+def timestamp() -> str:
+    """This second in UTC, as records and artifacts have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:

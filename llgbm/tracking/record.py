@@ -16,7 +16,7 @@ from llgbm.errors import InputError
 from llgbm.files import hash_json, names_its_faults, read_json, write_bytes, write_json, write_text
 from llgbm.names import path_part
 from llgbm.tracking.context import DIFF_FILE, MOST_DIFF_BYTES, Level, capture
-from llgbm.tracking.process import Holder, is_first_process, this_process
+from llgbm.tracking.process import Holder, is_first_process, this_process, timestamp
 
 RUN_CONFIG = "config.yaml"
 """What every run's folder has, and no zoo's or cache's."""
@@ -66,7 +66,7 @@ class ExperimentLogger:
         self.metadata: dict[str, Any] = {
             "experiment_name": experiment_name,
             "state": RUNNING,
-            "started": _now(),
+            "started": timestamp(),
             "process": asdict(this_process()),
             **context,
             **({"earlier": _earlier(self.folder)} if goes_on else {}),
@@ -135,7 +135,7 @@ class ExperimentLogger:
             self._end(FAILED, error=f"{type(error).__name__}: {error}")
 
     def _end(self, state: str, **details: Any) -> None:
-        self.metadata |= {"state": state, "ended": _now(), "seconds": round(time.monotonic() - self._start, 3), **details}
+        self.metadata |= {"state": state, "ended": timestamp(), "seconds": round(time.monotonic() - self._start, 3), **details}
         self._write()
 
     def _write(self) -> None:
@@ -211,7 +211,3 @@ def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -11,7 +11,6 @@ import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +22,7 @@ from llgbm.errors import InputError
 from llgbm.files import hash_file, read_json, sync, write_json
 from llgbm.names import path_part, refuse_twins, relative_path
 from llgbm.tracking.blobs import GRACE_S, BlobStore
+from llgbm.tracking.process import timestamp
 
 DEFAULT_STORE = "artifacts"
 LATEST = "latest"
@@ -120,7 +120,7 @@ class ArtifactStore:
         sources = _files_of(Path(source))
         files = {path: StoredFile(*self.blobs.put(file)) for path, file in sources.items()}
         known = self.versions(name)
-        created = datetime.now(UTC).isoformat(timespec="seconds")
+        created = timestamp()
         artifact = Artifact(name, known[-1].version + 1 if known else 1, kind, files, made_from, dict(metadata or {}), created)
         candidates = reversed(known if any_version else known[-1:])
         artifact = next((own for own in candidates if _same(own, artifact, volatile)), None) or self._publish(artifact)

@@ -102,9 +102,11 @@ class BehaviorProblem(Problem):
         generated = generate(model, part, setup.train, setup.conditions, device, reword, self.levels)
         evidence = compare(generated, part, setup.train, self.targets, self.probes, self.config.training.delta_loss_type)
         weights = self.weights_at(step)
-        if weights.get("practice") and self.practice is not None:
+        if self.practice is not None and weights["practice"]:
             self.practice.fill(evidence, part)
-        return objective_loss(evidence, {name: weight for name, weight in weights.items() if weight or name != "practice"})
+        else:
+            weights.pop("practice", None)  # it has not begun, and there is nothing to weigh
+        return objective_loss(evidence, weights)
 
     def weights_at(self, step: int) -> dict[str, float]:
         """Each term's weight: its own schedule, or lambda's for behavioral terms."""

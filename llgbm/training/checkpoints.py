@@ -18,6 +18,7 @@ from llgbm.errors import InputError
 from llgbm.files import hash_file, read_json, write_bytes, write_json
 from llgbm.models.reader import CONFIG_FILE, WEIGHTS_FILE, ConditionReader, load_weights
 from llgbm.optimizer_state import optimizer_tensors, restore_optimizer
+from llgbm.tracking.record import HEARTBEAT_FILE, METRICS_FILE
 from llgbm.training.processes import from_first, tensors_from_first
 from llgbm.zoo.folder import TeacherZoo
 
@@ -116,7 +117,7 @@ def clear_run(folder: Path, result: str) -> None:
     for name in ("checkpoints", result, "example_adapter"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in (
-        *(folder / name for name in ("metrics.jsonl", "hardware.jsonl", "training.json", "example_answers.json")),
+        *(folder / name for name in (METRICS_FILE, HEARTBEAT_FILE, "training.json", "example_answers.json")),
         *folder.glob("eval_*.json"),
     ):
         path.unlink(missing_ok=True)
