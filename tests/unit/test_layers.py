@@ -33,7 +33,7 @@ LAYERS = (
     ("workspace",),
     ("training",),
     ("evaluation", "compositionality"),
-    ("studies", "provenance", "reproducibility"),
+    ("studies", "study", "provenance", "reproducibility"),
     ("report",),
     ("bench",),
     ("cli", "__main__"),
