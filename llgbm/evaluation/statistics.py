@@ -104,7 +104,7 @@ def bootstrap_interval(values: Values, confidence: float = 0.95, seed: int = 0, 
         InputError: No values, or clusters that do not fit.
 
     Source:
-        Efron 1987, doi:10.1080/01621459.1987.10478410; `resampling_weights` for several attributes; `_expanded` for few. BCa is
+        Efron 1987, doi:10.1080/01621459.1987.10478410; `resampling_weights` for several attributes; `expanded_confidence` for few. BCa is
         undefined for constant data and for some nearly constant ones; the percentile interval stands in there.
     """
     values = np.asarray(values, dtype=float)
@@ -154,16 +154,20 @@ def _percentiles(means: np.ndarray, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _expanded(confidence: float, groups: Sequence[Grouping], n_units: int) -> float:
-    """The nominal confidence at which a bootstrap of so few units or clusters covers the mean as often as Student's interval does.
+def expanded_confidence(confidence: float, n: int) -> float:
+    """The nominal confidence at which a bootstrap of n units or clusters covers the mean as often as Student's interval does.
 
     Source: Hesterberg 2015, arXiv:1411.5279, section 5.3: a bootstrap's spread is too small by sqrt((n - 1) / n), and normal.
     """
-    n = min((group.n_levels for group in groups), default=n_units)
     if n < 2:
         return confidence
     reach = stats.t.ppf(0.5 + confidence / 2, n - 1) * np.sqrt(n / (n - 1))
     return min(float(1 - 2 * stats.norm.sf(reach)), 1 - 2 / RESAMPLES)
+
+
+def _expanded(confidence: float, groups: Sequence[Grouping], n_units: int) -> float:
+    """`expanded_confidence` for the attribute with the fewest levels."""
+    return expanded_confidence(confidence, min((group.n_levels for group in groups), default=n_units))
 
 
 def _levels(clusters: Mapping[str, Mapping[str, Any]]) -> str:
