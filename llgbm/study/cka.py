@@ -18,7 +18,7 @@ CONSTANT = 1e-12
 """Probes whose states differ by less than this share of their size are taken as all alike: what is left is float64's rounding."""
 
 
-def layer_cka(one: Float[Tensor, "L P D"], other: Float[Tensor, "L P D"]) -> Float[Tensor, " L"]:
+def layer_cka(one: Float[Tensor, "L P D"], other: Float[Tensor, "_ _ _"]) -> Float[Tensor, " L"]:
     """Likeness of two sets of states of the same probes, each layer with the same layer.
 
     States are centered and scaled before they are multiplied, which changes nothing but rounding, so states whose probes are nearly
