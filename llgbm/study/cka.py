@@ -39,7 +39,7 @@ def layer_cka(one: Float[Tensor, "L P D"], other: Float[Tensor, "_ _ _"]) -> Flo
 
 
 def probe_values(one: Float[Tensor, "L P D"], other: Float[Tensor, "L P D"]) -> Float[Tensor, "L P"]:
-    """Pseudo-values of the jackknife: P CKA - (P - 1) CKA without the probe. Their mean is CKA less its bias; they can be resampled.
+    """What each probe brings to CKA, so that probes can be resampled: pseudo-values of the jackknife, moved so that their mean is CKA.
 
     Resampling probes themselves would not do: a probe drawn twice is its own twin, which raises every HSIC.
 
@@ -54,7 +54,7 @@ def probe_values(one: Float[Tensor, "L P D"], other: Float[Tensor, "L P D"]) -> 
     whole = _ratio(*grams)
     kept = [torch.arange(n) != left_out for left_out in range(n)]
     without = torch.stack([_ratio(*(gram[:, keep][:, :, keep] for gram in grams)) for keep in kept], dim=1)
-    return n * whole[:, None] - (n - 1) * without
+    return whole[:, None] - (n - 1) * (without - without.mean(1, keepdim=True))
 
 
 def _check(one: Tensor, other: Tensor, fewest: int = FEWEST_PROBES) -> None:

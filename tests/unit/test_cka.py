@@ -92,12 +92,22 @@ def test_other_shapes_and_broken_numbers_are_refused() -> None:
         layer_cka(states(0), broken)
 
 
-def test_pseudo_values_are_those_of_leaving_each_probe_out() -> None:
+def test_a_probe_counts_by_what_leaving_it_out_changes() -> None:
     one, other = states(0), states(0) + states(1)
-    found, keep = probe_values(one, other), torch.arange(12) != 3
-    left = 12 * layer_cka(one, other) - 11 * layer_cka(one[:, keep], other[:, keep])
-    assert (found[:, 3] - left).abs().max() < NEAR
-    assert (found.mean(1) - layer_cka(one, other)).abs().max() < 0.1
+    found, without = probe_values(one, other), []
+    for probe in range(12):
+        keep = torch.arange(12) != probe
+        without.append(layer_cka(one[:, keep], other[:, keep]))
+    assert (found.mean(1) - layer_cka(one, other)).abs().max() < NEAR
+    assert ((found[:, 3] - found[:, 8]) - 11 * (without[8] - without[3])).abs().max() < NEAR
+
+
+def test_the_spread_over_probes_is_that_of_cka() -> None:
+    """Standard error by the jackknife, against the spread over fresh probes."""
+    fresh = [(states(i, layers=1, probes=60), states(1000 + i, layers=1, probes=60)) for i in range(100)]
+    found = torch.cat([layer_cka(x, x + y) for x, y in fresh])
+    expected = torch.stack([probe_values(x, x + y)[0].std() / 60**0.5 for x, y in fresh[:20]]).mean()
+    assert 0.8 < float(expected / found.std()) < 1.25
 
 
 def test_without_the_library_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
