@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "llgbm.cli.evaluate",
     "retrieve": "llgbm.cli.retrieve",
     "ablate": "llgbm.cli.ablate",
+    "study": "llgbm.cli.study",
     "compose": "llgbm.cli.compose",
     "visualize": "llgbm.cli.visualize",
     "report": "llgbm.cli.report",

@@ -84,7 +84,7 @@ def add_override_arguments(
             _add_shown(parser, name, f" (default: {value})" if name in DEFAULTS else "")
         if section not in groups:
             groups[section] = parser.add_config_group(f"{section or 'experiment'} config")
-        shown = f"{text.rstrip('.')} ({type_name(kind)}; {label}: {_shown(values.get(name, default))})"
+        shown = f"{text.rstrip('.')} ({type_name(kind)}; {label}: {show_value(values.get(name, default))})"
         groups[section].add_field(f"--{name}", shown, hidden=name in SHOWN)
 
 
@@ -175,7 +175,7 @@ def _is_path(source: str) -> bool:
 def read_overrides(args: Namespace, prefix: str = "") -> dict[str, Any]:
     """The config fields (those whose names begin so) given as flags, by dotted name."""
     given, fields = vars(args), {name: field for name, field in describe_fields().items() if name.startswith(prefix)}
-    values = {name: _parsed(name, given[name], fields[name][0]) for name in fields if given.get(name) is not None}
+    values = {name: parse_value(name, given[name], fields[name][0]) for name in fields if given.get(name) is not None}
     return {**values, **(_of_run(given, prefix) if "output_dir" in given else {})}
 
 
@@ -203,12 +203,13 @@ def require_seeds(flag: str, *values: int | None) -> None:
             raise InputError(f"--{flag} is {value}; give a seed from 0 to {LARGEST_SEED}")
 
 
-def _shown(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """A field's value as a help shows it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _parsed(name: str, text: str, kind: Any) -> Any:
-    """A flag's text as YAML, unless the field is text itself."""
+def parse_value(name: str, text: str, kind: Any) -> Any:
+    """A flag's text as YAML, unless the field is text itself. InputError when it is no YAML."""
     if kind is str:
         return text
     try:

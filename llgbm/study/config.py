@@ -117,6 +117,8 @@ class TrainingConfig:
     """Validations in a training, evenly spaced; the last one is at its end."""
     max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
+    save: Literal["all", "adapter", "none"] = "all"
+    """What a run keeps: whole models and adapters, adapters alone (with their heads), or neither."""
 
 
 @dataclass(config=SECTION)

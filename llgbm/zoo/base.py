@@ -1,7 +1,8 @@
 """The frozen base: any causal LM of transformers, from a directory, a GGUF file, the hub, or by the name of a built-in one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -242,6 +243,18 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hash_json([pipeline, _plain(tokenizer.special_tokens_map)])
 
 
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Let transformers show no progress bars of its own in here."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def check_usable(device: str) -> None:
     """InputError when torch cannot put a tensor on the device."""
     try:
@@ -284,17 +297,13 @@ def _check_causal(name: str, config: PretrainedConfig) -> None:
 
 
 def _model(name: str, source: str, dtype: torch.dtype | Literal["auto"], revision: str | None) -> PreTrainedModel:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, revision=revision, trust_remote_code=False, output_loading_info=True
-        )
+        with no_bars():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, revision=revision, trust_remote_code=False, output_loading_info=True
+            )
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         raise InputError(f"base {name}: weights cannot be loaded ({first_line(error)}); download or copy the model again") from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     model, loading = loaded
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])

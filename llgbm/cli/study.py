@@ -1,0 +1,89 @@
+"""`llgbm study STEP`: LoRA against full fine-tuning, step by step; every step goes on where it stopped."""
+
+import importlib
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llgbm.checking import type_name
+from llgbm.cli.options import add_folder, add_json, parse_value, show_value
+from llgbm.cli.output import print_json, print_table
+from llgbm.cli.parser import CommandParser
+from llgbm.dotted import merge
+from llgbm.files import read_yaml
+from llgbm.study.config import build_study, describe_study, study_presets, study_values
+
+if TYPE_CHECKING:
+    from llgbm.study.config import StudyConfig
+
+HELP = "Compare LoRA with full fine-tuning, step by step."
+EXAMPLE = "llgbm study run --config micro --search.trials 0"
+OUTPUT = "outputs/study"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a study."""
+
+    module: str
+    function: str
+    """Takes a study and a progress callback; what it returns has `rows()`, for a table."""
+    unit: str
+    """What its progress counts."""
+    help: str
+
+
+STEPS: dict[str, Step] = {
+    "run": Step("llgbm.study.runs", "run_runs", "examples", "train every task by every method with every seed"),
+}
+"""In their order."""
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Which step of which study."""
+    steps = "; ".join(f"{name}: {step.help}" for name, step in STEPS.items())
+    parser.add_argument("step", choices=[*STEPS, "all"], metavar="STEP", help=f"all, in this order, or one: {steps}")
+    parser.add_argument("--config", default="micro", metavar="CONFIG", help=f"a YAML file, or one of {', '.join(study_presets())}")
+    add_folder(parser, "--output", default=None, help=f"the study's folder, by default {OUTPUT}/<config>")
+    add_json(parser)
+    groups: dict[str, Any] = {}
+    for name, (kind, default, text) in describe_study().items():
+        section = name.rpartition(".")[0]
+        if section not in groups:
+            groups[section] = parser.add_config_group(f"{section or 'study'} config")
+        groups[section].add_field(f"--{name}", f"{text.rstrip('.')} ({type_name(kind)}; default: {show_value(default)})", hidden=False)
+
+
+def run(args: Namespace) -> int:
+    """Do the step, show what it found."""
+    from llgbm.study.folder import Study
+
+    study = Study.open(read_study_config(args), args.output or Path(OUTPUT) / Path(args.config).stem)
+    found = {}
+    for name in STEPS if args.step == "all" else [args.step]:
+        found[name] = _rows(study, name)
+        if not args.json:
+            print_table(found[name], title=f"study {name}: {STEPS[name].help}")
+    if args.json:
+        print_json(found if args.step == "all" else found[args.step])
+    else:
+        print(f"written to {study.folder}")
+    return 0
+
+
+def read_study_config(args: Namespace) -> "StudyConfig":
+    """The config that flags ask for: preset or file first, single fields on top."""
+    is_file = args.config.endswith((".yaml", ".yml"))
+    values = read_yaml(args.config) if is_file else study_values(args.config)
+    kinds = {name: kind for name, (kind, _, _) in describe_study().items()}
+    given = {name: parse_value(name, text, kinds[name]) for name, text in vars(args).items() if name in kinds and text is not None}
+    return build_study(merge(values, given), args.config if is_file else f"config {args.config}")
+
+
+def _rows(study: Any, name: str) -> list[dict[str, Any]]:
+    from llgbm.progress import ProgressBar
+
+    step = STEPS[name]
+    with ProgressBar(f"study {name}", step.unit) as progress:
+        return getattr(importlib.import_module(step.module), step.function)(study, progress).rows()

@@ -1,0 +1,1 @@
+"""Kinds of tasks: texts to generate, classes, spans."""

@@ -1,0 +1,24 @@
+"""Tasks by name."""
+
+import difflib
+
+from llgbm.errors import InputError
+from llgbm.study.backbone import Backbone, load_backbone
+from llgbm.study.config import StudyConfig
+from llgbm.study.task import StudyTask
+from llgbm.study.tasks.generation import GenerationTask, micro_names
+
+
+def load_task(name: str, backbone: Backbone, config: StudyConfig) -> StudyTask:
+    """A task by name. InputError for an unknown one, and as its kind of task."""
+    if name in micro_names():
+        return GenerationTask.micro(name, backbone, config.sizes)
+    near = difflib.get_close_matches(name, micro_names(), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"unknown task {name!r}; {hint}give tasks of MicroZoo ('llgbm zoo tasks' shows them)")
+
+
+def load_tasks(config: StudyConfig) -> dict[str, StudyTask]:
+    """A study's tasks, on its base. InputError as `load_task` and `load_backbone`."""
+    backbone = load_backbone(config)
+    return {name: load_task(name, backbone, config) for name in config.tasks}

@@ -1,0 +1,38 @@
+"""A task's parts never mix, and are always the same ones."""
+
+import pytest
+
+from llgbm.errors import InputError
+from llgbm.study.config import SizesConfig
+from llgbm.study.parts import cut_parts
+
+TRAIN, TEST = [f"train {i}" for i in range(50)], [f"test {i}" for i in range(30)]
+
+
+def test_validation_comes_from_the_train_split_alone() -> None:
+    parts = cut_parts("t", TRAIN, TEST, SizesConfig(validation_examples=10))
+    assert len(parts.validation) == 10
+    assert set(parts.train) | set(parts.validation) == set(TRAIN)
+    assert not set(parts.train) & set(parts.validation)
+    assert sorted(parts.test) == sorted(TEST)
+
+
+def test_smaller_sizes_cut_and_draw_the_same_ones() -> None:
+    whole = cut_parts("t", TRAIN, TEST, SizesConfig(validation_examples=10))
+    few = cut_parts("t", TRAIN, TEST, SizesConfig(validation_examples=10, train_examples=7, test_examples=4))
+    assert few.validation == whole.validation
+    assert few.train == whole.train[:7]
+    assert few.test == whole.test[:4]
+    assert few == cut_parts("t", TRAIN, TEST, SizesConfig(validation_examples=10, train_examples=7, test_examples=4))
+
+
+def test_by_heart_is_about_the_same_few_train_examples() -> None:
+    parts = cut_parts("t", TRAIN, TEST, SizesConfig(validation_examples=10)).learned_by_heart(3)
+    assert parts.train == parts.validation
+    assert len(parts["train"]) == 3
+
+
+@pytest.mark.parametrize(("train", "test"), [(TRAIN[:10], TEST), (TRAIN, [])])
+def test_a_task_without_examples_for_a_part_is_named(train: list[str], test: list[str]) -> None:
+    with pytest.raises(InputError, match=f"task t: {len(train)} train and {len(test)} test examples; 10 of the train examples are kept"):
+        cut_parts("t", train, test, SizesConfig(validation_examples=10))
