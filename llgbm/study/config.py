@@ -199,6 +199,14 @@ class ChecksConfig:
 class DeploymentConfig:
     """What serving is measured with."""
 
+    models: Annotated[List[Literal["base", "random-100m"]], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        default_factory=lambda: ["base"]
+    )
+    """base: the study's base, where it is a causal language model; random-100m: a Llama of 110 million random weights, made on the spot."""
+    backends: Annotated[List[Literal["peft", "functional", "vllm"]], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        default_factory=lambda: ["peft", "functional", "vllm"]
+    )
+    """peft: transformers and PEFT; functional: this package's batch of adapters; vllm: vLLM, where it is installed."""
     batch_sizes: Choices = Field(default_factory=lambda: [1, 2, 4, 8, 16])
     """Requests per batch."""
     adapters: Choices = Field(default_factory=lambda: [2, 4, 8, 32])
@@ -210,7 +218,9 @@ class DeploymentConfig:
     new_tokens: Count = 16
     """Tokens of an answer."""
     repeats: Count = 20
-    """Timed batches for each figure."""
+    """Timed batches for each figure, in rounds through all of them."""
+    minutes: Positive = 3.0
+    """No further round begins after this long with one model and backend; five are made in any case."""
 
 
 @dataclass(config=SECTION)
@@ -218,11 +228,15 @@ class HypothesesConfig:
     """What is tested, and against which margins."""
 
     accuracy_margin: Share = 0.03
-    """H1: LoRA's score falls short of full fine-tuning's by at most this."""
+    """H1: LoRA's score falls short of full fine-tuning's by at most this share of it."""
     drift_reduction: Share = 0.20
     """H2: LoRA drifts less than full fine-tuning by at least this share."""
     overhead: Share = 0.30
     """H3: serving adapters takes longer than a merged model by at most this share."""
+    serving_backend: Literal["peft", "functional", "vllm"] = "peft"
+    """H3: the backend it speaks of; the model is the first of deployment.models."""
+    serving_adapters: Count = 1
+    """H3: adapters side by side it speaks of, 1 or one of deployment.adapters."""
     alpha: Annotated[Number, Field(gt=0, lt=1)] = 0.05
     """Level of the tests, of all three together."""
 

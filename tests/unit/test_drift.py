@@ -62,6 +62,15 @@ def test_with_seven_seeds_the_permutation_of_methods_within_seeds_decides(tmp_pa
     assert found.over_seeds
 
 
+def test_where_lora_drifts_more_the_reduction_is_below_zero_and_no_test_finds_one(tmp_path: Path) -> None:
+    found = run_drift(made_up(tmp_path, seeds=7, drift={"full": 0.2, "lora": 0.8})).reduction["cka"]
+    assert found.reduction is not None
+    assert found.reduction < 0
+    assert found.p_seeds == 1
+    assert found.p_probes is not None
+    assert found.p_probes > 0.9
+
+
 def test_where_nothing_moves_there_is_no_reduction(tmp_path: Path) -> None:
     found = run_drift(made_up(tmp_path, drift={"full": 0.0, "lora": 0.0})).reduction["cosine"]
     assert found.full == pytest.approx(0, abs=NEAR)
@@ -72,7 +81,7 @@ def test_a_layer_that_tells_no_probes_apart_counts_in_no_run(tmp_path: Path) -> 
     study = made_up(tmp_path)
     last = study.states("one", "full", 1)[10]
     pooled, cosine, _ = read_states(last)
-    pooled[2] = pooled[2, :1]
+    pooled[0], pooled[2] = pooled[0, :1], pooled[2, :1]
     write_states(study, "one", "full", 1, 10, pooled.numpy(), cosine.numpy())
     found = run_drift(study)
     assert [task.left_out for task in found.tasks] == [[2], []]
