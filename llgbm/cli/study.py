@@ -36,6 +36,8 @@ class Step:
 
 STEPS: dict[str, Step] = {
     "run": Step("llgbm.study.runs", "run_runs", "examples", "train every task by every method with every seed"),
+    "drift": Step("llgbm.study.drift", "run_drift", "runs", "measure how far each run moved from the base"),
+    "deploy": Step("llgbm.study.deployment", "run_deploy", "rounds", "time what serving adapters costs against a merged model"),
 }
 """In their order."""
 

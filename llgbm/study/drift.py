@@ -8,7 +8,7 @@ task are left out of all its runs. Letters: S seeds, P probes, L layers.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -93,6 +93,15 @@ class DriftFindings:
     tasks: List[TaskDrift]
     reduction: dict[Measure, Reduction]
     """Over all tasks that have both methods, over the seeds they share."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One per task and measure, then one over all tasks, for a table."""
+        named = [*((task.task, task.reduction) for task in self.tasks), ("all tasks", self.reduction)]
+        return [
+            {"task": task, "measure": measure, **{key: _rounded(value) for key, value in dataclasses.asdict(found).items()}}
+            for task, of_task in named
+            for measure, found in of_task.items()
+        ]
 
 
 def run_drift(study: Study, progress: ProgressCallback | None = None) -> DriftFindings:
@@ -239,3 +248,7 @@ def _reduction(tasks: Sequence[TaskDrift], measure: Measure, alpha: float) -> Re
         sum(cell.shape[1] for cell in lora),
         len(lora[0]),
     )
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value

@@ -54,6 +54,7 @@ def test_the_reduction_is_that_of_means_and_stands_in_the_file(tmp_path: Path) -
         assert whole.p_probes < 0.01
         assert whole.p_seeds is None
     assert read_drift(study) == findings
+    assert [(row["task"], row["measure"]) for row in findings.rows()] == [(t, m) for t in (*TASKS, "all tasks") for m in ("cka", "cosine")]
 
 
 def test_with_seven_seeds_the_permutation_of_methods_within_seeds_decides(tmp_path: Path) -> None:
