@@ -35,6 +35,8 @@ class Step:
 
 
 STEPS: dict[str, Step] = {
+    "check": Step("llgbm.study.sanity", "run_check", "examples", "see that models learn, and what untrained answers score"),
+    "search": Step("llgbm.study.search", "run_search", "examples", "search hyperparameters on validation examples"),
     "run": Step("llgbm.study.runs", "run_runs", "examples", "train every task by every method with every seed"),
     "drift": Step("llgbm.study.drift", "run_drift", "runs", "measure how far each run moved from the base"),
     "deploy": Step("llgbm.study.deployment", "run_deploy", "rounds", "time what serving adapters costs against a merged model"),

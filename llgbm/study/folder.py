@@ -34,7 +34,7 @@ class RunResult:
     task: str
     method: Method
     seed: Integer
-    hyperparameters: dict[str, Number]
+    hyperparameters: dict[str, Integer | Number]
     metric: str
     """The primary metric, whose value per example `scores` holds."""
     metrics: dict[str, Number]

@@ -37,6 +37,10 @@ class Parts(Generic[Item]):
         """Others to train on."""
         return replace(self, train=tuple(train))
 
+    def at_most(self, count: int | None) -> "Parts[Item]":
+        """The first train examples, all the others; None keeps all."""
+        return replace(self, train=self.train[:count])
+
 
 def cut_parts(name: str, train: Sequence[Item], test: Sequence[Item], sizes: SizesConfig) -> Parts[Item]:
     """Cut validation examples from the train split, and both splits to the sizes asked for.

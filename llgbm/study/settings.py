@@ -25,7 +25,7 @@ class Best:
     metric: str
     score: Number
     """The metric on the validation examples at its end."""
-    hyperparameters: dict[str, Number]
+    hyperparameters: dict[str, Integer | Number]
 
 
 def write_best(study: Study, task: str, method: Method, best: Best) -> None:

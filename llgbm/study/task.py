@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +27,16 @@ class Scored:
     metrics: dict[str, float]
     scores: list[float]
     """The primary metric per example, in the order of the part."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The loss that training should start with."""
+
+    loss: float
+    """In nats."""
+    tolerance: float
+    reason: str
 
 
 class StudyTask(ABC):
@@ -65,12 +75,20 @@ class StudyTask(ABC):
         """Name -> metrics on the test examples of what needs no training: answers that know the train split at most."""
 
     @abstractmethod
-    def learned_by_heart(self, count: int) -> "StudyTask":
-        """The task of a few train examples, which are also those to validate on."""
+    def chance(self) -> float:
+        """What a model that knows nothing of the inputs reaches on the validation examples, in the primary metric."""
+
+    @abstractmethod
+    def expected_start(self, examples: int) -> "Start":
+        """What `training.starting_loss` of a fresh model on so many train examples should be, and why."""
 
     @abstractmethod
     def shuffled(self, seed: int) -> "StudyTask":
         """The task with the answers of its train examples dealt out anew, so that there is nothing to learn that holds elsewhere."""
+
+    def with_parts(self, parts: Parts[Any]) -> "StudyTask":
+        """The same task with other examples."""
+        return replace(self, parts=parts)  # pyright: ignore[reportArgumentType]
 
     @property
     def loss(self) -> Any:

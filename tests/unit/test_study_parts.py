@@ -26,6 +26,13 @@ def test_smaller_sizes_cut_and_draw_the_same_ones() -> None:
     assert few == cut_parts("t", TRAIN, TEST, SizesConfig(validation_examples=10, train_examples=7, test_examples=4))
 
 
+def test_fewer_to_train_on_leave_the_others() -> None:
+    parts = cut_parts("t", TRAIN, TEST, SizesConfig(validation_examples=10))
+    assert parts.at_most(None) == parts
+    assert parts.at_most(3).train == parts.train[:3]
+    assert (parts.at_most(3).validation, parts.at_most(3).test) == (parts.validation, parts.test)
+
+
 def test_by_heart_is_about_the_same_few_train_examples() -> None:
     parts = cut_parts("t", TRAIN, TEST, SizesConfig(validation_examples=10)).learned_by_heart(3)
     assert parts.train == parts.validation

@@ -14,16 +14,20 @@ from transformers import PreTrainedModel
 from llgbm.dataset import NO_LABEL, TokenBatch, pad_id, padded
 from llgbm.errors import InputError
 from llgbm.framing import Framing
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.scoring import score
 from llgbm.study.backbone import Backbone
 from llgbm.study.config import SizesConfig
 from llgbm.study.parts import Part, Parts, cut_parts
-from llgbm.study.task import Batch, Row, Scored, StudyTask, in_batches
+from llgbm.study.task import Batch, Row, Scored, Start, StudyTask, in_batches
 from llgbm.zoo.micro.world import MicroTask, micro_tasks
 from llgbm.zoo.suite import Example
 
 TRAIN_EXAMPLES, TEST_EXAMPLES = 256, 200
 """Where sizes ask for all there are: tasks that are made have no end."""
 EXAMPLES_SEED = 0
+START_TOLERANCE = 0.02
+"""Nats between two ways to compute one loss, in bfloat16."""
 
 
 def micro_names() -> dict[str, MicroTask]:
@@ -87,8 +91,16 @@ class GenerationTask(StudyTask):
             "untrained": self.score(self.backbone.model, "test").metrics,
         }
 
-    def learned_by_heart(self, count: int) -> "GenerationTask":
-        return replace(self, parts=self.parts.learned_by_heart(count))
+    def chance(self) -> float:
+        answers = Counter(example.output for example in self.parts.train)
+        (majority, _), *_ = answers.most_common(1)
+        constant = _share(majority == example.output for example in self.parts.validation)
+        return max(constant, self.score(self.backbone.model, "validation").metrics["exact_match"])
+
+    def expected_start(self, examples: int) -> Start:
+        batch = self.framing.batch(self.parts.train[:examples])
+        base = score(FunctionalLoRA(self.backbone.copied(), {}), None, batch)
+        return Start(float((base.nll_sum / base.n_tokens).mean()), START_TOLERANCE, "the base's own, in nats per token of an answer")
 
     def shuffled(self, seed: int) -> "GenerationTask":
         train = self.parts.train
