@@ -40,6 +40,7 @@ STEPS: dict[str, Step] = {
     "run": Step("llgbm.study.runs", "run_runs", "examples", "train every task by every method with every seed"),
     "drift": Step("llgbm.study.drift", "run_drift", "runs", "measure how far each run moved from the base"),
     "deploy": Step("llgbm.study.deployment", "run_deploy", "rounds", "time what serving adapters costs against a merged model"),
+    "hypotheses": Step("llgbm.study.hypotheses", "run_hypotheses", "claims", "test accuracy, drift and overhead against their margins"),
 }
 """In their order."""
 

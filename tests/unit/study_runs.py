@@ -12,7 +12,7 @@ from llgbm.study.config import Method, build_study
 from llgbm.study.folder import RunResult, Study
 
 TASKS = ["one", "two"]
-LAYERS, PROBES, WIDTH = 3, 16, 6
+LAYERS, PROBES, WIDTH = 3, 10, 6
 DRIFT: Mapping[Method, float] = {"full": 0.8, "lora": 0.2}
 SCORE: Mapping[Method, float] = {"full": 0.8, "lora": 0.8}
 

@@ -132,7 +132,7 @@ def test_states_that_are_missing_damaged_or_of_other_probes_are_named(tmp_path: 
     with pytest.raises(InputError, match=r"step-000010\.safetensors: holds other probes or layers than step 0 of its run"):
         run_drift(study)
     write_states(study, "one", "full", 0, 10, pooled.numpy(), cosine.numpy()[:, :3])
-    with pytest.raises(InputError, match=r"pooled \(4, 16, 6\) and cosine \(4, 3\), expected layers by probes by width"):
+    with pytest.raises(InputError, match=r"pooled \(4, 10, 6\) and cosine \(4, 3\), expected layers by probes by width"):
         run_drift(study)
     write_text(study.states("one", "full", 0)[10], "not safetensors")
     with pytest.raises(InputError, match=r"step-000010\.safetensors: states cannot be read"):

@@ -1,0 +1,147 @@
+"""What the study claims, as pairs to test: LoRA scores as well (H1), drifts less (H2), and costs little to serve unmerged (H3).
+
+Scores and drifts are paired by example or probe within seeds, times by round.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from llgbm.errors import InputError
+from llgbm.percent import percent
+from llgbm.study.config import HypothesesConfig, Method
+from llgbm.study.deployment import read_deployment
+from llgbm.study.drift import drift_cells, read_drift
+from llgbm.study.folder import RunResult, Study
+from llgbm.study.serving_times import MERGED
+from llgbm.study.statistics import Cells
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """What a claim is tested on: cells of both sides, of one task or of all."""
+
+    name: str
+    task: str | None
+    claim: str
+    unit: str
+    hoped: str
+    lora: Cells
+    other: Cells
+    margin: float
+    """What LoRA may fall short by (H1), has to stay below by (H2), or may exceed (H3), as a share of the other."""
+    more_is_better: bool = False
+    logarithmic: bool = False
+    """Cells are logarithms of times."""
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether there are trainings to do anew."""
+        return not self.logarithmic
+
+    @property
+    def excess(self) -> Cells:
+        """What is left of each difference beyond the margin; the claim is that its mean is above zero."""
+        pairs = zip(self.lora, self.other, strict=True)
+        if self.logarithmic:
+            return [np.log1p(self.margin) + other - lora for lora, other in pairs]
+        return [(lora - (1 - self.margin) * other) * (1 if self.more_is_better else -1) for lora, other in pairs]
+
+    @property
+    def hoped_excess(self) -> float:
+        """Its mean if things are as hoped."""
+        return float(np.log1p(self.margin)) if self.logarithmic else self.margin * abs(mean(self.other))
+
+
+def mean(cells: Cells) -> float:
+    """Over tasks, each of which weighs the same."""
+    return float(np.mean([cell.mean() for cell in cells]))
+
+
+def claims_of(study: Study) -> dict[str, list[Pairs] | str]:
+    """Claim -> its pairs over all tasks, then of each task; or which step it needs.
+
+    Raises:
+        InputError: Two runs of a task were scored on different examples.
+    """
+    config = study.config.hypotheses
+    return {"H1": _accuracy(study, config), "H2": _drift(study, config), "H3": _overhead(study, config)}
+
+
+def score_cells(study: Study) -> dict[str, dict[Method, np.ndarray]]:
+    """Task -> method -> scores [S, N] over the seeds that all tasks and both methods have finished; tasks without a pair are left out.
+
+    Raises:
+        InputError: Two runs of a task were scored on different examples.
+    """
+    results: dict[str, dict[int, dict[Method, RunResult]]] = {}
+    for task, method, seed in study.runs():
+        if (found := study.result(task, method, seed)) is not None:
+            results.setdefault(task, {}).setdefault(seed, {})[method] = found
+    pairs = {task: {seed: both for seed, both in of_task.items() if len(both) == 2} for task, of_task in results.items()}
+    pairs = {task: of_task for task, of_task in pairs.items() if of_task}
+    seeds = sorted(set.intersection(*(set(of_task) for of_task in pairs.values()))) if pairs else []
+    if not seeds:
+        return {}
+    for task, of_task in pairs.items():
+        _check_examples(task, [result for seed in seeds for result in of_task[seed].values()])
+    methods: tuple[Method, ...] = ("full", "lora")
+    return {
+        task: {method: np.array([of_task[seed][method].scores for seed in seeds]) for method in methods} for task, of_task in pairs.items()
+    }
+
+
+def _check_examples(task: str, results: Sequence[RunResult]) -> None:
+    for one in results:
+        if one.example_ids != results[0].example_ids:
+            raise InputError(
+                f"task {task}: {one.method}, seed {one.seed} was scored on other examples than {results[0].method}, "
+                f"seed {results[0].seed}; remove the older of the two runs and run it again"
+            )
+
+
+def _accuracy(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
+    """H1, over all tasks and of each; or which step it needs."""
+    cells = score_cells(study)
+    if not cells:
+        return "needs a finished run of each method with the same seed; run 'llgbm study run'"
+    margin = config.accuracy_margin
+    claim = f"LoRA keeps at least {percent(1 - margin)} of full fine-tuning's score"
+    lora, full = ([of_task[method] for of_task in cells.values()] for method in ("lora", "full"))
+    whole = Pairs("H1", None, claim, "example", "LoRA scores as full fine-tuning does", lora, full, margin, more_is_better=True)
+    return _with_tasks(whole, list(cells))
+
+
+def _drift(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
+    """H2, by CKA."""
+    found = read_drift(study)
+    tasks = [task for task in found.tasks if task.reduction] if found else []
+    lora, full = drift_cells(tasks, "cka")
+    if not lora:
+        return "needs the drift of a run of each method with the same seed; run 'llgbm study drift'"
+    margin = config.drift_reduction
+    claim = f"LoRA drifts at least {percent(margin)} less than full fine-tuning"
+    whole = Pairs("H2", None, claim, "probe", f"LoRA drifts {percent(2 * margin)} less", lora, full, margin)
+    return _with_tasks(whole, [task.task for task in tasks])
+
+
+def _with_tasks(whole: Pairs, tasks: Sequence[str]) -> list[Pairs]:
+    each = [dataclasses.replace(whole, task=task, lora=[whole.lora[i]], other=[whole.other[i]]) for i, task in enumerate(tasks)]
+    return [whole, *each]
+
+
+def _overhead(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
+    """H3, batch sizes as strata."""
+    found = read_deployment(study)
+    if found is None:
+        return "needs times of serving; run 'llgbm study deploy'"
+    name, count, model = config.serving_backend, config.serving_adapters, found.models[0]
+    way = f"{count} adapter{'s' * (count > 1)}"
+    times = {(one.way, one.batch_size): one.seconds for backend in model.backends if backend.backend == name for one in backend.servings}
+    sizes = [size for of_way, size in times if of_way == way]
+    if not sizes:
+        return f"needs times of {way} by {name} on {model.model}; see deployment.backends and deployment.adapters, and 'llgbm study deploy'"
+    lora, merged = ([np.log([times[kind, size]]) for size in sizes] for kind in (way, MERGED))
+    claim = f"{way} unmerged ({name}) take{'s' * (count == 1)} at most {percent(config.overhead)} longer than a merged model"
+    return [Pairs("H3", None, claim, "round", "it takes no longer at all", lora, merged, config.overhead, logarithmic=True)]
