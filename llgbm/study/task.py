@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from llgbm.dataset import NO_LABEL, pad_id, padded
 from llgbm.study.backbone import Backbone
@@ -47,12 +46,14 @@ class StudyTask(ABC):
     parts: Parts[Any]
     metric: ClassVar[str]
     """The primary metric."""
-    head: tuple[str, ...] = ()
-    """Modules that LoRA trains as a whole, since the base has none of them."""
 
     @abstractmethod
-    def model(self, seed: int) -> PreTrainedModel:
-        """A model to train: a copy of the base with the head that the task needs."""
+    def model(self, seed: int) -> nn.Module:
+        """A model to train: a copy of the base with the head that the task needs, drawn by the seed."""
+
+    def head(self, model: nn.Module) -> tuple[str, ...]:
+        """Modules that LoRA trains as a whole, since the base has none of them."""
+        return ()
 
     @abstractmethod
     def rows(self, part: Part) -> list[Row]:

@@ -48,7 +48,7 @@ def build_model(task: StudyTask, method: Method, settings: Settings, seed: int) 
     if method == "full":
         return model
     assert isinstance(settings, LoRAMethodConfig)
-    return with_lora(model, settings, task.head, seed)
+    return with_lora(model, settings, task.head(model), seed)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -6,16 +6,20 @@ from llgbm.errors import InputError
 from llgbm.study.backbone import Backbone, load_backbone
 from llgbm.study.config import StudyConfig
 from llgbm.study.task import StudyTask
+from llgbm.study.tasks.classification import ClassificationTask
 from llgbm.study.tasks.generation import GenerationTask, micro_names
+from llgbm.study.tasks.glue import GLUE
 
 
 def load_task(name: str, backbone: Backbone, config: StudyConfig) -> StudyTask:
     """A task by name. InputError for an unknown one, and as its kind of task."""
     if name in micro_names():
         return GenerationTask.micro(name, backbone, config.sizes)
-    near = difflib.get_close_matches(name, micro_names(), n=1)
+    if name in GLUE:
+        return ClassificationTask.load(name, backbone, config)
+    near = difflib.get_close_matches(name, [*micro_names(), *GLUE], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise InputError(f"unknown task {name!r}; {hint}give tasks of MicroZoo ('llgbm zoo tasks' shows them)")
+    raise InputError(f"unknown task {name!r}; {hint}give {', '.join(GLUE)}, or tasks of MicroZoo ('llgbm zoo tasks' shows them)")
 
 
 def load_tasks(config: StudyConfig) -> dict[str, StudyTask]:
