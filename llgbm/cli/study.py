@@ -41,6 +41,7 @@ STEPS: dict[str, Step] = {
     "drift": Step("llgbm.study.drift", "run_drift", "runs", "measure how far each run moved from the base"),
     "deploy": Step("llgbm.study.deployment", "run_deploy", "rounds", "time what serving adapters costs against a merged model"),
     "hypotheses": Step("llgbm.study.hypotheses", "run_hypotheses", "claims", "test accuracy, drift and overhead against their margins"),
+    "report": Step("llgbm.report.study", "run_report", "figures", "write report.html, report.md and figures"),
 }
 """In their order."""
 

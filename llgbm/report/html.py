@@ -67,7 +67,7 @@ def source_hash(folder: str | Path, composition_dir: str | Path) -> str:
     run, composition = collect_run(folder), collect_composition(composition_dir)
     artifacts = [*run.artifacts, *(composition.artifacts if composition else [])]
     zoo = run.zoo["manifest_hash"] if run.zoo else None
-    assets = [_asset(name) for name in ("report.html", "chart.css", "report.css", "report.js")]
+    assets = [asset(name) for name in ("report.html", "parts.html", "chart.css", "report.css", "report.js")]
     return hash_json([[[a.path, a.sha256] for a in artifacts], zoo, *assets])
 
 
@@ -78,7 +78,7 @@ def render(runs: Sequence[Run], composition: CompositionFindings | None = None) 
     )
     environment.filters |= {"words": words, "moment": moment}
     environment.globals |= {"picture": picture, "captions": CAPTIONS}
-    script, style = _asset("report.js"), _asset("chart.css") + _asset("report.css")
+    script, style = asset("report.js"), asset("chart.css") + asset("report.css")
     columns = scores.scores_of(runs)
     return environment.get_template("report.html").render(
         title=", ".join(run.name for run in runs),
@@ -139,5 +139,6 @@ def _delta_pictures(runs: Sequence[Run]) -> list[tuple[str, str, Path]]:
     return list(found.values())
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of the page's look."""
     return files("llgbm.report").joinpath("page", name).read_text(encoding="utf-8")
