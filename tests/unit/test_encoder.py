@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llgbm.errors import InputError
-from llgbm.models.encoder import BaseEncoder, HashingEncoder, _bundled_minilm, build_encoder, encode_cached
+from llgbm.models.encoder import BaseEncoder, HashingEncoder, build_encoder, bundled_minilm, encode_cached
 from llgbm.zoo.base import Base
 from llgbm.zoo.micro.tokenizer import build_tokenizer
 
@@ -130,7 +130,7 @@ def test_minilm_from_its_wheel_gives_tokens_to_read_and_sentences_to_compare(tmp
     texts = ["flip the order of the characters", "write the string backwards", "сортируй цифры 数字 🙂"]
     found = encoder.encode(texts)
     assert encoder.dim == 384
-    folder = str(_bundled_minilm())
+    folder = str(bundled_minilm())
     tokens = AutoTokenizer.from_pretrained(folder)(texts[0], return_tensors="pt")
     layer = AutoModel.from_pretrained(folder).eval()(**tokens, output_hidden_states=True).hidden_states[4][0]
     assert_near(found[0], layer / layer.mean(0).norm(), length=1, depth=1, dtype=torch.float16)

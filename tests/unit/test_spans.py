@@ -11,7 +11,7 @@ from tolerance import assert_near, depth
 from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from llgbm.errors import InputError
-from llgbm.models.encoder import _bundled_minilm
+from llgbm.models.encoder import bundled_minilm
 from llgbm.study.span_head import SpanModel, collate
 from llgbm.study.spans import NONE, Candidate, Window, best_spans, choose_threshold, make_windows
 from llgbm.study.squad import Question
@@ -29,7 +29,7 @@ def _question(answer: str = "", context: str = LONG, question: str = "Which numb
 @pytest.fixture(scope="module", params=["pieces", "bytes"])
 def tokenizer(request):
     if request.param == "pieces":
-        return AutoTokenizer.from_pretrained(str(_bundled_minilm()))
+        return AutoTokenizer.from_pretrained(str(bundled_minilm()))
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator([LONG], vocab_size=400, show_progress=False)
     return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, pad_token="!")
