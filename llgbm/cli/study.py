@@ -2,7 +2,7 @@
 
 import importlib
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from llgbm.cli.parser import CommandParser
 from llgbm.dotted import merge
 from llgbm.files import read_yaml
 from llgbm.study.config import build_study, describe_study, study_presets, study_values
+from llgbm.study.folder import CONFIG_FILE
 
 if TYPE_CHECKING:
     from llgbm.study.config import StudyConfig
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 HELP = "Compare LoRA with full fine-tuning, step by step."
 EXAMPLE = "llgbm study run --config micro --search.trials 0"
 OUTPUT = "outputs/study"
+PRESET = "micro"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,13 @@ def add_arguments(parser: CommandParser) -> None:
     """Which step of which study."""
     steps = "; ".join(f"{name}: {step.help}" for name, step in STEPS.items())
     parser.add_argument("step", choices=[*STEPS, "all"], metavar="STEP", help=f"all, in this order, or one: {steps}")
-    parser.add_argument("--config", default="micro", metavar="CONFIG", help=f"a YAML file, or one of {', '.join(study_presets())}")
+    presets = ", ".join(study_presets())
+    parser.add_argument(
+        "--config",
+        default=None,
+        metavar="CONFIG",
+        help=f"a YAML file, or one of {presets}; by default what --output was begun with, else {PRESET}",
+    )
     add_folder(parser, "--output", default=None, help=f"the study's folder, by default {OUTPUT}/<config>")
     add_json(parser)
     groups: dict[str, Any] = {}
@@ -65,7 +73,7 @@ def run(args: Namespace) -> int:
     """Do the step, show what it found."""
     from llgbm.study.folder import Study
 
-    study = Study.open(read_study_config(args), args.output or Path(OUTPUT) / Path(args.config).stem)
+    study = Study.open(read_study_config(args), args.output or Path(OUTPUT) / Path(args.config or PRESET).stem)
     found = {}
     for name in STEPS if args.step == "all" else [args.step]:
         found[name] = _rows(study, name)
@@ -79,12 +87,21 @@ def run(args: Namespace) -> int:
 
 
 def read_study_config(args: Namespace) -> "StudyConfig":
-    """The config that flags ask for: preset or file first, single fields on top."""
-    is_file = args.config.endswith((".yaml", ".yml"))
-    values = read_yaml(args.config) if is_file else study_values(args.config)
+    """The config that flags ask for: preset, file, or what the folder was begun with, first; single fields on top."""
+    values, source = _read_config(args)
     kinds = {name: kind for name, (kind, _, _) in describe_study().items()}
     given = {name: parse_value(name, text, kinds[name]) for name, text in vars(args).items() if name in kinds and text is not None}
-    return build_study(merge(values, given), args.config if is_file else f"config {args.config}")
+    return build_study(merge(values, given), source)
+
+
+def _read_config(args: Namespace) -> tuple[dict[str, Any], str]:
+    """Values, and what they are called."""
+    from llgbm.study.folder import Study
+
+    if args.config is None and args.output and (Path(args.output) / CONFIG_FILE).exists():
+        return asdict(Study.load(args.output).config), str(args.output)
+    name = args.config or PRESET
+    return (read_yaml(name), name) if name.endswith((".yaml", ".yml")) else (study_values(name), f"config {name}")
 
 
 def _rows(study: Any, name: str) -> list[dict[str, Any]]:

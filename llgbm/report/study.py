@@ -51,7 +51,11 @@ def run_report(study: Study, progress: ProgressCallback | None = None) -> Writte
     results = [found for run in study.runs() if (found := study.result(*run)) is not None]
     found_drift, found_deployment, found_checks = read_drift(study), read_deployment(study), read_checks(study)
     pictures = _pictures(study, results, found_drift, found_deployment, found_checks, progress)
-    found, command = read_hypotheses(study), f"llgbm study --output {study.folder}"
+    found = read_hypotheses(study)
+
+    def command(step: str) -> str:
+        return f"llgbm study {step} --output {study.folder}"
+
     sections = [
         glance(found, command),
         setup(study, results, command),

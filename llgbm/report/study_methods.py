@@ -1,6 +1,6 @@
 """How a study's figures were made, and what they do not say: the report's last sections."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llgbm.percent import percent
 from llgbm.report.study_parts import Section, Text, rows_table
@@ -106,10 +106,10 @@ def _unequal(results: Sequence[RunResult], drift: DriftFindings | None) -> list[
     ]
 
 
-def commands(study: Study, command: str) -> Section:
+def commands(study: Study, command: Callable[[str], str]) -> Section:
     """How to make all this again."""
     steps = ("check", "search", "run", "drift", "deploy", "hypotheses", "report")
-    rows = [[step, f"{command} {step}"] for step in steps]
+    rows = [[step, command(step)] for step in steps]
     return Section(
         "commands",
         "Commands",

@@ -40,7 +40,14 @@ class Missing:
     command: str
 
 
-Part = Text | Card | Table | Picture | Missing
+@dataclass(frozen=True)
+class Folded:
+    """A long table, which a page shows when it is asked for."""
+
+    table: Table
+
+
+Part = Text | Card | Table | Folded | Picture | Missing
 
 
 @dataclass(frozen=True)
@@ -78,11 +85,13 @@ def _markdown(part: Part, folder: Path) -> list[str]:
     if isinstance(part, Text):
         return [_escaped(part.text)]
     if isinstance(part, Card):
-        return [f"**{_escaped(part.heading)}: {_escaped(part.figure)}.** {_escaped(part.text)} *{_escaped(part.note)}*"]
+        return [f"**{_escaped(part.heading)}: {_escaped(part.figure)}** {_escaped(part.text)} *{_escaped(part.note)}*"]
     if isinstance(part, Picture):
         return [f"![{_escaped(part.caption)}]({part.path.relative_to(folder).as_posix()})"]
     if isinstance(part, Missing):
         return [f"*{_escaped(part.what)} not there; run* `{part.command}`"]
+    if isinstance(part, Folded):
+        return _markdown(part.table, folder)
     rows = ["| " + " | ".join(_cell(one) for one in row) + " |" for row in (part.columns, *part.rows)]
     rows.insert(1, "|" + "|".join("---" for _ in part.columns) + "|")
     return [f"Table: {_escaped(part.caption)}", "", *rows, *(["", _escaped(part.note)] if part.note else [])]

@@ -1,61 +1,60 @@
 """The sections of a study's report, from its saved results; what a step has not made yet is named with its command."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from llgbm.percent import percent
+from llgbm.report.charts import number
 from llgbm.report.plots_lora_study import METHODS, NAMES
-from llgbm.report.study_parts import Card, Missing, Part, Picture, Section, Text, rows_table
-from llgbm.report.table import DASH, Cell, Table, duration, number_cell, percent_cell, points, size
+from llgbm.report.study_parts import Card, Folded, Missing, Part, Picture, Section, Text, rows_table
+from llgbm.report.table import DASH, MINUS, Cell, Table, duration, number_cell, percent_cell, points, size
 from llgbm.study.claims import score_cells
 from llgbm.study.deployment import BackendFindings, DeploymentFindings
 from llgbm.study.drift import DriftFindings
 from llgbm.study.folder import RunResult, Study
 from llgbm.study.hypotheses import LEVELS, Finding, HypothesesFindings
 from llgbm.study.sanity import Checks
+from llgbm.study.serving_times import MERGED
 from llgbm.study.settings import read_best
 from llgbm.study.statistics import interval
 
+Command = Callable[[str], str]
+"""Step -> the command line that makes it."""
+LATENCIES = ("mean", "p50", "p95", "p99")
 LEVEL_NAMES = {"models": "these models", "seeds": "training anew"}
 BACKENDS = {"peft": "PEFT", "functional": "this package's functional batch", "vllm": "vLLM"}
 
 
-def glance(found: HypothesesFindings | None, command: str) -> Section:
+def glance(found: HypothesesFindings | None, command: Command) -> Section:
     """The verdicts."""
     if found is None:
-        return Section("glance", "Verdicts", [Missing("Verdicts are", f"{command} hypotheses")])
+        return Section("glance", "Verdicts", [Missing("Verdicts are", command("hypotheses"))])
     cards: list[Part] = [_card(one) for one in found.findings if one.task is None]
-    missing = [Missing(f"{name} {step.partition(';')[0]}; its verdict is", f"{command} hypotheses") for name, step in found.missing.items()]
+    missing = [Missing(f"{name} {step.partition(';')[0]}; its verdict is", command("hypotheses")) for name, step in found.missing.items()]
     return Section("glance", "Verdicts", [*cards, *missing])
 
 
 def _card(one: Finding) -> Card:
-    figure = one.verdict["models"].capitalize()
-    anew = f"Of training anew: {one.verdict['seeds']}. " if "seeds" in one.verdict else ""
-    about = "Of these trained models: " if anew else "Of these timings: "
-    return Card(f"{one.name}. {one.claim}", figure, f"{about}{one.verdict['models']}. {anew}{_in_words(one)}", one.why)
+    anew = f"; of training anew {one.verdict['seeds']}" if "seeds" in one.verdict else ""
+    about = "for these trained models" if anew else "by these timings"
+    return Card(f"{one.name}. {one.claim}", one.verdict["models"].capitalize(), f"{about}{anew}. {_in_words(one)}", f"{one.why}.")
 
 
 def _in_words(one: Finding) -> str:
     if one.ratio is None:
         return "There is nothing to set it beside."
-    span = "" if one.low is None or one.high is None else f" [{_times(one.low)}, {_times(one.high)}]"
-    ratio = _times(one.ratio) + span
+    span = "" if one.low is None or one.high is None else f" [{one.low:.3g}, {one.high:.3g}]"
     said = {
-        "H1": f"LoRA scores {percent(one.lora, 1)}, full fine-tuning {percent(one.other, 1)}: {ratio} as much.",
-        "H2": f"Drift is {one.lora:.3g} with LoRA and {one.other:.3g} with full fine-tuning: {ratio} as much.",
-        "H3": f"A batch takes {ratio} as long as by the merged model (geometric mean over batch sizes).",
+        "H1": f"LoRA scores {percent(one.lora, 1)}, full fine-tuning {percent(one.other, 1)}: {one.ratio:.3g} times as much{span}.",
+        "H2": f"Drift is {one.lora:.3g} with LoRA and {one.other:.3g} with full fine-tuning: {one.ratio:.3g} times as much{span}.",
+        "H3": f"A batch takes {one.ratio:.3g} times as long as by the merged model{span}, geometric mean over batch sizes.",
     }
     return said[one.name]
 
 
-def _times(ratio: float) -> str:
-    """A ratio in words' order."""
-    return f"{ratio:.3g} times"
-
-
-def setup(study: Study, results: Sequence[RunResult], command: str) -> Section:
+def setup(study: Study, results: Sequence[RunResult], command: Command) -> Section:
     """What was compared."""
     config, found = study.config, Section("setup", "What was compared")
     sizes = config.sizes
@@ -71,7 +70,7 @@ def setup(study: Study, results: Sequence[RunResult], command: str) -> Section:
     ]
     found.parts.append(rows_table("What was compared", ["", ""], facts))
     if not results:
-        found.parts.append(Missing("Runs are", f"{command} run"))
+        found.parts.append(Missing("Runs are", command("run")))
         return found
     found.parts.append(_runs_table(study, results))
     return found
@@ -101,11 +100,11 @@ def _runs_table(study: Study, results: Sequence[RunResult]) -> Table:
     )
 
 
-def checks(found: Checks, command: str) -> Section:
+def checks(found: Checks, command: Command) -> Section:
     """Whether models can learn, and what needs no training scores."""
     section = Section("checks", "Sanity checks and baselines")
     if not found.checks:
-        section.parts.append(Missing("Sanity checks are", f"{command} check"))
+        section.parts.append(Missing("Sanity checks are", command("check")))
     else:
         rows = [
             [f"{one.task}, {NAMES[one.method]}", one.name, number_cell(one.value), one.expected, "passed" if one.passed else "FAILED"]
@@ -128,11 +127,11 @@ def checks(found: Checks, command: str) -> Section:
     return section
 
 
-def scores(study: Study, results: Sequence[RunResult], picture: Picture | None, command: str) -> Section:
+def scores(study: Study, results: Sequence[RunResult], picture: Picture | None, command: Command) -> Section:
     """How well both methods do."""
     section, cells = Section("scores", "Scores on the test examples"), score_cells(study)
     if picture is None:
-        section.parts.append(Missing("Scores of both methods with the same seed are", f"{command} run"))
+        section.parts.append(Missing("Scores of both methods with the same seed are", command("run")))
         return section
     metrics = {one.task: one.metric for one in results}
     rows = []
@@ -169,11 +168,11 @@ def _others(results: Sequence[RunResult], task: str, metric: str) -> str:
     )
 
 
-def drift(found: DriftFindings | None, pictures: Mapping[str, Picture], command: str) -> Section:
+def drift(found: DriftFindings | None, pictures: Mapping[str, Picture], command: Command) -> Section:
     """How far hidden states moved."""
     section = Section("drift", "Drift of representations")
     if found is None:
-        section.parts.append(Missing("Drift is", f"{command} drift"))
+        section.parts.append(Missing("Drift is", command("drift")))
         return section
     section.parts.extend(pictures[name] for name in ("drift_map", "drift_curves"))
     rows = []
@@ -182,7 +181,7 @@ def drift(found: DriftFindings | None, pictures: Mapping[str, Picture], command:
             ratio = Cell(DASH)
             if one.reduction is not None and one.low is not None and one.high is not None:
                 ratio = Cell(f"{1 - one.reduction:.3g}", f"[{1 - one.high:.3g}, {1 - one.low:.3g}]", kind="number")
-            share = DASH if one.reduction is None else points(one.reduction).replace("+", "") + "%"
+            share = DASH if one.reduction is None else percent(one.reduction, 1) if one.reduction > 0 else "none, it drifts more"
             anew = f"p = {one.p_seeds:.2g}" if one.p_seeds is not None else f"{one.n_seeds} seeds are too few to tell"
             models = DASH if one.p_probes is None else f"p = {one.p_probes:.2g}" if one.p_probes >= 1e-4 else "p < 0.0001"
             drifts = [number_cell(one.full), number_cell(one.lora)]
@@ -201,11 +200,11 @@ def drift(found: DriftFindings | None, pictures: Mapping[str, Picture], command:
     return section
 
 
-def deployment(found: DeploymentFindings | None, picture: Picture | None, command: str) -> Section:
+def deployment(found: DeploymentFindings | None, picture: Picture | None, command: Command) -> Section:
     """What serving costs."""
     section = Section("deployment", "Serving adapters")
     if found is None:
-        section.parts.append(Missing("Times of serving are", f"{command} deploy"))
+        section.parts.append(Missing("Times of serving are", command("deploy")))
         return section
     if picture:
         section.parts.append(picture)
@@ -219,38 +218,39 @@ def deployment(found: DeploymentFindings | None, picture: Picture | None, comman
 
 
 def _served(name: str, one: BackendFindings, adapters: str) -> list[Part]:
+    """Medians side by side; then every figure, folded."""
     sizes = sorted({serving.batch_size for serving in one.servings})
-    rows = []
-    for way in dict.fromkeys(serving.way for serving in one.servings):
-        of_way = {serving.batch_size: serving for serving in one.servings if serving.way == way}
-        largest = of_way[sizes[-1]]
-        rows.append(
-            [
-                way,
-                *(
-                    Cell(f"{of_way[s].latency_ms['p50']:.3g} ms", f"ratio {of_way[s].ratio:.2f}, p95 {of_way[s].latency_ms['p95']:.3g}")
-                    for s in sizes
-                ),
-                f"{largest.tokens_per_s:,.0f}",
-                Cell(size(largest.weights_bytes), f"+ {size(largest.peak_bytes)} at work"),
-            ]
-        )
-    rounds = len(one.servings[0].seconds)
-    switching = "; ".join(f"{how} {milliseconds:.3g} ms" for how, milliseconds in one.switching_ms.items())
+    found = {(serving.way, serving.batch_size): serving for serving in one.servings}
+    ways = list(dict.fromkeys(serving.way for serving in one.servings))
+    medians = [
+        [way, *(Cell(f"{number(found[way, s].latency_ms['p50'])} ms", f"ratio {found[way, s].ratio:.2f}", kind="number") for s in sizes)]
+        for way in ways
+    ]
+    merged, most = found[MERGED, sizes[-1]], max(one.servings, key=lambda serving: serving.adapters)
     note = (
-        f"{adapters}. Medians of {rounds} interleaved rounds; ratios are of two times of one round. Throughput and memory at batch "
-        f"{sizes[-1]}. {one.compared_tokens} greedy tokens agreed with the reference, {percent(one.changed)} of its prompts are answered "
-        f"otherwise than by the base. Switching: {switching}."
+        f"Adapters: {adapters}. Medians of {len(merged.seconds)} interleaved rounds; ratios are of two times of one round. "
+        f"{one.compared_tokens} greedy tokens agreed with the reference; {percent(one.changed)} of its prompts are answered otherwise than "
+        f"by the base. Model and adapters take {size(most.weights_bytes)}; {most.adapters} merged models would take "
+        f"{size(most.adapters * merged.weights_bytes)}. "
+        f"Switching: {'; '.join(f'{how} {milliseconds:.3g} ms' for how, milliseconds in one.switching_ms.items())}."
     )
-    heads = ["way", *(f"batch {size}" for size in sizes), "tokens/s", "memory"]
-    return [rows_table(name, heads, rows, note)]
+    every = [
+        [f"{serving.way}, batch {serving.batch_size}", *(Cell(number(serving.latency_ms[q]), kind="number") for q in LATENCIES),
+         number_cell(serving.tokens_per_s), Cell(size(serving.weights_bytes)), Cell(size(serving.peak_bytes))]
+        for serving in sorted(one.servings, key=lambda serving: (ways.index(serving.way), serving.batch_size))
+    ]  # fmt: skip
+    heads = ["way, batch", *(f"{q}, ms" for q in LATENCIES), "tokens/s", "weights", "at work"]
+    return [
+        rows_table(name, ["way", *(f"batch {size}" for size in sizes)], medians, note),
+        Folded(rows_table(f"{name}: every figure", heads, every)),
+    ]
 
 
-def hypotheses(found: HypothesesFindings | None, command: str) -> Section:
+def hypotheses(found: HypothesesFindings | None, command: Command) -> Section:
     """Every test."""
     section = Section("hypotheses", "Tests of the claims")
     if found is None:
-        section.parts.append(Missing("Tests are", f"{command} hypotheses"))
+        section.parts.append(Missing("Tests are", command("hypotheses")))
         return section
     rows = [row for one in found.findings for row in _tests(one)]
     heads = ["claim", "level", "excess", "p", "Holm", "Bonferroni", "effect", "power", "detectable", "verdict"]
@@ -265,23 +265,22 @@ def hypotheses(found: HypothesesFindings | None, command: str) -> Section:
 
 
 def _tests(one: Finding) -> list[list[str | Cell]]:
-    def p(value: float | None) -> str:
-        return "too few" if value is None else f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
+    def p(value: float | None) -> Cell:
+        return Cell("too few" if value is None else f"{value:.2g}" if value >= 1e-4 else "< 0.0001", kind="number")
 
-    def figure(value: float | None) -> str:
-        return DASH if value is None else f"{value:.3g}"
+    over = one.task or ("all batch sizes" if one.name == "H3" else "all tasks")
 
     return [
         [
-            Cell(f"{one.name}, {one.task or 'all tasks'}", kind="key" * (one.task is None)),
+            Cell(f"{one.name}, {over}", kind="key" * (one.task is None)),
             Cell("these timings" if one.name == "H3" else LEVEL_NAMES[level], f"{test.n_units} {test.unit}s"),
-            Cell(f"{test.excess:.3g}", f"[{test.low:.3g}, {test.high:.3g}]"),
+            replace(number_cell(test.excess), note=f"[{number(test.low)}, {number(test.high)}]".replace("-", MINUS)),
             p(test.p_value),
             p(one.holm[level]),
             p(one.bonferroni[level]),
-            figure(test.effect),
+            number_cell(test.effect),
             DASH if test.power is None else percent(test.power),
-            figure(test.detectable),
+            number_cell(test.detectable),
             one.verdict[level],
         ]
         for level in LEVELS

@@ -169,7 +169,7 @@ def _ratio(pairs: Pairs, alpha: float) -> tuple[float | None, float | None, floa
 def _why(pairs: Pairs, tests: dict[Level, Tested], holm: dict[Level, float | None], at_seeds: float) -> str:
     models, p = tests["models"], holm["models"]
     kind = "these trained models" if pairs.has_seeds else "these timings"
-    parts = [f"of {kind}, over {models.n_units} {pairs.unit}s, {_p(p)}"]
+    parts = [f"Of {kind}, over {models.n_units} {pairs.unit}s, {_p(p)}"]
     if pairs.has_seeds:
         n, p = tests["seeds"].n_units, holm["seeds"]
         least = f"the smallest p they can give is {smallest_p(n, 'greater'):.3g}, and {seeds_needed(at_seeds)} are needed"

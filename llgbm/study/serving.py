@@ -194,7 +194,7 @@ class VllmBackend:
 
     def __init__(self, served: Served) -> None:
         if importlib.util.find_spec("vllm") is None:
-            raise InputError("vLLM is not installed, so it is not measured; pip install vllm into an environment that has a build for it")
+            raise InputError("vLLM is not installed; pip install vllm where there is a build for it")
         self.served = served
 
     def server(self, kind: Kind) -> Serve:

@@ -44,9 +44,9 @@ class Tested:
     effect: float | None
     """Mean in units of its own spread over units (Cohen's d of pairs, with Hedges' correction); None without spread."""
     power: float | None
-    """Chance of a p-value within the level if the truth is as hoped; None without spread."""
+    """Chance of a p-value within the level if the truth is as hoped: 0 with too few units; None without spread."""
     detectable: float | None
-    """Smallest true excess that would be found with 80% power; None without spread."""
+    """Smallest true excess that would be found with 80% power; None with too few units or without spread."""
 
 
 def of_units(cells: Cells, unit: str, hoped: float, alpha: float) -> Tested:
@@ -98,7 +98,8 @@ def of_seeds(cells: Cells, hoped: float, alpha: float) -> Tested:
     spread = float(seeds.std(ddof=1)) if n > 1 else 0.0
     if n < 2 or _no_spread(spread, [seeds]):
         return Tested(SEEDS, n, mean, low, high, *sides, None, None, None)
-    return Tested(SEEDS, n, mean, low, high, *sides, *_sizes(mean, spread, n, hoped, alpha))
+    effect, power, detectable = _sizes(mean, spread, n, hoped, alpha)
+    return Tested(SEEDS, n, mean, low, high, *sides, effect, *((power, detectable) if enough else (0.0, None)))
 
 
 def seeds_needed(alpha: float) -> int:

@@ -108,7 +108,7 @@ def test_h3_asks_for_a_small_overhead(tmp_path: Path, factor: float, expected: s
     assert one.low is not None
     assert one.high is not None
     assert one.low < factor < one.high or abs(one.low - factor) < 0.05
-    assert one.why.startswith("of these timings, over 20 rounds, p ")
+    assert one.why.startswith("Of these timings, over 20 rounds, p ")
     assert set(findings.missing) == {"H1", "H2"}
 
 

@@ -53,7 +53,7 @@ def test_the_page_needs_nothing_but_itself_and_runs_nothing(whole: Study) -> Non
 def test_the_page_says_what_was_found(whole: Study) -> None:
     text = read_text(whole.path("report.html"))
     for said in (
-        "Supported", "Of these trained models: supported. Of training anew: undecided.", "3 seeds: too few to tell",
+        "Supported", "for these trained models; of training anew undecided.", "3 seeds: too few to tell",
         "LoRA keeps at least 97% of full fine-tuning&#39;s score", "LoRA drifts at least 20% less", "80.0%", "overfit", "majority",
         "2 random ones", "100 greedy tokens agreed", "choose one in memory", "3 seeds cannot carry a claim about training anew",
     ):  # fmt: skip
@@ -87,7 +87,7 @@ def test_what_is_missing_is_named_with_its_step(tmp_path: Path) -> None:
     assert [row["file"] for row in written.rows()] == [str(tmp_path / "report.html"), str(tmp_path / "report.md")]
     for text in (read_text(tmp_path / "report.html"), read_text(tmp_path / "report.md")):
         for step in ("check", "run", "drift", "deploy", "hypotheses"):
-            assert f"llgbm study --output {tmp_path} {step}" in text
+            assert f"llgbm study {step} --output {tmp_path}" in text
 
 
 def test_part_of_the_runs_and_one_method_make_a_report(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_seven_seeds_can_and_three_cannot_decide() -> None:
     assert of_seeds(clear, 1.0, ALPHA).p_value == 2**-7
     few = of_seeds([cell[:3] for cell in clear], 1.0, ALPHA)
     assert (few.p_value, few.p_opposite, few.n_units) == (None, None, 3)
+    assert (few.power, few.detectable) == (0, None)
     assert few.low > 0
     assert seeds_needed(ALPHA) == 5
 
