@@ -253,7 +253,9 @@ class StudyConfig:
     architecture: Literal["decoder", "encoder"] = "decoder"
     """Whether the base is a causal language model or an encoder such as BERT."""
     data: str | None = None
-    """Folder of local data sets; null: MicroZoo makes its own, others come from the hub."""
+    """Folder with GLUE's folders MRPC, SST-2, RTE; null: the hub."""
+    squad: str | None = None
+    """Folder with SQuAD 2.0's train-v2.0.json and dev-v2.0.json, or one such file, a third of whose articles test; null: the hub."""
     methods: Annotated[List[Method], Field(min_length=1), AfterValidator(_distinct)] = Field(default_factory=lambda: ["full", "lora"])
     """full, lora."""
     seeds: Annotated[List[Seed], Field(min_length=1), AfterValidator(_distinct)] = Field(default_factory=lambda: [0, 1, 2])

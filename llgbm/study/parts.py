@@ -4,7 +4,7 @@ Validation comes from the train split, by a fixed seed; the test split is only c
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
@@ -42,14 +42,29 @@ class Parts(Generic[Item]):
         return replace(self, train=self.train[:count])
 
 
-def cut_parts(name: str, train: Sequence[Item], test: Sequence[Item], sizes: SizesConfig) -> Parts[Item]:
+def cut_parts(
+    name: str, train: Sequence[Item], test: Sequence[Item], sizes: SizesConfig, group: Callable[[Item], str] | None = None
+) -> Parts[Item]:
     """Cut validation examples from the train split, and both splits to the sizes asked for.
+
+    Args:
+        name: Of the task, for messages.
+        train: The train split.
+        test: The test split.
+        sizes: How much of each is wanted.
+        group: What examples belong to that are not independent, such as an article: none trains and validates.
 
     Raises:
         InputError: The train split has no examples left beside validation, or the test split has none.
     """
     shuffled = random.Random(SPLIT_SEED).sample(list(train), len(train))
+    if group is not None:
+        groups = list(dict.fromkeys(map(group, shuffled)))
+        shuffled.sort(key=lambda item: groups.index(group(item)))  # whole groups first; within each the order drawn stays
     held_back, rest = shuffled[: sizes.validation_examples], shuffled[sizes.validation_examples :]
+    if group is not None:
+        known = set(map(group, held_back))
+        rest = [item for item in random.Random(SPLIT_SEED).sample(rest, len(rest)) if group(item) not in known]
     if not rest or not test:
         raise InputError(
             f"task {name}: {len(train)} train and {len(test)} test examples; {sizes.validation_examples} of the train examples are kept "

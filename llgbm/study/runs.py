@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_model
 from torch import nn
+from transformers import PreTrainedModel
 
 from llgbm.dataset import pad_id
 from llgbm.files import hash_json, whole_folder
@@ -115,11 +117,13 @@ def _forget(folder: Path) -> None:
 
 
 def _keep(model: nn.Module, folder: Path) -> None:
-    """Write a model, or of one with LoRA the adapter and the head, in transformers' and PEFT's formats."""
+    """Write a model, or of one with LoRA the adapter and the head, in transformers' and PEFT's formats; spans' as safetensors alone."""
     from peft import PeftModel
 
     with whole_folder(folder) as place, no_bars():
         if isinstance(model, PeftModel):
             model.save_pretrained(str(place), save_embedding_layers=False)
+        elif isinstance(model, PreTrainedModel):
+            model.save_pretrained(str(place))
         else:
-            model.save_pretrained(str(place))  # pyright: ignore[reportCallIssue]
+            save_model(model, str(place / "model.safetensors"))

@@ -89,8 +89,8 @@ def make_windows(questions: Sequence[Question], tokenizer: Any, max_length: int,
 def best_spans(
     questions: Sequence[Question],
     windows: Sequence[Window],
-    starts: Sequence[Float[np.ndarray, " tokens"]],
-    ends: Sequence[Float[np.ndarray, " tokens"]],
+    starts: Sequence[Float[np.ndarray, " _"]],
+    ends: Sequence[Float[np.ndarray, " _"]],
     answerable: Sequence[float],
     longest: int = LONGEST_ANSWER,
 ) -> list[Candidate]:

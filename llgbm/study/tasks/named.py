@@ -9,6 +9,7 @@ from llgbm.study.task import StudyTask
 from llgbm.study.tasks.classification import ClassificationTask
 from llgbm.study.tasks.generation import GenerationTask, micro_names
 from llgbm.study.tasks.glue import GLUE
+from llgbm.study.tasks.span import SQUAD, SpanTask
 
 
 def load_task(name: str, backbone: Backbone, config: StudyConfig) -> StudyTask:
@@ -17,9 +18,11 @@ def load_task(name: str, backbone: Backbone, config: StudyConfig) -> StudyTask:
         return GenerationTask.micro(name, backbone, config.sizes)
     if name in GLUE:
         return ClassificationTask.load(name, backbone, config)
-    near = difflib.get_close_matches(name, [*micro_names(), *GLUE], n=1)
+    if name == SQUAD:
+        return SpanTask.load(name, backbone, config)
+    near = difflib.get_close_matches(name, [*micro_names(), *GLUE, SQUAD], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise InputError(f"unknown task {name!r}; {hint}give {', '.join(GLUE)}, or tasks of MicroZoo ('llgbm zoo tasks' shows them)")
+    raise InputError(f"unknown task {name!r}; {hint}give {', '.join(GLUE)}, {SQUAD}, or tasks of MicroZoo ('llgbm zoo tasks' shows them)")
 
 
 def load_tasks(config: StudyConfig) -> dict[str, StudyTask]:
