@@ -10,9 +10,10 @@ from llgbm.cli import COMMANDS, make_parser
 from llgbm.config import describe_fields
 from llgbm.errors import InputError
 from llgbm.studies.ablation import load_study
+from llgbm.study.config import describe_study
 
 ROOT = Path(__file__).parents[2]
-DOCS = ("README.md", "docs/findings.md", "docs/microzoo.md", "docs/benchmark.md", "docs/reproducibility.md")
+DOCS = ("README.md", "docs/findings.md", "docs/microzoo.md", "docs/benchmark.md", "docs/reproducibility.md", "docs/study.md")
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9]*|\.\.\.")
 
 
@@ -31,7 +32,7 @@ def written() -> list[tuple[str, str]]:
 def parse(command: str) -> None:
     """Parse with the command's own parser; InputError or KeyError when that cannot be."""
     name, *rest = shlex.split(command.replace("[", "").replace("]", ""))[1:]
-    args = make_parser(name).parse_args(["all" if name == "bench" and PLACEHOLDER.fullmatch(part) else part for part in rest])
+    args = make_parser(name).parse_args(["all" if name in ("bench", "study") and PLACEHOLDER.fullmatch(part) else part for part in rest])
     if name == "ablate" and not PLACEHOLDER.fullmatch(args.study):
         study = load_study(args.study)
         unknown = [variant for variant in args.variants if variant not in study.variants]
@@ -80,7 +81,7 @@ def test_every_finding_has_its_command(entry: str) -> None:
 
 
 def test_the_fields_that_docs_set_exist() -> None:
-    fields = describe_fields()
+    fields = describe_fields() | describe_study()
     named = {match for name in DOCS for match in re.findall(r"--((?:[a-z_]+\.)+[a-z_]+)", (ROOT / name).read_text())}
     assert named
     assert named <= fields.keys()
