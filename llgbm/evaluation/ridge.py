@@ -15,17 +15,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from llgbm.evaluation.kernel_ridge import KERNELS, KernelRidge, folds, known_without
 from llgbm.evaluation.setting import Question, Setting
 from llgbm.lora.blend import Blender
 from llgbm.lora.factors import LoRAFactors
 from llgbm.matching import score_answers
 from llgbm.models.effects import levels_of
+from llgbm.models.kernel_ridge import KERNELS, STRENGTHS, KernelRidge, folds, known_without
+from llgbm.models.reading import TEXTS, TEXTS_IN_CHOICE, fit_reading, likeliest
 from llgbm.zoo.suite import Task
 
-STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
-TEXTS, TEXTS_IN_CHOICE = 32, 8
-"""Most texts per task that a ridge knows, in the end and while kernel and strength are chosen."""
 VALIDATION_TASKS, VALIDATION_EXAMPLES = 30, 8
 """Tasks of the pool that are held out, in turn, and train examples of each that judge a choice."""
 
@@ -88,30 +86,18 @@ class AttributeReader:
 
     def __init__(self, setting: Setting) -> None:
         self.encoder = setting.encoder
-        tasks = pool_tasks(setting)
+        tasks, rows = pool_tasks(setting), _text_rows(setting, TEXTS)
         self.levels = levels_of([task.attributes for task in tasks])
-        labels = _one_hot([task.attributes for task in tasks], self.levels)
-        few, rows = _text_rows(setting, TEXTS_IN_CHOICE), _text_rows(setting, TEXTS)
-        self.chosen_on = tuple(tasks[k].name for fold in folds(len(tasks), len(tasks)) for k in fold)
-        self.strength = max(STRENGTHS, key=lambda strength: self._right(few, labels, strength))
-        self.ridge = KernelRidge(rows.known, labels[rows.owners], "quadratic", self.strength)
+        self.counts = [len(levels) for levels in self.levels.values()]
+        texts = rows.known.split(rows.owners.bincount().tolist())
+        reading = fit_reading(texts, _one_hot([task.attributes for task in tasks], self.levels), self.counts)
+        self.ridge, self.chosen_on = reading.ridge, tuple(tasks[k].name for k in reading.chosen_on)
 
     def read(self, texts: Sequence[str]) -> dict[str, str]:
         """The level of each attribute that the texts together say."""
-        return self._said(self.ridge(self.encoder.embed(texts)).mean(0))
-
-    def _said(self, numbers: Float[Tensor, " F"]) -> dict[str, str]:
-        parts = numbers.split([len(levels) for levels in self.levels.values()])
-        return {name: levels[int(part.argmax())] for (name, levels), part in zip(self.levels.items(), parts, strict=True)}
-
-    def _right(self, rows: Rows, labels: Float[Tensor, "P F"], strength: float) -> int:
-        """How many levels of tasks held out are read right."""
-        right = 0
-        for held in folds(len(labels), len(labels)):
-            kept = known_without(rows.owners, held)
-            said = KernelRidge(rows.known[kept], labels[rows.owners[kept]], "quadratic", strength)(rows.asking[held])
-            right += sum(len(self._said(one).items() & self._said(true).items()) for one, true in zip(said, labels[held], strict=True))
-        return right
+        places = likeliest(self.ridge(self.encoder.embed(texts)).mean(0, keepdim=True), self.counts)
+        named = [(name, level) for name, levels in self.levels.items() for level in levels]
+        return dict(named[int(place)] for place in places[0])
 
 
 def _from_attributes(setting: Setting, attributes: Sequence[dict[str, str]]) -> LoRAFactors:

@@ -1,9 +1,9 @@
 """A generator that reads the attributes of a request, and writes the sum of what each of their levels brings.
 
-A suite may state attributes of its seen tasks (an operation, a style). A ridge regression from the mean vector of a request reads them, and
-one slot of attention for each adds to what it says: with few tasks a regression reads better, and leaves a network little to learn. An
-adapter is a sum of effects, which begin at a regression of the teachers' weights (see `effects`) and are trained by behavior. So
-a combination that was never seen is written from parts that were.
+A suite may state attributes of its seen tasks (an operation, a style). A regression reads them from the mean vector of a request and the
+products of its parts, and one slot of attention for each adds to what it says: with few tasks a regression reads better, and leaves a
+network little to learn. An adapter is a sum of effects, which begin at a regression of the teachers' weights (see `effects`) and are
+trained by behavior. So a combination that was never seen is written from parts that were.
 
 Letters: K tasks, N vectors per task, E embedding width, H reader width, S attributes, F levels of all attributes,
 T teachers, r rank.
@@ -21,13 +21,13 @@ from llgbm.lora.stored import StoredFactors
 from llgbm.models.common import teacher_sums
 from llgbm.models.effects import fit_effects
 from llgbm.models.encoder import TextEncoder
+from llgbm.models.kernel_ridge import KERNELS
 from llgbm.models.reader import SIZES
-from llgbm.models.ridge import best_b, solve_ridge
+from llgbm.models.reading import KERNEL, TEXTS, fit_reading
+from llgbm.models.ridge import best_b
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
 
 TINY = 1e-8
-READING = 1e-4
-"""Ridge of the regression that reads, relative to the sum of the texts' squared norms."""
 UNIT = 10.0
 """Weights of effects are stored in so many times the teachers' RMS: at the learning rate of a reader they learn too slowly."""
 CERTAINTY = 12.0
@@ -59,7 +59,7 @@ class Effect(nn.Module):
 class AttributeGenerator(AdapterWriter):
     """Reads the embedded texts of K tasks, says their attributes, and writes one LoRA adapter for each task."""
 
-    center: Tensor
+    known: Tensor
     reading: Tensor
     usual: Tensor
 
@@ -68,8 +68,8 @@ class AttributeGenerator(AdapterWriter):
         hidden, rank = SIZES[spec.size].hidden, spec.rank
         self.counts = [len(levels) for levels in spec.attributes.values()]
         self.namers = nn.ModuleList(_namer(hidden, count) for count in self.counts)
-        self.register_buffer("center", torch.zeros(spec.embedding_dim))
-        self.register_buffer("reading", torch.zeros(spec.embedding_dim, sum(self.counts)))
+        self.register_buffer("known", torch.zeros(spec.known_texts, spec.embedding_dim))
+        self.register_buffer("reading", torch.zeros(spec.known_texts, sum(self.counts)))
         self.register_buffer("usual", torch.zeros(sum(self.counts)))
         self.effects = nn.ModuleDict(
             {_key(name): Effect(d_in, d_out, rank, sum(self.counts)) for name, (d_in, d_out) in spec.shapes.items()}
@@ -98,7 +98,7 @@ class AttributeGenerator(AdapterWriter):
         """Log-probabilities of the levels of each attribute, side by side."""
         read = self.read(embeddings, mask)
         mean = (embeddings * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        begun = CERTAINTY * (self.usual + (mean - self.center) @ self.reading)
+        begun = CERTAINTY * (self.usual + KERNELS[KERNEL](mean @ self.known.T) @ self.reading)
         parts = zip(self.namers, begun.split(self.counts, 1), strict=True)
         return torch.cat([(said + namer(read[:, slot])).log_softmax(-1) for slot, (namer, said) in enumerate(parts)], 1)
 
@@ -134,10 +134,14 @@ class AttributeGenerator(AdapterWriter):
         Args:
             teachers: T adapters, which also give scales and the constant A.
             attributes: Those of each teacher's task.
-            texts: For each teacher the mean vectors of its task's texts.
+            texts: For each teacher the mean vectors of its task's texts; `spec.known_texts` is how many `known_texts` counts in them.
         """
         levels = self.levels(attributes)
-        self._fit_reading(levels, texts)
+        ridge = fit_reading(texts, levels, self.counts).ridge
+        self.known.copy_(ridge.rows)
+        weights, intercept = ridge.uncentered()
+        self.reading.copy_(weights)
+        self.usual.copy_(intercept)
         scaling = self.spec.alpha / self.spec.rank
         sums = teacher_sums(teachers, self.spec.shapes, self.spec.rank, scaling)
         constant = {name: found.main_inputs() for name, found in sums.items()}
@@ -151,15 +155,10 @@ class AttributeGenerator(AdapterWriter):
             effect.mean_b.copy_(torch.tensordot(fitted.mean, best[name], 1) / effect.unit_b)
             effect.of_levels.copy_(torch.tensordot(fitted.weights, best[name], 1) / effect.unit_b)
 
-    def _fit_reading(self, levels: Float[Tensor, "T F"], texts: Sequence[Float[Tensor, "_ E"]]) -> None:
-        """A linear regression from a text's mean vector to one number per level, 1 where it is right."""
-        vectors = torch.cat(list(texts)).double()
-        right = torch.cat([row.expand(len(rows), -1) for row, rows in zip(levels, texts, strict=True)]).double()
-        center, usual = vectors.mean(0), right.mean(0)
-        used = torch.ones(len(vectors), dtype=torch.bool)
-        self.reading.copy_(solve_ridge(vectors - center, right - usual, used, READING * len(vectors)))
-        self.center.copy_(center)
-        self.usual.copy_(usual)
+
+def known_texts(texts: Sequence[Float[Tensor, "_ E"]]) -> int:
+    """How many texts a generator that is fitted to these keeps, to read others by."""
+    return sum(min(TEXTS, len(rows)) for rows in texts)
 
 
 def _namer(hidden: int, levels: int) -> nn.Sequential:

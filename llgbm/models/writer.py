@@ -29,6 +29,8 @@ class GeneratorSpec:
     """Directions of the teachers' B along which a ridge regression from the condition begins; 0: it begins at zero."""
     attributes: dict[str, list[str]] = field(default_factory=dict)
     """Attribute -> its levels, of a generator that reads them."""
+    known_texts: int = 0
+    """Texts of known attributes that such a generator compares a request with."""
     encoder: str = "hashing"
     encoder_id: str = ""
     """Content of the encoder the generator was trained with."""

@@ -15,7 +15,7 @@ from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.memory import GIB
-from llgbm.models.attribute_generator import AttributeGenerator
+from llgbm.models.attribute_generator import AttributeGenerator, known_texts
 from llgbm.models.effects import levels_of
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.models.generator import LoRAGenerator
@@ -161,9 +161,10 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator | Att
     )
     own = [task.attributes for task in setup.train.tasks]
     if config.generator.attributes and any(own):
-        attributes = levels_of(own)
-        by_attributes = AttributeGenerator(replace(spec, attributes=attributes, slots=len(attributes), ridge=0), setup.encoder)
-        by_attributes.fit(factors, own, [setup.conditions.means(name) for name in setup.train.task_names])
+        attributes, texts = levels_of(own), [setup.conditions.means(name) for name in setup.train.task_names]
+        read = {"attributes": attributes, "slots": len(attributes), "known_texts": known_texts(texts)}
+        by_attributes = AttributeGenerator(replace(spec, **read, ridge=0), setup.encoder)
+        by_attributes.fit(factors, own, texts)
         return by_attributes
     generator = LoRAGenerator(spec, setup.encoder)
     generator.fit_scale(factors)

@@ -3,7 +3,7 @@ import torch
 from sklearn.kernel_ridge import KernelRidge as Reference
 from tolerance import assert_near
 
-from llgbm.evaluation.kernel_ridge import KernelRidge, folds, known_without
+from llgbm.models.kernel_ridge import KernelRidge, folds, known_without
 
 pytestmark = pytest.mark.numeric
 
@@ -30,6 +30,22 @@ def test_a_quadratic_ridge_is_a_linear_one_on_all_products() -> None:
 
     expected = KernelRidge(products(rows), outputs, "linear", 0.1)(products(asked))
     assert_near(KernelRidge(rows, outputs, "quadratic", 0.1)(asked), expected, length=36, depth=200, dtype=torch.double)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "quadratic"])
+def test_without_centering_it_predicts_the_same(kernel: str) -> None:
+    rows, outputs, asked = data(2)
+    ridge = KernelRidge(rows, outputs, kernel, 0.1)
+    weights, intercept = ridge.uncentered()
+    found = intercept + ridge.kernel(asked @ rows.mT) @ weights
+    assert_near(
+        found,
+        ridge(asked),
+        scale=found.abs().max() + (ridge.kernel(asked @ rows.mT) @ weights.abs()).max(),
+        length=20,
+        depth=50,
+        dtype=torch.double,
+    )
 
 
 @pytest.mark.parametrize("strength", [1e-9, 0.1, 1e9])

@@ -13,6 +13,8 @@ from torch import Tensor
 KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"linear": lambda inner: inner, "quadratic": torch.square}
 """From inner products. On one-hot attributes `quadratic` weighs every attribute and every pair of them."""
 FOLDS = 5
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
+"""Ridges to choose from."""
 TINY = 1e-12
 
 
@@ -38,6 +40,10 @@ class KernelRidge:
     def __call__(self, asked: Float[Tensor, "q E"]) -> Float[Tensor, "q F"]:
         """What is predicted for each row, float64."""
         return self.mean + self._centered(self.kernel(asked.double() @ self.rows.mT)) @ self.dual
+
+    def uncentered(self) -> tuple[Float[Tensor, "n F"], Float[Tensor, " F"]]:
+        """Weights and intercept that predict the same from the kernel as it is: `intercept + kernel(asked @ rows.mT) @ weights`."""
+        return self.dual - self.dual.mean(0), self.mean - (self.row_mean - self.row_mean.mean()) @ self.dual
 
     def _centered(self, inner: Float[Tensor, "q n"]) -> Float[Tensor, "q n"]:
         return inner - inner.mean(1, keepdim=True) - self.row_mean + self.row_mean.mean()

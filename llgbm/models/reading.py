@@ -1,0 +1,70 @@
+"""What a text says of each attribute: a regression on products of its words, its strength chosen on tasks held out in turn.
+
+Letters: T tasks, n texts of a task, E embedding width, F levels of all attributes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from llgbm.models.kernel_ridge import STRENGTHS, KernelRidge, folds
+
+KERNEL = "quadratic"
+"""With few tasks it reads more than a linear one, most of all in new words (docs/findings.md)."""
+TEXTS, TEXTS_IN_CHOICE = 32, 8
+"""Most texts per task that a regression knows, in the end and while its strength is chosen."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One number per level, near 1 where a text asks for it, and how that was found."""
+
+    ridge: KernelRidge
+    strength: float
+    chosen_on: tuple[int, ...]
+    """Which of the tasks were held out."""
+
+
+def fit_reading(texts: Sequence[Float[Tensor, "_ E"]], labels: Float[Tensor, "T F"], counts: Sequence[int]) -> Reading:
+    """Fit it to tasks whose levels are known.
+
+    Args:
+        texts: For each task the embedded texts that ask for it; the first asks when it is held out.
+        labels: One-hot within each attribute, zero where a task lacks it.
+        counts: Levels of each attribute; their sum is F.
+    """
+    held_out, few = folds(len(labels), len(labels)), [spread(rows, TEXTS_IN_CHOICE) for rows in texts]
+
+    def right(strength: float) -> int:
+        """How many levels of tasks held out are read right."""
+        found = 0
+        for held in held_out:
+            kept = [task for task in range(len(labels)) if task not in held]
+            if kept:
+                said = _fit([few[task] for task in kept], labels[kept], strength)(torch.stack([texts[task][0] for task in held]))
+                found += int((labels[held].gather(1, likeliest(said, counts)) > 0).sum())
+        return found
+
+    strength = max(STRENGTHS, key=right)
+    ridge = _fit([spread(rows, TEXTS) for rows in texts], labels, strength)
+    return Reading(ridge, strength, tuple(task for held in held_out for task in held))
+
+
+def likeliest(numbers: Float[Tensor, "n F"], counts: Sequence[int]) -> Tensor:
+    """For each attribute the place, among all levels, of the one with the largest number: integers [n, attributes]."""
+    starts = [sum(counts[:slot]) for slot in range(len(counts))]
+    return torch.stack([start + part.argmax(1) for start, part in zip(starts, numbers.split(list(counts), 1), strict=True)], 1)
+
+
+def spread(rows: Float[Tensor, "n E"], most: int) -> Float[Tensor, "m E"]:
+    """At most so many rows, evenly spread over all."""
+    m = min(most, len(rows))
+    return rows[[i * len(rows) // m for i in range(m)]]
+
+
+def _fit(texts: Sequence[Float[Tensor, "_ E"]], labels: Float[Tensor, "T F"], strength: float) -> KernelRidge:
+    outputs = labels.repeat_interleave(torch.tensor([len(rows) for rows in texts]), 0)
+    return KernelRidge(torch.cat(list(texts)), outputs, KERNEL, strength)
