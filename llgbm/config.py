@@ -139,7 +139,7 @@ class GeneratorConfig:
     shrinkage: Number = Field(default=0.01, gt=0)
     """Of that regression: more is steadier where words are new or chatter surrounds them, less where tasks are few."""
     encoder: str = "hashing"
-    """Text encoder: hashing, minilm, base, or sentence-transformers:<directory or hub id>."""
+    """Text encoder: hashing, minilm, hashing+minilm, base, or sentence-transformers:<directory or hub id>."""
     condition: Literal["description", "prompts", "both"] = "description"
     """What the generator reads in training: descriptions, unlabeled prompts, or either and both in turn."""
     max_prompts: Integer = Field(default=8, ge=1)

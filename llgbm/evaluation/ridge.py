@@ -82,7 +82,7 @@ def from_read_attributes(setting: Setting, questions: Sequence[Question]) -> LoR
 
 
 class AttributeReader:
-    """Quadratic kernel ridge from a text to one number per level of each attribute; the largest is what it says."""
+    """Kernel ridge from a text to one number per level of each attribute; the largest is what it says."""
 
     def __init__(self, setting: Setting) -> None:
         self.encoder = setting.encoder

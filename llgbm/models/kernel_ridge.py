@@ -10,8 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"linear": lambda inner: inner, "quadratic": torch.square}
-"""From inner products. On one-hot attributes `quadratic` weighs every attribute and every pair of them."""
+KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda inner: inner,
+    "quadratic": torch.square,
+    "polynomial": lambda inner: (1 + inner).square(),
+}
+"""From inner products. On one-hot attributes `quadratic` weighs every attribute and every pair of them; `polynomial` is both of the
+others, for rows of unit length."""
 FOLDS = 5
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
 """Ridges to choose from."""

@@ -29,7 +29,7 @@ def base() -> Base:
     return Base(Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **shape)).eval().requires_grad_(False), tokenizer, "tiny")
 
 
-@pytest.fixture(scope="module", params=["hashing", "base"])
+@pytest.fixture(scope="module", params=["hashing", "base", "hashing+minilm"])
 def encoder(request, base):
     return build_encoder(request.param, base)
 
@@ -53,6 +53,16 @@ def test_hashing_gives_a_vector_per_word_that_knows_its_successor():
     assert len(marks) == 1
     cosine = F.cosine_similarity(one[0], other[0], dim=0)
     assert 0.5 < cosine < 0.99
+
+
+def test_a_word_in_a_sentence_has_both_parts() -> None:
+    both, words, sentence = (build_encoder(name) for name in ("hashing+minilm", "hashing", "minilm"))
+    found = both.encode(TEXTS[:2])
+    for row, alone, said in zip(found, words.encode(TEXTS[:2]), sentence.embed(TEXTS[:2]), strict=True):
+        assert_near(row[:, : words.dim] * 2**0.5, alone, length=1, depth=1, dtype=torch.float16)
+        assert_near(row[:, words.dim :] * 2**0.5, said.expand(len(row), -1), length=1, depth=1, dtype=torch.float16)
+    assert_near(both.embed(TEXTS) @ both.embed(TEXTS).T, sum(e.embed(TEXTS) @ e.embed(TEXTS).T for e in (words, sentence)) / 2, **WIDTHS)
+    assert both.content_id not in (words.content_id, sentence.content_id)
 
 
 def test_ten_thousand_prompts(encoder):

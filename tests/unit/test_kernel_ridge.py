@@ -3,7 +3,7 @@ import torch
 from sklearn.kernel_ridge import KernelRidge as Reference
 from tolerance import assert_near
 
-from llgbm.models.kernel_ridge import KernelRidge, folds, known_without
+from llgbm.models.kernel_ridge import KERNELS, KernelRidge, folds, known_without
 
 pytestmark = pytest.mark.numeric
 
@@ -32,7 +32,17 @@ def test_a_quadratic_ridge_is_a_linear_one_on_all_products() -> None:
     assert_near(KernelRidge(rows, outputs, "quadratic", 0.1)(asked), expected, length=36, depth=200, dtype=torch.double)
 
 
-@pytest.mark.parametrize("kernel", ["linear", "quadratic"])
+def test_a_polynomial_ridge_knows_rows_and_their_products() -> None:
+    rows, outputs, asked = data(3)
+
+    def terms(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([2**0.5 * x, torch.einsum("ni,nj->nij", x, x).flatten(1)], 1)
+
+    expected = KernelRidge(terms(rows), outputs, "linear", 0.1)(terms(asked))
+    assert_near(KernelRidge(rows, outputs, "polynomial", 0.1)(asked), expected, length=42, depth=200, dtype=torch.double)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_without_centering_it_predicts_the_same(kernel: str) -> None:
     rows, outputs, asked = data(2)
     ridge = KernelRidge(rows, outputs, kernel, 0.1)
