@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from llgbm.config import ExperimentConfig
-from llgbm.delta import comparable
+from llgbm.delta import DeltaCache, comparable
+from llgbm.delta.cache import MANIFEST
 from llgbm.errors import InputError
 from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.evaluation.task_eval import evaluate
 from llgbm.experience import ExperienceBuffer, experience
-from llgbm.files import hash_file, hash_json, hash_tensors, read_json
+from llgbm.files import hash_file, hash_json, hash_tensors
 from llgbm.tracking.decorators import checkpoint, current_run, reproducible, track_artifacts
 from llgbm.tracking.environment import get_environment_info, get_git_info, set_seed
 from llgbm.tracking.record import ExperimentLogger
@@ -51,9 +52,9 @@ def compute_delta_cache_hash(cache_dir: str | Path) -> str:
     Raises:
         InputError: The folder is no delta cache, or a file of it is gone.
     """
-    manifest = read_json(Path(cache_dir) / "manifest.json")
-    if not isinstance(manifest, dict) or not {"adapters", "config"} <= manifest.keys():
-        raise InputError(f"{cache_dir}: not a delta cache (its manifest lists no adapters)")
+    if not (Path(cache_dir) / MANIFEST).is_file():
+        raise InputError(f"{Path(cache_dir) / MANIFEST}: no such file; give the folder of a delta cache")
+    manifest = DeltaCache(cache_dir).manifest
     try:
         entries = sorted([record["key"], hash_file(Path(cache_dir) / record["file"])] for record in manifest["adapters"].values())
     except FileNotFoundError as error:

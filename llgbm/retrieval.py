@@ -30,18 +30,14 @@ class AdapterIndex:
 
     def __init__(self, delta_cache: DeltaCache | str | Path, *, approximate: bool = False) -> None:
         cache = _opened(delta_cache)
-        deltas = {path: delta.reshape(-1) for path, delta in cache.get_all_deltas().items()}
+        deltas = cache.get_all_deltas()
         if not deltas:
             raise InputError(f"{cache.cache_dir}: holds no readable deltas; 'llgbm compute-deltas --deltas {cache.cache_dir}' fills it")
-        sizes = {len(delta): path for path, delta in deltas.items()}
-        if len(sizes) > 1:
-            shown = ", ".join(f"{path} has {size}" for size, path in sizes.items())
-            raise InputError(f"{cache.cache_dir}: deltas of several sizes ({shown}); keep one configuration per cache")
         self.paths = tuple(deltas)
         """Adapter paths in the order of the index."""
         self.cache_hash = _cache_hash(cache, self.paths)
         """SHA-256 over the configuration, paths and contents that were indexed."""
-        self._index = _build(np.stack(list(deltas.values())), approximate)
+        self._index = _build(_flat(cache, deltas), approximate)
 
     @property
     def approximate(self) -> bool:
@@ -79,13 +75,19 @@ class AdapterIndex:
 
     @classmethod
     def kept(cls, folder: str | Path, delta_cache: DeltaCache | str | Path, *, approximate: bool = False) -> "AdapterIndex":
-        """The index saved in a folder if it is sound, of this kind and of the cache as it is now; else a new one, saved there."""
+        """The index saved in a folder, if it is sound and of this kind, with what the cache has got since; else a new one, saved there.
+
+        Adapters keep their rows, so adding some costs what these are, and for a graph their links.
+        """
+        cache = _opened(delta_cache)
         try:
-            index = cls.load(folder, delta_cache)
+            index = cls._saved(folder, cache)
         except InputError:
             index = None
         if index is None or index.approximate != approximate:
-            index = cls(delta_cache, approximate=approximate)
+            index = cls(cache, approximate=approximate)
+            index.save(folder)
+        elif index._add_new(cache):
             index.save(folder)
         return index
 
@@ -96,21 +98,49 @@ class AdapterIndex:
         Raises:
             InputError: No index there, it is damaged, or the cache has changed since.
         """
+        cache = _opened(delta_cache)
+        index = cls._saved(folder, cache)
+        if len(index.paths) < len(cache.manifest["adapters"]):
+            raise _of_another(folder, cache)
+        return index
+
+    @classmethod
+    def _saved(cls, folder: str | Path, cache: DeltaCache) -> "AdapterIndex":
+        """A saved index of what the cache holds, or of a part of it. InputError as `load`."""
         record, file = read_json(Path(folder) / RECORD_FILE), Path(folder) / INDEX_FILE
         if not isinstance(record, dict) or not {"cache_hash", "index_sha256", "paths"} <= record.keys():
             raise InputError(f"{folder}: {RECORD_FILE} is not that of an adapter index; build it again")
-        cache = _opened(delta_cache)
-        if record["cache_hash"] != (found := _cache_hash(cache, cache.manifest["adapters"])):
-            raise InputError(
-                f"{folder}: index of another version of the cache ({record['cache_hash'][:8]}, {cache.cache_dir} is {found[:8]}); "
-                "build it again"
-            )
+        paths = tuple(record["paths"])
+        if not cache.manifest["adapters"].keys() >= set(paths) or record["cache_hash"] != _cache_hash(cache, paths):
+            raise _of_another(folder, cache)
         if not file.is_file() or hash_file(file) != record["index_sha256"]:
             raise InputError(f"{file}: missing or not the bytes that were written; build the index again")
         index = cls.__new__(cls)
-        index.paths, index.cache_hash = tuple(record["paths"]), record["cache_hash"]
+        index.paths, index.cache_hash = paths, record["cache_hash"]
         index._index = faiss.read_index(str(file))
         return index
+
+    def _add_new(self, cache: DeltaCache) -> bool:
+        """Add what the cache holds and the index does not; whether there was any."""
+        deltas = cache.get_deltas(sorted(cache.manifest["adapters"].keys() - set(self.paths)))
+        if deltas:
+            self._index.add(unit_rows(_flat(cache, deltas, self.dim)))  # pyright: ignore[reportCallIssue]
+            self.paths += tuple(deltas)
+            self.cache_hash = _cache_hash(cache, self.paths)
+        return bool(deltas)
+
+
+def _of_another(folder: str | Path, cache: DeltaCache) -> InputError:
+    return InputError(f"{folder}: index of another version of the cache {cache.cache_dir}; build it again")
+
+
+def _flat(cache: DeltaCache, deltas: Mapping[str, Float[np.ndarray, "..."]], dim: int | None = None) -> Float[np.ndarray, "N D"]:
+    """Deltas as rows. InputError when they differ in size, from each other or from what is known."""
+    sizes = {delta.size: path for path, delta in deltas.items()} | ({dim: "the index"} if dim is not None else {})
+    if len(sizes) > 1:
+        shown = ", ".join(f"{path} has {size}" for size, path in sizes.items())
+        raise InputError(f"{cache.cache_dir}: deltas of several sizes ({shown}); keep one configuration per cache")
+    return np.stack([delta.reshape(-1) for delta in deltas.values()])
 
 
 def _opened(cache: DeltaCache | str | Path) -> DeltaCache:

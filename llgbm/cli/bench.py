@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "step-100m": ("llgbm.bench.step", "bench_step_100m"),
     "generate": ("llgbm.bench.generate", "bench_generate"),
     "retrieve": ("llgbm.bench.retrieve", "bench_retrieve"),
+    "cache": ("llgbm.bench.cache", "bench_cache"),
     "evaluate": ("llgbm.bench.evaluate", "bench_evaluate"),
     "tracking": ("llgbm.bench.tracking", "bench_tracking"),
     "store": ("llgbm.bench.tracking", "bench_store"),

@@ -1,27 +1,28 @@
 """A folder of deltas: one safetensors file per adapter, a manifest, any number of writers.
 
-Files are named by content, written atomically and verified on read; the manifest changes under a lock. So a crash at
-any moment, or two processes at once, leave a readable cache in which nothing is lost.
+Files are named by content, written atomically and verified on read; the manifest (`manifest.json` with the configuration, and a line of
+`adapters.jsonl` for each delta) changes under a lock. So a crash at any moment, or two processes at once, leave a readable cache in which
+nothing is lost.
 """
 
 import fcntl
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import AfterValidator
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from llgbm.checking import RECORD, Integer, read_as
+from llgbm.checking import RECORD, read_as
+from llgbm.delta.entries import ENTRIES_FILE, DeltaRecord, Entries
 from llgbm.errors import InputError
-from llgbm.files import absolute, hash_json, read_json, write_bytes, write_json
+from llgbm.files import hash_json, read_json, write_bytes, write_json
 from llgbm.names import path_part
 
 MANIFEST = "manifest.json"
@@ -29,23 +30,12 @@ BASE = "base"
 
 
 @dataclass(frozen=True, config=RECORD)
-class DeltaRecord:
-    """One delta of a cache, as its manifest records it."""
-
-    key: str
-    file: Annotated[str, AfterValidator(path_part)]
-    sha256: str
-    shape: tuple[Integer, ...]
-    place: str | None = None
-    """The adapter's folder in one spelling."""
-
-
-@dataclass(frozen=True, config=RECORD)
 class CacheManifest:
     """What the `manifest.json` of a cache holds."""
 
-    adapters: dict[str, DeltaRecord]
     config: dict[str, Any]
+    adapters: dict[str, DeltaRecord] = Field(default_factory=dict)
+    """What caches recorded here when they had no `adapters.jsonl`."""
     base: DeltaRecord | None = None
 
 
@@ -86,12 +76,15 @@ class DeltaCache:
         self.cache_dir = Path(cache_dir)
         self.faults: list[str] = []
         """Entries found corrupt since this object was made; they count as absent."""
+        self._head: dict[str, Any] = {"config": {}}
+        self._stamp: tuple[int, ...] | None = None
+        self._entries = Entries(self.cache_dir / ENTRIES_FILE)
         self._read()
 
     @property
     def manifest(self) -> dict[str, Any]:
         """What is stored, as last read or written: adapters by path, and the configuration of their deltas."""
-        return self._manifest
+        return {**self._head, "adapters": self._entries.records}
 
     def bind(self, config: Mapping[str, Any]) -> None:
         """Say which configuration the deltas have; a cache holds only one.
@@ -100,7 +93,7 @@ class DeltaCache:
             InputError: The cache was written with another.
         """
         with self._locked():
-            found = self._manifest["config"]
+            found = self._head["config"]
             differing = difference(found, config) if found else None
             if differing is not None:
                 name, here, asked = differing
@@ -108,70 +101,56 @@ class DeltaCache:
                     f"{self.cache_dir}: holds deltas of another configuration ({name} is {here}, asked for {asked}); "
                     "choose another folder or remove it"
                 )
-            self._manifest["config"] = dict(config)
+            self._write_head(config=dict(config))
 
     def save_delta(self, adapter_path: str | Path, delta: Float[np.ndarray, "..."], key: str | None = None) -> None:
         """Store one delta as float32; `key` names its content and defaults to a hash of the path."""
         self.save_deltas({str(adapter_path): (key or hash_json(str(adapter_path)), delta)})
 
     def save_deltas(self, entries: Mapping[str, tuple[str, np.ndarray]]) -> None:
-        """Store several deltas, path -> (key, delta), with one change of the manifest."""
+        """Store several deltas, path -> (key, delta); what it costs does not depend on how many are stored."""
         with self._locked():  # the files too: of two writers of one key, the same one wins in file and manifest
             records = {path: self._write(key, delta) for path, (key, delta) in entries.items()}
             written = {record["key"]: record for record in records.values()}
-            known = self._manifest["adapters"]
-            same = {path: {**record, **written[record["key"]]} for path, record in known.items() if record["key"] in written}
-            self._manifest["adapters"] |= same
-            self._enter(records)
+            same = {path: record for key, record in written.items() for path in self._entries.of_key(key)}
+            self._entries.append({**same, **records})
 
     def get_delta(self, adapter_path: str | Path, key: str | None = None) -> Float[np.ndarray, "..."] | None:
         """The delta of one adapter, float32; None when it is absent, corrupt (see `faults`), or stored under another key."""
-        record = self._find(str(adapter_path))
+        record = self._entries.find(str(adapter_path))
         if record is None or (key is not None and record["key"] != key):
             return None
         return self._load(str(adapter_path), record)
 
     def held(self, keys: Mapping[str, str]) -> set[str]:
         """Of adapters (path -> key), those whose sound delta is stored; one stored for an equal adapter elsewhere gets this path too."""
-        adapters = self._manifest["adapters"]
-        by_key = {record["key"]: record for record in adapters.values()}
-        found = {path: by_key[key] for path, key in keys.items() if key in by_key}
-        sound = {path: record for path, record in found.items() if self._load(path, record) is not None}
-        moved = {path: record for path, record in sound.items() if adapters.get(path, {}).get("key") != record["key"]}
+        found = {path: next(iter(self._entries.of_key(key).values()), None) for path, key in keys.items()}
+        sound = {path: record for path, record in found.items() if record is not None and self._load(path, record) is not None}
+        moved = {path: record for path, record in sound.items() if self._entries.records.get(path, {}).get("key") != record["key"]}
         if moved:
             with self._locked():
-                self._enter(moved)
+                self._entries.append(moved)
         return set(sound)
 
     def get_all_deltas(self) -> dict[str, Float[np.ndarray, "..."]]:
-        """Adapter path -> delta of every sound entry."""
-        found = {path: self._load(path, record) for path, record in sorted(self._manifest["adapters"].items())}
+        """Adapter path -> delta of every sound entry, by path."""
+        return self.get_deltas(sorted(self._entries.records))
+
+    def get_deltas(self, paths: Iterable[str]) -> dict[str, Float[np.ndarray, "..."]]:
+        """Path -> delta of those sound entries, of paths as `manifest` has them."""
+        found = {path: self._load(path, self._entries.records[path]) for path in paths}
         return {path: delta for path, delta in found.items() if delta is not None}
 
     def save_base_activation(self, activation: Float[np.ndarray, "..."], config: Mapping[str, Any]) -> None:
         """Store the base's own states and bind the cache to their configuration."""
         self.bind(config)
         with self._locked():
-            self._manifest[BASE] = self._write(BASE, activation)
+            self._write_head(**{BASE: self._write(BASE, activation)})
 
     def get_base_activation(self) -> Float[np.ndarray, "..."] | None:
         """The base's own states, or None."""
-        record = self._manifest.get(BASE)
+        record = self._head.get(BASE)
         return None if record is None else self._load(BASE, record)
-
-    def _enter(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put records into the manifest; of several spellings of one folder the last stays, so that no adapter counts twice."""
-        by_place = {record.get("place", path): path for path, record in self._manifest["adapters"].items()}
-        for path, record in records.items():
-            place = absolute(path)
-            self._manifest["adapters"].pop(by_place.get(place), None)
-            self._manifest["adapters"][path] = {**record, "place": place}
-            by_place[place] = path
-
-    def _find(self, path: str) -> dict[str, Any] | None:
-        """The record of an adapter's folder, however its path was spelled when it was stored."""
-        adapters, place = self._manifest["adapters"], absolute(path)
-        return adapters.get(path) or next((record for record in adapters.values() if record.get("place") == place), None)
 
     def _write(self, key: str, delta: np.ndarray) -> dict[str, Any]:
         array = np.ascontiguousarray(delta, dtype=np.float32)
@@ -195,18 +174,36 @@ class DeltaCache:
         return None
 
     def _read(self) -> None:
+        """What others have written since the last time; all of it where the folder is another one now."""
         path = self.cache_dir / MANIFEST
-        self._manifest: dict[str, Any] = read_json(path) if path.exists() else {"adapters": {}, "config": {}}
-        read_as(CacheManifest, self._manifest, f"{path}: not the manifest of a delta cache, remove it or choose another folder")
+        stamp = _stamp(path)
+        if stamp != self._stamp or not self._entries.is_of(self.cache_dir / ENTRIES_FILE):
+            head: dict[str, Any] = read_json(path) if stamp else {"config": {}}
+            read_as(CacheManifest, head, f"{path}: not the manifest of a delta cache, remove it or choose another folder")
+            self._head, self._stamp, self._entries = head, stamp, Entries(self.cache_dir / ENTRIES_FILE)
+            for adapter, record in self._head.get("adapters", {}).items():
+                self._entries.enter(adapter, record)
+        self._entries.read()
+
+    def _write_head(self, **changes: Any) -> None:
+        """Change what `manifest.json` says, if that is new."""
+        path = self.cache_dir / MANIFEST
+        if not path.exists() or any(self._head.get(name) != value for name, value in changes.items()):
+            self._head |= changes
+            write_json(path, self._head)
+            self._stamp = _stamp(path)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """The manifest as others left it, written back if it changed; one process at a time."""
+        """The manifest as others left it; one process at a time."""
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         with (self.cache_dir / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._read()
-            before = json.dumps(self._manifest, sort_keys=True)
+            self._write_head()
             yield
-            if json.dumps(self._manifest, sort_keys=True) != before or not (self.cache_dir / MANIFEST).exists():
-                write_json(self.cache_dir / MANIFEST, self._manifest)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Changes when a file is written anew; None where there is none."""
+    return (status.st_ino, status.st_mtime_ns, status.st_size) if path.exists() and (status := path.stat()) else None

@@ -238,6 +238,6 @@ def core_metrics(curve: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _is_cache(folder: Path) -> bool:
-    """Whether a folder with a manifest is a cache of deltas: it lists adapters, and no teachers."""
+    """Whether a folder with a manifest is a cache of deltas: it says how these were measured, and lists no teachers."""
     manifest = read_json(folder / "manifest.json")
-    return isinstance(manifest, dict) and "adapters" in manifest and "teachers" not in manifest
+    return isinstance(manifest, dict) and "config" in manifest and "teachers" not in manifest

@@ -90,7 +90,7 @@ def test_retrieve_refuses_two_queries_and_another_cache(run, tmp_path, capsys):
     assert main(["retrieve", "--description", "Say a.", "--predictor", str(tmp_path), "--cache_dir", str(run.parent / "deltas")]) == 2
     assert "no predictor there" in capsys.readouterr().err
     write_json(tmp_path / "manifest.json", {**read_json(run.parent / "deltas" / "manifest.json"), "config": {"base": "other"}})
-    for file in (run.parent / "deltas").glob("*.safetensors"):
+    for file in [run.parent / "deltas" / "adapters.jsonl", *(run.parent / "deltas").glob("*.safetensors")]:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     assert main(["retrieve", "--description", "Say a.", "--predictor", str(run), "--cache_dir", str(tmp_path)]) == 2
     assert "its deltas have base other, the predictor learned" in capsys.readouterr().err

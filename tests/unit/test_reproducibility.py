@@ -65,7 +65,7 @@ def test_cache_hash_needs_a_cache(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"manifest.json: no such file"):
         compute_delta_cache_hash(tmp_path)
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(InputError, match="not a delta cache"):
+    with pytest.raises(InputError, match="not the manifest of a delta cache"):
         compute_delta_cache_hash(tmp_path)
     (tmp_path / "manifest.json").write_text('{"adapters": {}, "config": {}}')
     empty = compute_delta_cache_hash(tmp_path)

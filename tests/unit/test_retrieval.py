@@ -133,9 +133,33 @@ def test_kept_index_is_used_until_the_cache_or_the_kind_changes(tmp_path: Path, 
         assert index.search(np.array([0, 1.0, 0]), 1) == [("a1", 1.0)]
     cache.save_delta("b", np.array([0, 1.0, 0.1]))
     assert len(AdapterIndex.kept(tmp_path / "index", cache, approximate=True).paths) == 4
+    assert built == [False, True]
     (tmp_path / "index" / "index.faiss").write_bytes(b"")
     assert len(AdapterIndex.kept(tmp_path / "index", cache, approximate=True).paths) == 4
-    assert built == [False, True, True, True]
+    assert built == [False, True, True]
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_an_index_grows_with_its_cache_and_keeps_its_rows(tmp_path: Path, approximate: bool) -> None:
+    rows = np.random.default_rng(5).standard_normal((60, 8)).astype(np.float32)
+    cache = DeltaCache(tmp_path / "cache")
+    cache.save_deltas({f"m{i}": (f"key{i}", row) for i, row in enumerate(rows[:40])})
+    first = AdapterIndex.kept(tmp_path / "index", cache, approximate=approximate)
+    cache.save_deltas({f"a{i}": (f"more{i}", row) for i, row in enumerate(rows[40:])})  # before the others by name
+    grown = AdapterIndex.kept(tmp_path / "index", DeltaCache(tmp_path / "cache"), approximate=approximate)
+    assert grown.paths[:40] == first.paths
+    whole = AdapterIndex(cache, approximate=approximate)
+    for row in rows:
+        assert grown.search(row, 1) == whole.search(row, 1)
+        assert grown.search(row, 1)[0][1] == pytest.approx(1)
+    loaded = AdapterIndex.load(tmp_path / "index", cache)
+    assert (loaded.paths, loaded.cache_hash) == (grown.paths, grown.cache_hash)
+    cache.save_delta("m3", rows[0], key="another")
+    changed = AdapterIndex.kept(tmp_path / "index", cache, approximate=approximate)
+    assert {path for path, _ in changed.search(rows[0], 2)} == {"m0", "m3"}
+    cache.save_delta("wide", np.ones(9))
+    with pytest.raises(InputError, match=r"deltas of several sizes \(wide has 9, the index has 8\)"):
+        AdapterIndex.kept(tmp_path / "index", cache, approximate=approximate)
 
 
 def test_approximate_search_of_a_large_clustered_zoo_finds_nearly_all(tmp_path: Path) -> None:
