@@ -101,7 +101,7 @@ def plot_scores(cells: dict[str, dict[Method, np.ndarray]], metrics: dict[str, s
         axes.set(yticks=range(len(cells)), yticklabels=[f"{task}\n{metrics[task].replace('_', ' ')}" for task in cells])
         axes.set(xlim=(0, 100), xlabel="score, %", ylim=(len(cells) - 0.5, -0.5))
         axes.tick_params(axis="y", labelsize=9)
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.03, 1))
         bare_axes(axes)
 
 
