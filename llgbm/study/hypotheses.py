@@ -121,7 +121,7 @@ def judged(claims: Sequence[Pairs], alpha: float) -> list[Finding]:
         return []
     at_seeds = alpha / max(1, sum(pairs.has_seeds for pairs in claims))
     tests = [_tests(pairs, alpha / len(claims), at_seeds) for pairs in claims]
-    holm, bonferroni = (_adjusted(tests, method) for method in ("holm", "bonferroni"))
+    holm, bonferroni = _adjusted(tests, "holm"), _adjusted(tests, "bonferroni")
     against = _adjusted([{level: dataclasses.replace(one, p_value=one.p_opposite) for level, one in of.items()} for of in tests], "holm")
     found = []
     for pairs, of_pairs, by_holm, by_bonferroni, by_opposite in zip(claims, tests, holm, bonferroni, against, strict=True):
@@ -138,7 +138,7 @@ def _tests(pairs: Pairs, at_models: float, at_seeds: float) -> dict[Level, Teste
     return {"models": models, "seeds": of_seeds(pairs.excess, pairs.hoped_excess, at_seeds)} if pairs.has_seeds else {"models": models}
 
 
-def _adjusted(tests: Sequence[dict[Level, Tested]], method: str) -> list[dict[Level, float | None]]:
+def _adjusted(tests: Sequence[dict[Level, Tested]], method: Literal["holm", "bonferroni"]) -> list[dict[Level, float | None]]:
     found: list[dict[Level, float | None]] = [{} for _ in tests]
     for level in LEVELS:
         tested = [i for i, of_claim in enumerate(tests) if level in of_claim]

@@ -8,7 +8,8 @@ training anew; units alone speak of the models at hand.
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from scipy import stats
 
 from llgbm.errors import InputError
 from llgbm.evaluation.clusters import RESAMPLES
-from llgbm.evaluation.statistics import expanded_confidence, sign_flip_test, smallest_p
+from llgbm.evaluation.statistics import expanded_confidence, holm, sign_flip_test, smallest_p
 
 CONFIDENCE = 0.95
 WANTED_POWER = 0.8
@@ -126,35 +127,39 @@ def resampled(cells: Cells, seeds_too: bool, seed: int = 0) -> Float[np.ndarray,
 
     Cells of the same shapes get the same draws, so differences and ratios of two results are those of pairs.
     """
-    rng = np.random.default_rng(seed)
-    n_seeds = len(cells[0])
-    of_seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=RESAMPLES) if seeds_too else np.ones((RESAMPLES, n_seeds))
+    of_seeds, of_tasks = _draws(tuple(cell.shape for cell in cells), seeds_too, seed)
     means = np.zeros(RESAMPLES)
-    for cell in cells:
-        n_units = cell.shape[1]
-        of_units = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=RESAMPLES)
-        means += ((of_seeds @ cell) * of_units).sum(1) / (n_seeds * n_units)
+    for cell, of_units in zip(cells, of_tasks, strict=True):
+        means += ((of_seeds @ cell) * of_units).sum(1) / cell.size
     return means / len(cells)
 
 
-def adjusted(p_values: Sequence[float | None], method: str) -> list[float | None]:
+@lru_cache(maxsize=4)
+def _draws(shapes: tuple[tuple[int, int], ...], seeds_too: bool, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """How often each seed [R, S], and each unit of each task [R, N], counts in each resample; made once for results of one shape."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(n: int) -> np.ndarray:
+        return rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.int16)
+
+    n_seeds = shapes[0][0]
+    return drawn(n_seeds) if seeds_too else np.ones((RESAMPLES, n_seeds)), [drawn(n_units) for _, n_units in shapes]
+
+
+def adjusted(p_values: Sequence[float | None], method: Literal["holm", "bonferroni"]) -> list[float | None]:
     """p-values adjusted for testing all of them; those that are None do not count.
 
-    Args:
-        method: `holm` or `bonferroni`, as statsmodels names them.
-
-    Raises:
-        InputError: statsmodels is missing.
+    By hand, since statsmodels' `multipletests` collects garbage at every call, which takes half a second.
     """
     tested = [p for p in p_values if p is not None]
-    found = iter(_statsmodels("stats.multitest").multipletests(tested, method=method)[1] if tested else ())
-    return [None if p is None else float(next(found)) for p in p_values]
+    found = iter(holm(tested) if method == "holm" else [min(1.0, len(tested) * p) for p in tested])
+    return [None if p is None else next(found) for p in p_values]
 
 
 def _sizes(mean: float, spread: float, n: int, hoped: float, alpha: float) -> tuple[float, float | None, float | None]:
     """Effect, power and detectable excess of n units with that spread."""
     hedges = 1 - 3 / (4 * (n - 1) - 1) if n > 2 else 1.0
-    solver = _statsmodels("stats.power").TTestPower()
+    solver = _power().TTestPower()
     power = float(solver.power(hoped / spread, n, alpha, alternative="larger")) if hoped > 0 else None
     smallest = float(solver.solve_power(None, n, alpha, WANTED_POWER, alternative="larger")) * spread if n > 2 else None
     return hedges * mean / spread, power, smallest
@@ -183,9 +188,8 @@ def _check(cells: Cells) -> None:
         raise InputError(f"{len(cells)} tasks with results {[cell.shape for cell in cells]}; give seeds by units for at least one task")
 
 
-def _statsmodels(part: str) -> Any:
-
+def _power() -> Any:
     try:
-        return importlib.import_module(f"statsmodels.{part}")
+        return importlib.import_module("statsmodels.stats.power")
     except ModuleNotFoundError as error:
-        raise InputError("power and adjusted p-values need statsmodels, which is not installed; pip install 'llgbm[study]'") from error
+        raise InputError("the power of a test needs statsmodels, which is not installed; pip install 'llgbm[study]'") from error

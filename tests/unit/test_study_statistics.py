@@ -1,6 +1,7 @@
 """The study's tests against scipy and statsmodels, on constant data, and with too few seeds."""
 
 import sys
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_power_effect_and_what_is_detectable_are_statsmodels(n: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["holm", "bonferroni"])
-def test_adjusted_p_values_are_statsmodels_and_leave_out_what_was_not_tested(method: str) -> None:
+def test_adjusted_p_values_are_statsmodels_and_leave_out_what_was_not_tested(method: Literal["holm", "bonferroni"]) -> None:
     found = adjusted([0.01, None, 0.04, 0.0], method)
     assert found[1] is None
     assert [p for p in found if p is not None] == pytest.approx(multipletests([0.01, 0.04, 0.0], method=method)[1])
@@ -140,6 +141,6 @@ def test_nothing_to_test_and_unequal_seeds_are_refused() -> None:
 
 
 def test_without_statsmodels_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
-    with pytest.raises(InputError, match=r"pip install 'llgbm\[study\]'"):
-        adjusted([0.1], "holm")
+    monkeypatch.setitem(sys.modules, "statsmodels.stats.power", None)
+    with pytest.raises(InputError, match=r"the power of a test needs statsmodels, .* pip install 'llgbm\[study\]'"):
+        of_units([cells(0)], "example", 0.1, ALPHA)
