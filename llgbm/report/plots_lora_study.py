@@ -24,7 +24,7 @@ MOST_TICKS = 6
 
 def plot_drift_map(tasks: Sequence[TaskDrift], path: str | Path) -> None:
     """CKA to the base by layer (upwards) and step (to the right), mean over seeds: a row per task, a column per method."""
-    methods = [method for method in METHODS if any(run.method == method for task in tasks for run in task.runs)]
+    methods: list[Method] = [method for method in METHODS if any(run.method == method for task in tasks for run in task.runs)]
     maps = {(task.task, method): _mean_map(task.runs, method) for task in tasks for method in methods}
     lowest = min((float(np.nanmin(likeness)) for _, likeness in filter(None, maps.values())), default=0.0)
     floor = min(0.99, np.floor(20 * lowest) / 20)
@@ -86,7 +86,7 @@ def plot_scores(cells: dict[str, dict[Method, np.ndarray]], metrics: dict[str, s
     with saved_figure(path, 7.2, 1.1 + 0.75 * len(cells)) as figure:
         axes = figure.subplots()
         for place, (task, of_task) in enumerate(cells.items()):
-            for shift, method in ((-0.16, "full"), (0.16, "lora")):
+            for shift, method in zip((-0.16, 0.16), METHODS, strict=True):
                 scores = of_task[method]
                 mean, (low, high) = float(scores.mean()), interval([scores], seeds_too=False)
                 color = METHOD_COLORS[method]

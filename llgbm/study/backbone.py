@@ -109,4 +109,5 @@ def inner_model(model: nn.Module) -> PreTrainedModel:
     from peft import PeftModel
 
     whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return whole.backbone if isinstance(whole, SpanModel) else whole.base_model
+    inner: Any = whole.backbone if isinstance(whole, SpanModel) else whole.base_model
+    return inner

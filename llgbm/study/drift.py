@@ -159,7 +159,7 @@ class _Measured:
         return set(self.probes["cka"].isnan().any(1).nonzero()[:, 0].tolist())
 
     def drift(self, counted: Sequence[int]) -> RunDrift:
-        probe_drift = {name: (1 - values[list(counted)]).mean(0) for name, values in self.probes.items()}
+        probe_drift: dict[Measure, Tensor] = {name: (1 - values[list(counted)]).mean(0) for name, values in self.probes.items()}
         return RunDrift(
             self.method,
             self.seed,
@@ -238,10 +238,13 @@ def _reduction(tasks: Sequence[TaskDrift], measure: Measure, alpha: float) -> Re
     moved = means[1] > ROUNDING
     ratio = ratio_interval(lora, full, over_seeds) if moved else None
     less = [of_full - of_lora for of_lora, of_full in zip(lora, full, strict=True)]
+    low, high = (1 - ratio[1], 1 - ratio[0]) if ratio else (None, None)
     return Reduction(
-        *means,
+        means[0],
+        means[1],
         1 - means[0] / means[1] if moved else None,
-        *((1 - ratio[1], 1 - ratio[0]) if ratio else (None, None)),
+        low,
+        high,
         over_seeds,
         of_units(less, "probe", 0.0, alpha).p_value,
         of_seeds(less, 0.0, alpha).p_value,

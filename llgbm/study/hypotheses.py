@@ -125,7 +125,7 @@ def judged(claims: Sequence[Pairs], alpha: float) -> list[Finding]:
     against = _adjusted([{level: dataclasses.replace(one, p_value=one.p_opposite) for level, one in of.items()} for of in tests], "holm")
     found = []
     for pairs, of_pairs, by_holm, by_bonferroni, by_opposite in zip(claims, tests, holm, bonferroni, against, strict=True):
-        verdict = {level: _verdict(by_holm[level], by_opposite[level], alpha) for level in of_pairs}
+        verdict: dict[Level, Verdict] = {level: _verdict(by_holm[level], by_opposite[level], alpha) for level in of_pairs}
         mean_of = _mean_time if pairs.logarithmic else mean
         sides = mean_of(pairs.lora), mean_of(pairs.other), *_ratio(pairs, alpha), pairs.hoped
         why = _why(pairs, of_pairs, by_holm, at_seeds)
@@ -158,12 +158,13 @@ def _ratio(pairs: Pairs, alpha: float) -> tuple[float | None, float | None, floa
     if pairs.logarithmic:
         longer = [lora - other for lora, other in zip(pairs.lora, pairs.other, strict=True)]
         low, high = interval(longer, seeds_too=False)
-        return tuple(float(np.exp(x)) for x in (mean(longer), low, high))  # pyright: ignore[reportReturnType]
+        return float(np.exp(mean(longer))), float(np.exp(low)), float(np.exp(high))
     other = mean(pairs.other)
     if other <= ROUNDING:
         return None, None, None
     found = ratio_interval(pairs.lora, pairs.other, seeds_too=len(pairs.lora[0]) >= seeds_needed(alpha))
-    return mean(pairs.lora) / other, *(found or (None, None))
+    low, high = found or (None, None)
+    return mean(pairs.lora) / other, low, high
 
 
 def _why(pairs: Pairs, tests: dict[Level, Tested], holm: dict[Level, float | None], at_seeds: float) -> str:

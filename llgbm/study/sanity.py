@@ -66,7 +66,7 @@ def run_check(study: Study, progress: ProgressCallback | None = None) -> Checks:
     found = read_checks(study)
     done = {(check.task, check.method, check.name) for check in found.checks}
     config = study.config
-    wanted = [(task, method, name) for task in config.tasks for method in config.methods for name in CHECKS]
+    wanted: list[tuple[str, Method, str]] = [(task, method, name) for task in config.tasks for method in config.methods for name in CHECKS]
     pending = [entry for entry in wanted if entry not in done]
     if pending or set(config.tasks) - found.baselines.keys():
         tasks = load_tasks(config)

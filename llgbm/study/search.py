@@ -57,7 +57,8 @@ def run_search(study: Study, progress: ProgressCallback | None = None) -> Search
         InputError: optuna is not installed, a journal is damaged, or a task cannot be read.
     """
     searches = {}
-    pairs = [(task, method) for task in study.config.tasks for method in study.config.methods] if study.config.search.trials else []
+    asked: list[tuple[str, Method]] = [(task, method) for task in study.config.tasks for method in study.config.methods]
+    pairs = asked if study.config.search.trials else []
     missing = {pair: _missing(study, *pair) for pair in pairs}
     if any(missing.values()):
         tasks = load_tasks(study.config)

@@ -112,7 +112,7 @@ def class_loss(outputs: Any, labels: Int[Tensor, " B"], num_items_in_batch: Any 
 
 def encoder_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[int]:
     """A text or pair as the tokenizer puts it together, the longer one cut."""
-    return tokenizer(*texts, truncation=True, max_length=max_length).input_ids
+    return tokenizer(texts[0], texts[1] if len(texts) > 1 else None, truncation=True, max_length=max_length).input_ids
 
 
 def decoder_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, frame: Sequence[str]) -> list[int]:
