@@ -177,8 +177,8 @@ class SearchConfig:
 class ProbesConfig:
     """Texts by which representations are compared."""
 
-    count: Annotated[Integer, Field(ge=4)] = 64
-    """How many: test inputs, the same for every method and seed of a task; unbiased CKA needs four or more."""
+    count: Annotated[Integer, Field(ge=5)] = 64
+    """How many: test inputs, the same for every method and seed of a task; unbiased CKA needs five or more."""
     every_steps: Count = 50
     """Optimizer steps between two recordings; the untrained model and the end are recorded in any case."""
 

@@ -127,6 +127,19 @@ def test_trials_of_processes_that_are_gone_are_made_again_and_those_of_others_ar
     assert len(_trials(study)) == 3
 
 
+def test_a_line_that_a_kill_tore_is_dropped(tmp_path: Path) -> None:
+    study = small_study(tmp_path, **SEARCH)
+    journal = open_journal(study, TASK, "lora")
+    journal.tell(journal.ask(), 0.5)
+    path = study.search_folder(TASK, "lora") / "journal.log"
+    sound = path.read_bytes()
+    path.write_bytes(sound + b'{"op_code":5,"worker_id":"torn')
+    again = open_journal(study, TASK, "lora")
+    assert b"torn" not in path.read_bytes()
+    again.tell(again.ask(), 0.25)
+    assert [trial.value for trial in _trials(study).values()] == [0.5, 0.25]
+
+
 def test_a_fault_in_a_trial_leaves_it_failed(tmp_path: Path) -> None:
     study = small_study(tmp_path, **SEARCH, lora__target_modules=["nowhere"])
     with pytest.raises(InputError, match="PEFT finds none of them"):
