@@ -22,6 +22,8 @@ from llgbm.study.statistics import interval
 
 Command = Callable[[str], str]
 """Step -> the command line that makes it."""
+NEEDED = {"H1": "run", "H2": "drift", "H3": "deploy"}
+"""Claim -> the step it rests on."""
 LATENCIES = ("mean", "p50", "p95", "p99")
 LEVEL_NAMES = {"models": "these models", "seeds": "training anew"}
 BACKENDS = {"peft": "PEFT", "functional": "this package's functional batch", "vllm": "vLLM"}
@@ -32,7 +34,7 @@ def glance(found: HypothesesFindings | None, command: Command) -> Section:
     if found is None:
         return Section("glance", "Verdicts", [Missing("Verdicts are", command("hypotheses"))])
     cards: list[Part] = [_card(one) for one in found.findings if one.task is None]
-    missing = [Missing(f"{name} {step.partition(';')[0]}; its verdict is", command("hypotheses")) for name, step in found.missing.items()]
+    missing = [Missing(f"{name} {step.partition(';')[0]}; its verdict is", command(NEEDED[name])) for name, step in found.missing.items()]
     return Section("glance", "Verdicts", [*cards, *missing])
 
 

@@ -136,7 +136,10 @@ def _overhead(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
     found = read_deployment(study)
     if found is None:
         return "needs times of serving; run 'llgbm study deploy'"
-    name, count, model = config.serving_backend, config.serving_adapters, found.models[0]
+    model = next((one for one in found.models if not one.refused), None)
+    if model is None:
+        return "needs a model that can be served; set deployment.models, and run 'llgbm study deploy'"
+    name, count = config.serving_backend, config.serving_adapters
     way = f"{count} adapter{'s' * (count > 1)}"
     times = {(one.way, one.batch_size): one.seconds for backend in model.backends if backend.backend == name for one in backend.servings}
     sizes = [size for of_way, size in times if of_way == way]

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.peft_io import read_adapters, target_shapes
+from llgbm.lora.peft_io import ALL_LINEAR, read_adapters, target_shapes
 from llgbm.study.folder import Study
 from llgbm.study.serving import Served, prepared
 from llgbm.zoo.base import load_configured
@@ -33,7 +33,7 @@ def serve_model(study: Study, name: str, folder: Path) -> tuple[Served, str]:
     count = max(*config.adapters, 2)
     model = load_configured(study.config.model).model if name == BASE else random_llama()
     model = model.to(device).float()  # pyright: ignore[reportArgumentType]
-    shapes = target_shapes(model, study.config.lora.target_modules)
+    shapes = target_shapes(model, study.config.lora.target_modules if name == BASE else ALL_LINEAR)
     trained = _trained(study, shapes) if name == BASE else None
     factors = (
         random_adapters(model, shapes, config.rank, count)

@@ -196,11 +196,14 @@ class VllmBackend:
         if importlib.util.find_spec("vllm") is None:
             raise InputError("vLLM is not installed; pip install vllm where there is a build for it")
         self.served = served
+        self.engines: dict[Kind, Any] = {}
 
     def server(self, kind: Kind) -> Serve:
         vllm: Any = importlib.import_module("vllm")
         request: Any = importlib.import_module("vllm.lora.request").LoRARequest
-        engine, served = self._engine(vllm, kind), self.served
+        if kind not in self.engines:
+            self.engines[kind] = self._engine(vllm, kind)
+        engine, served = self.engines[kind], self.served
         sampling = vllm.SamplingParams(temperature=0.0, max_tokens=served.new_tokens, ignore_eos=True, detokenize=False)
 
         def serve(prompts: Int[Tensor, "B T"], adapters: Sequence[int]) -> Int[Tensor, "B N"]:
@@ -223,7 +226,7 @@ class VllmBackend:
         ranks = [rank for of_module in self.served.factors.ranks.values() for rank in of_module]
         adapters = {"enable_lora": True, "max_loras": self.served.factors.n_adapters, "max_lora_rank": max(8, *ranks)}
         chosen = adapters if kind == "adapters" else {}
-        return vllm.LLM(str(folder), skip_tokenizer_init=True, dtype="float32", enforce_eager=True, **chosen)
+        return vllm.LLM(str(folder), skip_tokenizer_init=True, dtype="float32", gpu_memory_utilization=0.25, **chosen)
 
 
 BACKENDS: dict[str, Callable[[Served], Backend]] = {"peft": PeftBackend, "functional": FunctionalBackend, "vllm": VllmBackend}

@@ -200,6 +200,14 @@ def test_an_encoder_is_not_served_and_it_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_random_model_is_served_whatever_modules_the_study_adapts(tmp_path: Path) -> None:
+    study = Study.open(build_study({"lora": {"target_modules": ["query"]}, "deployment": SMALL}), tmp_path / "study")
+    served, about = serve_model(study, "random-100m", tmp_path / "served")
+    assert about == "2 random ones of rank 8"
+    assert len(served.factors.module_names) == 12 * 7
+
+
+@pytest.mark.slow
 def test_the_random_model_has_a_hundred_million_weights_the_same_each_time() -> None:
     one, other = random_llama(), random_llama()
     assert 1.05e8 < sum(parameter.numel() for parameter in one.parameters()) < 1.15e8

@@ -8,7 +8,7 @@ import pytest
 from study_runs import TASKS, made_up
 
 from llgbm.errors import InputError
-from llgbm.files import write_json
+from llgbm.files import read_json, write_json
 from llgbm.study.claims import Pairs, claims_of, score_cells
 from llgbm.study.config import build_study
 from llgbm.study.deployment import DEPLOYMENT_FILE, BackendFindings, DeploymentFindings, ModelFindings
@@ -122,6 +122,17 @@ def test_h3_names_what_was_not_measured(tmp_path: Path) -> None:
     assert "needs times of 4 adapters by functional" in str(claims_of(study)["H3"])
     add_times(study, 1.1, backend="functional", way="4 adapters")
     assert isinstance(claims_of(study)["H3"], list)
+
+
+def test_h3_takes_the_first_model_that_is_served(tmp_path: Path) -> None:
+    study = Study.open(build_study({"tasks": TASKS}), tmp_path)
+    add_times(study, 1.1)
+    document = read_json(study.path(DEPLOYMENT_FILE))
+    refused = {"model": "base", "parameters": 0, "adapters": "", "refused": "an encoder", "backends": []}
+    write_json(study.path(DEPLOYMENT_FILE), document | {"models": [refused, *document["models"]]})
+    assert isinstance(claims_of(study)["H3"], list)
+    write_json(study.path(DEPLOYMENT_FILE), document | {"models": [refused]})
+    assert claims_of(study)["H3"] == "needs a model that can be served; set deployment.models, and run 'llgbm study deploy'"
 
 
 def test_nothing_to_test_names_every_step(tmp_path: Path) -> None:
