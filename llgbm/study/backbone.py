@@ -51,7 +51,9 @@ class Backbone:
 
 
 def load_backbone(config: StudyConfig) -> Backbone:
-    """Load the base of a study. InputError as `zoo.base.load_base` and `load_encoder`."""
+    """Load the base of a study. InputError as `zoo.base.load_base` and `load_encoder`, and for float16."""
+    if config.model.dtype == "float16":
+        raise InputError("model.dtype is float16, in which small gradients are zero; train in bfloat16 or float32")
     if config.architecture == "encoder":
         return load_encoder(config.model)
     base = load_configured(config.model)

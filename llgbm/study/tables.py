@@ -33,7 +33,7 @@ class Table:
 
     def column(self, *names: str) -> str:
         """Which of some names for a column the table has. InputError when it has none."""
-        known = self.rows[0][1] if self.rows else {}
+        known = dict.fromkeys(key for _, row in self.rows for key in row)
         found = next((name for name in names if name in known), None)
         if found is None:
             has = ", ".join(known) or "none, as it has no row"

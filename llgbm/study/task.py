@@ -1,7 +1,7 @@
 """What training, checks and searches need of a task, whatever kind it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -109,7 +109,7 @@ def pad_rows(backbone: Backbone, rows: Sequence[Row]) -> Batch:
 
 
 @torch.no_grad()
-def in_batches(task: StudyTask, model: nn.Module, rows: Sequence[Row], read: Any) -> list[Any]:
+def in_batches(task: StudyTask, model: nn.Module, rows: Sequence[Row], read: Callable[[Any, Batch], Sequence[Any]]) -> list[Any]:
     """What `read(outputs, batch)` gives for each row, in the order of rows; those of one length share a forward pass.
 
     The model is in eval mode meanwhile.

@@ -101,6 +101,8 @@ def fit(
             dataloader_pin_memory=False,
             label_names=["labels"],
         )
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # else Trainer spreads the batch over every GPU there is
         trainer = Trainer(
             model,
             arguments,
@@ -175,12 +177,7 @@ class Validator(TrainerCallback):
 
 
 class Ticker(TrainerCallback):
-    """Tells after every step how many examples were learned from.
-
-    Args:
-        tick: Called with the number of examples, at most `most` in all, and the last loss.
-        most: What the training counts for.
-    """
+    """Tells after every step which share of the training is done."""
 
     def __init__(self, tick: Callable[[float], None]) -> None:
         self.tick = tick

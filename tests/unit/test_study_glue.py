@@ -170,6 +170,17 @@ def test_broken_rows_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCa
     assert "line 63: its sentence is ' ', expected text" in caplog.text
 
 
+def test_rows_of_json_without_a_column_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_sst2(tmp_path)
+    (tmp_path / "SST-2" / "train.tsv").unlink()
+    rows = ['{"label": 1}', '{"sentence": "fine"}', '{"sentence": "good", "label": "positive"}', '{"sentence": 3, "label": 0}']
+    write_text(tmp_path / "SST-2" / "train.jsonl", "\n".join(rows))
+    with caplog.at_level(logging.WARNING):
+        train, _ = GLUE["sst2"].read(str(tmp_path))
+    assert [(one.texts, one.label) for one in train] == [(("good",), 1)]
+    assert "line 1: its sentence is None, expected text; line 2: its label is None, expected one of" in caplog.text
+
+
 def test_missing_columns_and_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train\.tsv: no column sentence; its columns are text, label"):
         GLUE["sst2"].read(str(_broken(tmp_path, "text\tlabel\nx\t1\n")))
@@ -182,6 +193,11 @@ def test_an_encoder_that_is_none_or_is_not_there_is_named(tmp_path: Path) -> Non
         load_backbone(_config(tmp_path, Path("llgbm/zoo/micro/base").resolve()))
     with pytest.raises(InputError, match=r"encoder .*nowhere: cannot be loaded .*check the name, the network and the folder's files"):
         load_backbone(_config(tmp_path, tmp_path / "nowhere"))
+
+
+def test_float16_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.dtype is float16, in which small gradients are zero; train in bfloat16 or float32"):
+        load_backbone(_config(tmp_path, model__dtype="float16"))
 
 
 def test_a_base_without_such_a_head_is_named(encoder: Path) -> None:

@@ -56,13 +56,13 @@ class GlueTask:
         columns, label = [table.column(*names) for names in self.texts], table.column(*self.label)
 
         def make(where: str, row: Row) -> Labeled:
-            texts = [row[column] for column in columns]
+            texts, said = [row.get(column) for column in columns], row.get(label)
             empty = next((c for c, text in zip(columns, texts, strict=True) if not isinstance(text, str) or not text.strip()), None)
             if empty is not None:
-                raise ValueError(f"its {empty} is {row[empty]!r:.60}, expected text")
-            if str(row[label]) not in self.labels:
-                raise ValueError(f"its {label} is {row[label]!r:.60}, expected one of {', '.join(self.labels)}")
-            return Labeled(f"{Path(table.source).name} {where}", tuple(texts), self.labels[str(row[label])])
+                raise ValueError(f"its {empty} is {row.get(empty)!r:.60}, expected text")
+            if str(said) not in self.labels:
+                raise ValueError(f"its {label} is {said!r:.60}, expected one of {', '.join(self.labels)}")
+            return Labeled(f"{Path(table.source).name} {where}", tuple(texts), self.labels[str(said)])
 
         return table.read(make)
 
