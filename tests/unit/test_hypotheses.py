@@ -191,3 +191,12 @@ def test_a_verdict_goes_by_holm() -> None:
     found = judged([clear, barely], ALPHA)[1]
     assert (found.holm["seeds"], found.bonferroni["seeds"]) == (4 / 128, 8 / 128)
     assert found.verdict["seeds"] == "supported"
+
+
+def test_a_claim_that_is_clear_by_itself_alone_is_not_supported() -> None:
+    """p is 4/128 for both: within 0.05 each, and beyond it twice over."""
+    barely = Pairs(
+        "H1", None, "c", "example", "h", [np.outer([1, 1, 1, 1, 1, -0.3, -0.2], [1, 1])], [np.zeros((7, 2))], 0.0, more_is_better=True
+    )
+    assert judged([barely], ALPHA)[0].verdict["seeds"] == "supported"
+    assert [one.verdict["seeds"] for one in judged([barely, dataclasses.replace(barely, name="H2")], ALPHA)] == ["undecided"] * 2
