@@ -1,6 +1,11 @@
 """Runs of a study: each once, to the same end, with what it needs kept."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +96,23 @@ def test_finished_runs_stay_and_killed_ones_come_to_the_same(done: tuple[Study, 
     assert kept.stat().st_mtime_ns == before
     assert not stray.exists()
     assert [_content(r) for r in again] == [_content(r) for r in results[:2]]
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on_to_the_same_results(done: tuple[Study, list[RunResult]], tmp_path: Path) -> None:
+    study = small_study(tmp_path, seeds=[0, 1])
+    command = [sys.executable, "-m", "llgbm", "study", "run", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    while not study.states(TASK, "lora", 0) and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    finished = study.run_folder(TASK, "full", 0) / "result.json"
+    before = finished.stat().st_mtime_ns
+    assert study.result(TASK, "lora", 0) is None
+    again = run_runs(study).results
+    assert finished.stat().st_mtime_ns == before
+    assert [_content(result) for result in again] == [_content(result) for result in done[1]]
 
 
 def test_another_seed_comes_to_something_else(done: tuple[Study, list[RunResult]]) -> None:
