@@ -36,9 +36,14 @@ class Runs:
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each, for a table."""
+        names = dict.fromkeys(name for result in self.results for name in result.metrics)
         return [
-            {"task": r.task, "method": r.method, "seed": r.seed, **r.metrics, "steps": r.steps, "seconds": round(r.seconds, 1)}
-            for r in self.results
+            {
+                **{"task": result.task, "method": result.method, "seed": result.seed},
+                **{name: result.metrics.get(name) for name in names},
+                **{"steps": result.steps, "seconds": round(result.seconds, 1)},
+            }
+            for result in self.results
         ]
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from llgbm.cli import main
 from llgbm.errors import InputError
 from llgbm.files import read_json
 from llgbm.study.folder import RunResult, Study
-from llgbm.study.runs import run_runs
+from llgbm.study.runs import Runs, run_runs
 from llgbm.study.tasks.named import load_tasks
 
 
@@ -119,6 +120,13 @@ def test_another_seed_comes_to_something_else(done: tuple[Study, list[RunResult]
     _, results = done
     assert results[0].metrics["nll"] != results[2].metrics["nll"]
     assert results[1].metrics["nll"] != results[3].metrics["nll"]
+
+
+def test_a_table_has_every_tasks_metrics(done: tuple[Study, list[RunResult]]) -> None:
+    one, other = done[1][0], replace(done[1][1], metric="f1", metrics={"f1": 0.5})
+    rows = Runs([one, other]).rows()
+    assert [row["f1"] for row in rows] == [None, 0.5]
+    assert [row["nll"] for row in rows] == [one.metrics["nll"], None]
 
 
 def test_nothing_but_adapters_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
