@@ -219,6 +219,7 @@ def test_probes_work_on_classifiers(config: StudyConfig) -> None:
 
 
 @needs_shared_data
+@pytest.mark.slow
 def test_real_files_have_the_counts_they_are_said_to_have() -> None:
     """SST-2's 67349 train examples take their time where every value's type is checked."""
     counts = {name: tuple(len(part) for part in GLUE[name].read(str(SHARED_DATA / "glue_small"))) for name in ("mrpc", "rte")}

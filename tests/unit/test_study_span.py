@@ -184,6 +184,7 @@ def test_a_folder_has_both_splits(tmp_path: Path) -> None:
 
 
 @needs_shared_data
+@pytest.mark.slow
 def test_half_of_the_real_dev_set_is_split_by_article() -> None:
     path = SHARED_DATA / "squad_v2_cs224n" / "dev-v2.0.json"
     train, test = read_questions(str(path))
