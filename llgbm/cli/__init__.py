@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "ensemble": "llgbm.cli.ensemble",
     "generate": "llgbm.cli.generate",
     "try": "llgbm.cli.try_adapter",
+    "serve": "llgbm.cli.serve",
     "evaluate": "llgbm.cli.evaluate",
     "retrieve": "llgbm.cli.retrieve",
     "ablate": "llgbm.cli.ablate",

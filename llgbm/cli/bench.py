@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "retrieve": ("llgbm.bench.retrieve", "bench_retrieve"),
     "cache": ("llgbm.bench.cache", "bench_cache"),
     "evaluate": ("llgbm.bench.evaluate", "bench_evaluate"),
+    "serve": ("llgbm.bench.serve", "bench_serve"),
     "tracking": ("llgbm.bench.tracking", "bench_tracking"),
     "store": ("llgbm.bench.tracking", "bench_store"),
     "memory-500m": ("llgbm.bench.memory", "bench_memory_500m"),

@@ -41,7 +41,7 @@ class SideBySide:
     def __init__(self, base: Base, adapters: Mapping[str, str | Path], frame: str = AUTO, max_new_tokens: int = 64) -> None:
         if not adapters or BASE in adapters:
             raise InputError(f"adapters are {', '.join(adapters) or 'none'}; give at least one, none of them named {BASE}")
-        self.base, self.max_new_tokens, self.frame = base, max_new_tokens, _chosen(base, frame)
+        self.base, self.max_new_tokens, self.frame = base, max_new_tokens, chosen_frame(base, frame)
         self._framing = Framing(base.tokenizer, FRAMES[self.frame], max_length=context_length(base), cut_left=True)
         self.voices = (BASE, *adapters)
         self._model: Any = None
@@ -104,7 +104,8 @@ class _Pieces(TextStreamer):
         self._take(text)
 
 
-def _chosen(base: Base, frame: str) -> str:
+def chosen_frame(base: Base, frame: str) -> str:
+    """The name of a frame that suits a base. InputError for an unknown one, and for `chat` without a chat template."""
     if frame not in (AUTO, *FRAMES):
         raise InputError(f"frame {frame!r} is unknown; choose one of {AUTO}, {', '.join(FRAMES)}")
     if frame == "chat" and not base.tokenizer.chat_template:

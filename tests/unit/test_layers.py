@@ -33,7 +33,7 @@ LAYERS = (
     ("workspace",),
     ("training",),
     ("evaluation", "compositionality"),
-    ("studies", "study", "provenance", "reproducibility"),
+    ("studies", "study", "provenance", "reproducibility", "serve"),
     ("report",),
     ("bench",),
     ("cli", "__main__"),

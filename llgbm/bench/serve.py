@@ -1,0 +1,97 @@
+"""`llgbm bench serve`: many clients with many tasks at once against the server, and one client after another."""
+
+import json
+import statistics
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from llgbm.bench.clock import now
+from llgbm.config import ExperimentConfig
+from llgbm.errors import InputError
+from llgbm.serve.server import Served, make_server
+from llgbm.zoo.folder import TeacherZoo
+
+REQUESTS, ADAPTERS, ALONE = 200, 50, 20
+"""Clients at once, the tasks they ask for between them, and requests one after another."""
+
+
+def bench_serve(config: ExperimentConfig, requests: int = REQUESTS, adapters: int = ADAPTERS) -> dict[str, Any]:
+    """Milliseconds from a request to its answer, by the clients' clocks; the generator is the one of `config.run_folder`.
+
+    Raises:
+        InputError: There is no generator.
+    """
+    suite = TeacherZoo.load(config.checkpoint_folder).suite
+    tasks = [task for task in suite if task.test][:adapters]
+    asked = [
+        (tasks[i % len(tasks)], tasks[i % len(tasks)].test[i // len(tasks) % len(tasks[i % len(tasks)].test)]) for i in range(requests)
+    ]
+    bodies = [_body(f"task: {task.description}", example.input) for task, example in asked]
+    with serving(Served(config.run_folder)) as address:
+        ask = asker(address)
+        first, again = _crowd(ask, bodies), _crowd(ask, bodies)
+        alone = [_timed(ask, body) for body in bodies[:ALONE]]
+    if [text for text, _ in first] != [text for text, _ in again]:
+        raise InputError("answers of one request differ between two rounds; the server is broken")
+    right = [text == example.output for (text, _), (_, example) in zip(again, asked, strict=True)]
+    return {
+        "requests": requests,
+        "adapters": len(tasks),
+        "lost": requests - len(first),
+        **{f"writing_{name}_ms": value for name, value in _quantiles(first).items()},
+        **{f"kept_{name}_ms": value for name, value in _quantiles(again).items()},
+        "alone_p50_ms": statistics.median(ms for _, ms in alone),
+        "kept_requests_per_s": 1000 * requests / max(ms for _, ms in again),
+        "exact_match": statistics.mean(right),
+    }
+
+
+@contextmanager
+def serving(served: Served, token: str | None = None) -> Iterator[str]:
+    """A server on a free port in a thread of its own, for as long as the block; gives its address."""
+    server, listening = make_server(served, "127.0.0.1", 0, token)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        served.engine.close()
+        listening.close()
+
+
+def asker(address: str) -> Callable[[bytes], str]:
+    """Asks a chat and gives the answer's text; an HTTP error is raised."""
+
+    def ask(body: bytes) -> str:
+        request = urllib.request.Request(f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=600) as response:
+            return json.load(response)["choices"][0]["message"]["content"]
+
+    return ask
+
+
+def _body(model: str, text: str) -> bytes:
+    return json.dumps({"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 32}).encode()
+
+
+def _crowd(ask: Callable[[bytes], str], bodies: Sequence[bytes]) -> list[tuple[str, float]]:
+    """All at once: each one's answer and milliseconds."""
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(lambda body: _timed(ask, body), bodies))
+
+
+def _timed(ask: Callable[[bytes], str], body: bytes) -> tuple[str, float]:
+    start = now()
+    text = ask(body)
+    return text, 1000 * (now() - start)
+
+
+def _quantiles(answers: Sequence[tuple[str, float]]) -> dict[str, float]:
+    cuts = statistics.quantiles([ms for _, ms in answers], n=100, method="inclusive")
+    return {"p50": cuts[49], "p99": cuts[98]}

@@ -1,0 +1,282 @@
+"""The server over real HTTP: answers are those of the adapters alone, whoever asks beside; what is refused, and with which status."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_world import build_world, changed
+
+from llgbm.bench.serve import bench_serve, serving
+from llgbm.cli import main
+from llgbm.config import ExperimentConfig
+from llgbm.framing import Framing
+from llgbm.functional_lora import complete
+from llgbm.serve.engine import Answer, BusyError, Engine, Job
+from llgbm.serve.requests import Limits, Reader, RefusedError
+from llgbm.serve.server import Served
+from llgbm.serve.shelf import Shelf
+from llgbm.training.behavior import train_generator
+
+LIMITS = Limits(adapters=60, waiting=300, batch=16, body_bytes=4000, sentence_characters=200, new_tokens=12)
+SENTENCES = [f"Write the string backwards, number {i}." for i in range(50)]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    config = changed(build_world(tmp_path_factory.mktemp("world"), b_scale=3.0), training__learning_rate=0.05, training__total_steps=20)
+    train_generator(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def served(config: ExperimentConfig) -> Served:
+    return Served(config.run_folder, frame="alpaca", limits=LIMITS)
+
+
+@pytest.fixture(scope="module")
+def address(served: Served) -> Iterator[str]:
+    with serving(served) as address:
+        yield address
+
+
+def ask(address: str, path: str, body: Any = None, token: str | None = None) -> tuple[int, Any]:
+    """Status and what came back: JSON where it is some."""
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(address + path, data, {"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            status, content, kind = response.status, response.read(), response.headers["content-type"]
+    except urllib.error.HTTPError as error:
+        status, content, kind = error.code, error.read(), error.headers["content-type"]
+    return status, json.loads(content) if kind == "application/json" else content.decode()
+
+
+def chat(model: str, text: str = "abcd", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": text}], **more}
+
+
+def say(address: str, model: str, text: str = "abcd") -> str:
+    status, found = ask(address, "/v1/chat/completions", chat(model, text))
+    assert status == 200
+    return found["choices"][0]["message"]["content"]
+
+
+def test_answers_are_those_of_the_adapter(served: Served, address: str) -> None:
+    engine, sentence = served.engine, "Reverse it, please."
+    expected = complete(engine.functional, engine.shelf.generator.generate(description=sentence), engine.framing, ["abcd"], 12)
+    assert say(address, f"task: {sentence}") == expected[0].strip()
+    assert say(address, f"task:   Reverse it,\n please.") == expected[0].strip()  # noqa: F541
+    assert say(address, "base") == complete(engine.functional, None, engine.framing, ["abcd"], 12)[0].strip()
+    assert [model["id"] for model in ask(address, "/v1/models")[1]["data"]] == ["base", f"task: {sentence}"]
+
+
+def test_the_form_is_openai_s(address: str) -> None:
+    status, found = ask(address, "/v1/chat/completions", chat("base", max_tokens=3))
+    assert status == 200
+    assert (found["object"], found["model"], found["choices"][0]["index"]) == ("chat.completion", "base", 0)
+    assert found["choices"][0]["message"]["role"] == "assistant"
+    assert found["choices"][0]["finish_reason"] in ("stop", "length")
+    assert found["usage"]["completion_tokens"] <= 3
+    assert found["usage"]["total_tokens"] == found["usage"]["prompt_tokens"] + found["usage"]["completion_tokens"]
+    status, found = ask(address, "/v1/completions", {"model": "base", "prompt": "abcd", "max_tokens": 3})
+    assert (status, found["object"]) == (200, "text_completion")
+    status, events = ask(address, "/v1/chat/completions", chat("base", max_tokens=3, stream=True))
+    first, last = events.strip().split("\n\n")
+    assert json.loads(first.removeprefix("data: "))["choices"][0]["delta"]["role"] == "assistant"
+    assert (status, last) == (200, "data: [DONE]")
+
+
+def test_earlier_turns_are_demonstrations(served: Served, address: str) -> None:
+    turns = [("user", "efgh"), ("assistant", "hgfe"), ("user", "abcd")]
+    body = {"model": "base", "messages": [{"role": role, "content": text} for role, text in turns], "max_tokens": 1}
+    status, found = ask(address, "/v1/chat/completions", body)
+    assert status == 200
+    alone = ask(address, "/v1/chat/completions", chat("base", max_tokens=1))[1]
+    assert found["usage"]["prompt_tokens"] > alone["usage"]["prompt_tokens"] + 8
+
+
+def test_a_crowd_gets_what_each_would_get_alone(served: Served, address: str) -> None:
+    models = [f"task: {SENTENCES[i % 50]}" if i % 5 else "base" for i in range(200)]
+    texts = ["abcdefgh"[: 1 + i % 8] for i in range(200)]
+    written = served.engine.shelf.written
+    with ThreadPoolExecutor(200) as pool:
+        crowd = list(pool.map(lambda pair: say(address, *pair), zip(models, texts, strict=True)))
+    assert served.engine.shelf.written - written == len({model for model in models if model != "base"})
+    alone = [say(address, *pair) for pair in zip(models[:60], texts[:60], strict=True)]
+    same = sum(one == other for one, other in zip(crowd[:60], alone, strict=True))
+    assert same >= 57  # products of other shapes round otherwise, which can turn a token that was as likely as another
+    assert len(set(crowd)) > 3
+    metrics = ask(address, "/metrics")[1]
+    assert "llgbm_waiting 0.0" in metrics
+    assert f"llgbm_adapters {float(len(served.engine.shelf))}" in metrics
+    assert 'llgbm_requests_total{path="/v1/chat/completions",status="200"}' in metrics
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{", 400, "the request is no JSON"),
+        (b"[" * 3000, 400, "the request is no JSON"),
+        (b" " * 5000, 413, "more than 4000 bytes"),
+        ([], 400, "request"),
+        ({"model": "base"}, 400, "messages"),
+        (chat("gpt-4"), 404, "no model 'gpt-4'; give base, or task: and a sentence"),
+        (chat("../../etc/passwd"), 404, "no model '../../etc/passwd'"),
+        (chat("task:  "), 400, "followed by no sentence"),
+        (chat("task: " + "x" * 201), 400, "the sentence has 201 characters, at most 200 are read"),
+        (chat("base", max_tokens=0), 400, "max_tokens is 0; give 1 to 12"),
+        (chat("base", max_tokens=13), 400, "max_tokens is 13"),
+        (chat("base", max_tokens="3"), 400, "max_tokens"),
+        (chat("base", temperature=0.7), 400, "temperature is 0.7"),
+        ({"model": "base", "messages": []}, 400, "turns of user and assistant"),
+        ({"model": "base", "messages": [{"role": "system", "content": "x"}]}, 400, "turns of user and assistant"),
+        ({"model": "base", "messages": [{"role": "assistant", "content": "x"}] * 2 + chat("base")["messages"]}, 400, "turns of user"),
+        (chat("base", text="half \ud800"), 400, "surrogate"),
+    ],
+)
+def test_what_is_refused(address: str, body: Any, status: int, message: str) -> None:
+    found = ask(address, "/v1/chat/completions", body)
+    assert found[0] == status
+    assert message in found[1]["error"]["message"]
+    assert found[1]["error"]["code"] == status
+
+
+def test_a_prompt_has_to_leave_room_for_an_answer(served: Served) -> None:
+    short = Framing(served.base.tokenizer, "{input}", max_length=4)
+    reader = Reader(short, short, LIMITS)
+    assert len(reader.chat(chat("base", "abc"))[1].prompt) == 3
+    with pytest.raises(RefusedError, match="takes 5 tokens, more than 4"):
+        reader.chat(chat("base", "abcd"))
+    with pytest.raises(RefusedError, match="the prompt takes 4 tokens; 1 to 3 can be read"):
+        reader.completion({"model": "base", "prompt": "abcd"})
+
+
+def test_completions_refuse_what_they_cannot_do(address: str) -> None:
+    assert ask(address, "/v1/completions", {"model": "base", "prompt": "a", "stream": True})[0] == 400
+    assert "the prompt is empty" in ask(address, "/v1/completions", {"model": "base", "prompt": ""})[1]["error"]["message"]
+    assert ask(address, "/nowhere")[0] == 404
+    assert ask(address, "/v1/chat/completions")[0] == 405
+
+
+def test_with_a_token_only_who_has_it_is_answered(config: ExperimentConfig) -> None:
+    served = Served(config.run_folder, frame="alpaca", limits=LIMITS, token="secret")
+    with serving(served, "secret") as address:
+        for token in (None, "secre", "secret2", "\u00e9"):
+            assert ask(address, "/v1/models", token=token and token.encode().decode("latin-1"))[0] == 401
+        assert "send it as 'Authorization: Bearer TOKEN'" in ask(address, "/metrics")[1]["error"]["message"]
+        assert ask(address, "/v1/models", token="secret")[0] == 200
+        assert ask(address, "/healthz") == (200, {"status": "ok"})
+        assert "A sentence becomes an adapter" in ask(address, "/")[1]
+
+
+def test_who_waits_too_long_is_told(config: ExperimentConfig) -> None:
+    with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1e-6))) as address:
+        status, found = ask(address, "/v1/chat/completions", chat("base"))
+        assert (status, "no answer within 1e-06 seconds" in found["error"]["message"]) == (504, True)
+
+
+def test_a_full_queue_refuses(served: Served) -> None:
+    engine = Engine(served.engine.functional, served.engine.framing, served.engine.shelf, 1, 1)
+    engine.close()
+    engine.submit(Job(None, [5], 1))
+    with pytest.raises(BusyError, match="1 requests wait already"):
+        engine.submit(Job(None, [5], 1))
+
+
+def test_a_fault_of_one_batch_is_told_and_the_next_is_answered(served: Served) -> None:
+    class Broken(Shelf):
+        def take(self, sentences: Any) -> Any:
+            if sentences:
+                raise RuntimeError("out of memory")
+            return super().take(sentences)
+
+    shelf = served.engine.shelf
+    engine = Engine(served.engine.functional, served.engine.framing, Broken(shelf.generator, shelf.base, 2), 4, 10)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        engine.submit(Job("x", [5], 1)).result(60)
+    assert isinstance(engine.submit(Job(None, [5], 1)).result(60), Answer)
+    engine.close()
+
+
+def test_the_adapter_unused_for_longest_goes(served: Served) -> None:
+    shelf = Shelf(served.engine.shelf.generator, served.base, 2)
+    first = shelf.take(["a", "b"])
+    shelf.take(["a"])
+    shelf.take(["c"])
+    assert shelf.sentences == ["a", "c"]
+    assert shelf.written == 3
+    again = shelf.take(["b", "a", "c"])  # more than are kept, in one batch
+    assert shelf.sentences == ["a", "c"]
+    assert all(one.equal(other) for one, other in zip(first["b"].tensors(), again["b"].tensors(), strict=True))
+
+
+def test_bases_that_count_padding_get_prompts_of_one_length(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[set[int]] = []
+    decode = Engine._decode
+    monkeypatch.setattr("llgbm.serve.engine.COUNT_PADDING", (served.base.model.config.model_type,))
+    monkeypatch.setattr(Engine, "_decode", lambda self, jobs: lengths.append({len(job.prompt) for job in jobs}) or decode(self, jobs))
+    engine = Engine(served.engine.functional, served.engine.framing, served.engine.shelf, 8, 50)
+    jobs = [Job(None, [5] * (1 + i % 3), 2) for i in range(12)]
+    for answer in [engine.submit(job) for job in jobs]:
+        answer.result(60)
+    engine.close()
+    assert all(len(found) == 1 for found in lengths)
+
+
+def test_figures_of_a_small_crowd(config: ExperimentConfig) -> None:
+    figures = bench_serve(config, requests=12, adapters=4)
+    assert (figures["requests"], figures["adapters"], figures["lost"]) == (12, 4, 0)
+    assert 0 < figures["kept_p50_ms"] <= figures["kept_p99_ms"]
+
+
+def test_bad_flags_are_named(config: ExperimentConfig, tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["serve", "--run", str(config.run_folder), "--port", "0"]
+    assert main([*run, "--host", "0.0.0.0"]) == 2
+    assert "--host 0.0.0.0 lets others in; give a token by --token_file" in capsys.readouterr().err
+    assert main([*run[:-1], address.rpartition(":")[2]]) == 2
+    assert "cannot listen on 127.0.0.1 port" in capsys.readouterr().err
+    assert main([*run, "--adapters", "0"]) == 2
+    assert "--adapters is 0; give a number above 0" in capsys.readouterr().err
+    assert main(["serve", "--run", str(tmp_path)]) == 2
+    assert "no generator there" in capsys.readouterr().err
+    (tmp_path / "token").write_text("\n")
+    assert main([*run, "--token_file", str(tmp_path / "token")]) == 2
+    assert "is empty; write a token into it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_interrupted(config: ExperimentConfig) -> None:
+    command = [sys.executable, "-m", "llgbm", "serve", "--run", str(config.run_folder), "--port", "0", "--frame", "alpaca"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        address = line.split(": ", 1)[1].split()[0]
+        assert say(address, "base") is not None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (0, 130)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_page_shows_three_answers(address: str) -> None:
+    shown = ""
+    for _ in range(3):  # a loaded machine may be slow to draw
+        command = ["chromium", "--headless", "--no-sandbox", "--virtual-time-budget=20000", "--dump-dom", f"{address}/#ask"]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+        if len(re.findall(r"\d tokens read", shown)) == 3:
+            break
+        time.sleep(1)
+    assert len(re.findall(r"\d tokens read", shown)) == 3
+    assert 'class="fault"' not in shown
