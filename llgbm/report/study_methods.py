@@ -8,6 +8,7 @@ from llgbm.study.deployment import DeploymentFindings
 from llgbm.study.drift import DriftFindings
 from llgbm.study.folder import RunResult, Study
 from llgbm.study.hypotheses import HypothesesFindings
+from llgbm.study.settings import read_best
 from llgbm.study.statistics import seeds_needed
 
 
@@ -74,6 +75,13 @@ def limits(
         "less. Read it beside the scores; a reduction at a lower score is no merit, and more drift at a higher score no fault."
     )
     said += _unequal(results, drift)
+    best = [found for task in config.tasks for method in config.methods if (found := read_best(study, task, method)) is not None]
+    perfect = sum(one.score >= 1 for one in best)
+    if perfect:
+        said.append(
+            f"In {perfect} of {len(best)} searches the best trial is right on every validation example: the search could not choose among "
+            "trials like it, and took the first. What depends on more than the score, drift above all, then depends on that draw."
+        )
     if not config.search.trials:
         said.append("Without a search, one method may have the better hyperparameters by luck, and all that follows from them.")
     if deployment:

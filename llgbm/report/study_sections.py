@@ -47,13 +47,17 @@ def _card(one: Finding) -> Card:
 def _in_words(one: Finding) -> str:
     if one.ratio is None:
         return "There is nothing to set it beside."
-    span = "" if one.low is None or one.high is None else f" [{one.low:.3g}, {one.high:.3g}]"
+    span = "" if one.low is None or one.high is None else f" [{_times(one.low)}, {_times(one.high)}]"
     said = {
-        "H1": f"LoRA scores {percent(one.lora, 1)}, full fine-tuning {percent(one.other, 1)}: {one.ratio:.3g} times as much{span}.",
-        "H2": f"Drift is {one.lora:.3g} with LoRA and {one.other:.3g} with full fine-tuning: {one.ratio:.3g} times as much{span}.",
-        "H3": f"A batch takes {one.ratio:.3g} times as long as by the merged model{span}, geometric mean over batch sizes.",
+        "H1": f"LoRA scores {percent(one.lora, 1)}, full fine-tuning {percent(one.other, 1)}: {_times(one.ratio)} times as much{span}.",
+        "H2": f"Drift is {one.lora:.3g} with LoRA and {one.other:.3g} with full fine-tuning: {_times(one.ratio)} times as much{span}.",
+        "H3": f"A batch takes {_times(one.ratio)} times as long as by the merged model{span}, geometric mean over batch sizes.",
     }
     return said[one.name]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.3g}"
 
 
 def setup(study: Study, results: Sequence[RunResult], command: Command) -> Section:

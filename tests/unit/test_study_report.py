@@ -19,6 +19,7 @@ from llgbm.study.drift import run_drift
 from llgbm.study.folder import CHECKS_FILE, Study
 from llgbm.study.hypotheses import run_hypotheses
 from llgbm.study.sanity import Check, Checks
+from llgbm.study.settings import Best, write_best
 
 pytest.importorskip("cka", reason="pip install 'llgbm[study]'")
 pytest.importorskip("statsmodels", reason="pip install 'llgbm[study]'")
@@ -120,6 +121,14 @@ def test_more_drift_beside_a_higher_score_is_put_in_words(tmp_path: Path) -> Non
     run_drift(study)
     run_report(study)
     assert "LoRA drifts more and scores more, too" in read_text(tmp_path / "report.md")
+
+
+def test_a_search_that_could_not_choose_is_a_limit(tmp_path: Path) -> None:
+    study = made_up(tmp_path)
+    for task, score in (("one", 1.0), ("two", 0.9)):
+        write_best(study, task, "lora", Best(0, 10, "accuracy", score, {"learning_rate": 1e-3}))
+    run_report(study)
+    assert "In 1 of 2 searches the best trial is right on every validation example" in read_text(tmp_path / "report.md")
 
 
 def test_texts_are_escaped_in_both() -> None:
