@@ -62,7 +62,7 @@ class GlueTask:
                 raise ValueError(f"its {empty} is {row.get(empty)!r:.60}, expected text")
             if str(said) not in self.labels:
                 raise ValueError(f"its {label} is {said!r:.60}, expected one of {', '.join(self.labels)}")
-            return Labeled(f"{Path(table.source).name} {where}", tuple(texts), self.labels[str(said)])
+            return Labeled(f"{Path(table.source).name} {where}", tuple(map(str, texts)), self.labels[str(said)])
 
         return table.read(make)
 
