@@ -660,4 +660,47 @@ MUTANTS = (
         "new",
         "test_deployment.py::test_rows_keep_their_adapters_in_any_order",
     ),
+    # Serving, and the cache that grows
+    Mutant(
+        "a request without the token that is answered",
+        "serve/app.py",
+        "if not hmac.compare_digest(given, self.token.encode()):",
+        "if given and not hmac.compare_digest(given, self.token.encode()):",
+        "test_serve.py::test_with_a_token_only_who_has_it_is_answered",
+    ),
+    Mutant(
+        "others let in without a token",
+        "serve/server.py",
+        "if host not in LOOPBACK and not token:",
+        "if False:",
+        "test_serve.py::test_bad_flags_are_named",
+    ),
+    Mutant(
+        "a body of any size that is read",
+        "serve/app.py",
+        "if len(body) > self.limits.body_bytes:",
+        "if False:",
+        "test_serve.py::test_what_is_refused",
+    ),
+    Mutant(
+        "an answer from another request's adapter",
+        "serve/engine.py",
+        "known[job.sentence] for job in jobs]",
+        "next(iter(known.values())) for job in jobs]",
+        "test_serve.py::test_a_crowd_gets_what_each_would_get_alone",
+    ),
+    Mutant(
+        "a line that a kill left unfinished before the next one",
+        "delta/entries.py",
+        "            file.truncate(self._end)  # what a process was writing when it was killed\n",
+        "",
+        "test_entries.py::test_a_line_that_a_kill_left_unfinished_is_not_read_and_goes",
+    ),
+    Mutant(
+        "slots that read what the regression knows by heart",
+        "models/attribute_generator.py",
+        "        if not self.training:\n            mean",
+        "        if True:\n            mean",
+        "test_attribute_generator.py::test_slots_learn_alone_and_add_to_the_regression",
+    ),
 )
