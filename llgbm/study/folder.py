@@ -126,7 +126,8 @@ class Study:
 
     def write_result(self, result: RunResult) -> None:
         """Write a run's result, by which it counts as finished."""
-        write_json(self.run_folder(result.task, result.method, result.seed) / RESULT_FILE, asdict(result))
+        folder = self.run_folder(result.task, result.method, result.seed)
+        write_json(folder / RESULT_FILE, asdict(result))
 
     def states(self, task: str, method: Method, seed: int) -> dict[int, Path]:
         """Step -> the file with the states recorded then, in the order of steps."""
