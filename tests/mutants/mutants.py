@@ -669,13 +669,6 @@ MUTANTS = (
         "test_serve.py::test_with_a_token_only_who_has_it_is_answered",
     ),
     Mutant(
-        "others let in without a token",
-        "serve/server.py",
-        "if host not in LOOPBACK and not token:",
-        "if False:",
-        "test_serve.py::test_bad_flags_are_named",
-    ),
-    Mutant(
         "a body of any size that is read",
         "serve/app.py",
         "if len(body) > self.limits.body_bytes:",
