@@ -669,6 +669,13 @@ MUTANTS = (
         "test_serve.py::test_with_a_token_only_who_has_it_is_answered",
     ),
     Mutant(
+        "others let in without a token",
+        "serve/server.py",
+        "if host not in LOOPBACK and not token:",
+        "if False:",
+        "test_serve.py::test_others_are_not_let_in_without_a_token",
+    ),
+    Mutant(
         "a body of any size that is read",
         "serve/app.py",
         "if len(body) > self.limits.body_bytes:",

@@ -9,6 +9,8 @@ import torch
 from llgbm.errors import InputError
 from llgbm.study.cka import layer_cka, probe_values
 
+pytestmark = pytest.mark.numeric
+
 pytest.importorskip("cka", reason="pip install 'llgbm[study]'")
 NEAR = 1e-6
 """What is asked of agreement with the reference."""

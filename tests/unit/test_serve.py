@@ -21,11 +21,12 @@ from training_world import build_world, changed
 from llgbm.bench.serve import bench_serve, serving
 from llgbm.cli import main
 from llgbm.config import ExperimentConfig
+from llgbm.errors import InputError
 from llgbm.framing import Framing
 from llgbm.functional_lora import complete
 from llgbm.serve.engine import Answer, BusyError, Engine, Job
 from llgbm.serve.requests import Limits, Reader, RefusedError
-from llgbm.serve.server import Served
+from llgbm.serve.server import Served, make_server
 from llgbm.serve.shelf import Shelf
 from llgbm.training.behavior import train_generator
 
@@ -254,6 +255,11 @@ def test_bad_flags_are_named(config: ExperimentConfig, tmp_path: Path, address: 
     (tmp_path / "token").write_text("\n")
     assert main([*run, "--token_file", str(tmp_path / "token")]) == 2
     assert "is empty; write a token into it" in capsys.readouterr().err
+
+
+def test_others_are_not_let_in_without_a_token(served: Served) -> None:
+    with pytest.raises(InputError, match=r"--host 0\.0\.0\.0 lets others in; give a token by --token_file"):
+        make_server(served, "0.0.0.0", 0, None)
 
 
 @pytest.mark.slow
