@@ -73,16 +73,12 @@ def source_hash(folder: str | Path, composition_dir: str | Path) -> str:
 
 def render(runs: Sequence[Run], composition: CompositionFindings | None = None) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("llgbm.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"words": words, "moment": moment}
-    environment.globals |= {"picture": picture, "captions": CAPTIONS}
-    script, style = asset("report.js"), asset("chart.css") + asset("report.css")
+    environment, script = page_environment(), asset("report.js")
+    environment.filters["moment"] = moment
+    environment.globals["captions"] = CAPTIONS
     columns = scores.scores_of(runs)
     return environment.get_template("report.html").render(
         title=", ".join(run.name for run in runs),
-        style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **_about_runs(runs),
@@ -90,6 +86,16 @@ def render(runs: Sequence[Run], composition: CompositionFindings | None = None) 
         composition=composition,
         composed=sections.composition_tables(composition, runs) if composition else None,
     )
+
+
+def page_environment() -> Environment:
+    """Templates of the page's look, with its style; what is undefined is a fault."""
+    environment = Environment(
+        loader=PackageLoader("llgbm.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["words"] = words
+    environment.globals |= {"picture": picture, "style": Markup(asset("chart.css") + asset("report.css"))}
+    return environment
 
 
 def picture(path: Path) -> str:

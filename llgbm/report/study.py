@@ -4,17 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from llgbm.files import write_text
 from llgbm.progress import ProgressCallback
-from llgbm.report.html import asset, picture
+from llgbm.report.html import page_environment
 from llgbm.report.plots_lora_study import plot_drift_curves, plot_drift_map, plot_latency, plot_scores
 from llgbm.report.study_methods import commands, limits, methods
 from llgbm.report.study_parts import Picture, Section, as_markdown
 from llgbm.report.study_sections import checks, deployment, drift, glance, hypotheses, scores, setup
-from llgbm.report.table import words
 from llgbm.study.claims import score_cells
 from llgbm.study.deployment import DeploymentFindings, read_deployment
 from llgbm.study.drift import DriftFindings, read_drift
@@ -76,15 +72,9 @@ def run_report(study: Study, progress: ProgressCallback | None = None) -> Writte
 
 def as_page(title: str, sections: list[Section]) -> str:
     """The report as HTML, its pictures within."""
-    environment = Environment(
-        loader=PackageLoader("llgbm.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["words"] = words
-    environment.globals["picture"] = picture
+    environment = page_environment()
     environment.tests["of"] = lambda part, name: type(part).__name__ == name
-    return environment.get_template("study.html").render(
-        title=title, sections=sections, style=Markup(asset("chart.css") + asset("report.css"))
-    )
+    return environment.get_template("study.html").render(title=title, sections=sections)
 
 
 def _pictures(
