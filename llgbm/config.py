@@ -349,16 +349,26 @@ def preset_folder() -> Path:
 
 def study_names() -> list[str]:
     """The studies that come with the package."""
-    return sorted(path.stem for path in (preset_folder() / "studies").glob("*.yaml"))
+    return names_in(preset_folder() / "studies")
 
 
 def preset_values(name: str) -> dict[str, Any]:
     """The values a preset file sets. InputError lists the presets there are."""
-    known = sorted(path.stem for path in preset_folder().glob("*.yaml"))
+    return values_in(preset_folder(), name, f"unknown config {name!r}; choose one of")
+
+
+def names_in(folder: Path) -> list[str]:
+    """The presets in a folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def values_in(folder: Path, name: str, unknown: str) -> dict[str, Any]:
+    """The values a folder's preset sets. InputError, which `unknown` begins, lists those there are."""
+    known = names_in(folder)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        raise InputError(f"unknown config {name!r}; choose one of {', '.join(known)}" + (f" (did you mean {near[0]}?)" if near else ""))
-    return read_yaml(preset_folder() / f"{name}.yaml")
+        raise InputError(f"{unknown} {', '.join(known)}" + (f" (did you mean {near[0]}?)" if near else ""))
+    return read_yaml(folder / f"{name}.yaml")
 
 
 def get_config(name: str = "delta_multi") -> ExperimentConfig:
@@ -373,7 +383,7 @@ class _Presets(Mapping[str, ExperimentConfig]):
         return get_config(name)
 
     def __iter__(self) -> typing.Iterator[str]:
-        return iter(sorted(path.stem for path in preset_folder().glob("*.yaml")))
+        return iter(names_in(preset_folder()))
 
     def __len__(self) -> int:
         return len(list(iter(self)))

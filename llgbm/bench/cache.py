@@ -2,13 +2,12 @@
 
 import resource
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from llgbm.bench.clock import now
+from llgbm.bench.clock import timed
 from llgbm.config import ExperimentConfig
 from llgbm.delta import DeltaCache
 from llgbm.files import write_json
@@ -16,7 +15,6 @@ from llgbm.retrieval import AdapterIndex
 
 DIM, CHUNK, ADDED = 64, 1000, 100
 """Numbers of a delta; deltas stored at once while the cache is filled, and afterwards."""
-T = TypeVar("T")
 
 
 def bench_cache(config: ExperimentConfig, entries: int = 100_000) -> dict[str, Any]:
@@ -38,13 +36,6 @@ def bench_cache(config: ExperimentConfig, entries: int = 100_000) -> dict[str, A
         figures["cache_bytes_per_entry"] = (folder / "adapters.jsonl").stat().st_size / (entries + ADDED)
     figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return figures
-
-
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What it gives, and its seconds."""
-    start = now()
-    found = work()
-    return found, now() - start
 
 
 def _fill(folder: Path, named: dict[str, tuple[str, np.ndarray]], paths: list[str]) -> list[float]:

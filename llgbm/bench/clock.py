@@ -1,8 +1,12 @@
 """The clock that benchmarks read."""
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 def now() -> float:
@@ -10,3 +14,10 @@ def now() -> float:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return time.perf_counter()
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What it gives, and its seconds."""
+    start = now()
+    found = work()
+    return found, now() - start

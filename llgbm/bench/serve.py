@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from llgbm.bench.clock import now
+from llgbm.bench.clock import timed
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.serve.server import Served, make_server
@@ -34,7 +34,7 @@ def bench_serve(config: ExperimentConfig, requests: int = REQUESTS, adapters: in
     with serving(Served(config.run_folder)) as address:
         ask = asker(address)
         first, again = _crowd(ask, bodies), _crowd(ask, bodies)
-        alone = [_timed(ask, body) for body in bodies[:ALONE]]
+        alone = [timed(lambda body=body: ask(body)) for body in bodies[:ALONE]]
     if [text for text, _ in first] != [text for text, _ in again]:
         raise InputError("answers of one request differ between two rounds; the server is broken")
     right = [text == example.output for (text, _), (_, example) in zip(again, asked, strict=True)]
@@ -44,8 +44,8 @@ def bench_serve(config: ExperimentConfig, requests: int = REQUESTS, adapters: in
         "lost": requests - len(first),
         **{f"writing_{name}_ms": value for name, value in _quantiles(first).items()},
         **{f"kept_{name}_ms": value for name, value in _quantiles(again).items()},
-        "alone_p50_ms": statistics.median(ms for _, ms in alone),
-        "kept_requests_per_s": 1000 * requests / max(ms for _, ms in again),
+        "alone_p50_ms": 1000 * statistics.median(seconds for _, seconds in alone),
+        "kept_requests_per_s": requests / max(seconds for _, seconds in again),
         "exact_match": statistics.mean(right),
     }
 
@@ -81,17 +81,12 @@ def _body(model: str, text: str) -> bytes:
 
 
 def _crowd(ask: Callable[[bytes], str], bodies: Sequence[bytes]) -> list[tuple[str, float]]:
-    """All at once: each one's answer and milliseconds."""
+    """All at once: each one's answer and seconds."""
     with ThreadPoolExecutor(len(bodies)) as pool:
-        return list(pool.map(lambda body: _timed(ask, body), bodies))
-
-
-def _timed(ask: Callable[[bytes], str], body: bytes) -> tuple[str, float]:
-    start = now()
-    text = ask(body)
-    return text, 1000 * (now() - start)
+        return list(pool.map(lambda body: timed(lambda: ask(body)), bodies))
 
 
 def _quantiles(answers: Sequence[tuple[str, float]]) -> dict[str, float]:
-    cuts = statistics.quantiles([ms for _, ms in answers], n=100, method="inclusive")
+    """Milliseconds."""
+    cuts = statistics.quantiles([1000 * seconds for _, seconds in answers], n=100, method="inclusive")
     return {"p50": cuts[49], "p99": cuts[98]}

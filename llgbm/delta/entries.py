@@ -59,8 +59,9 @@ class Entries:
         self._places: dict[str, str] = {}
         self._paths: defaultdict[str, set[str]] = defaultdict(set)
         self._end = 0
+        """Bytes that were read: whole lines."""
         self._number = 0
-        """Lines read, and bytes of these."""
+        """How many lines these are."""
 
     def find(self, path: str) -> dict[str, Any] | None:
         """The record of an adapter's folder, however its path was spelled when it was stored."""

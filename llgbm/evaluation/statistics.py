@@ -114,7 +114,7 @@ def bootstrap_interval(values: Values, confidence: float = 0.95, seed: int = 0, 
         return float(values[0]), float(values[0])
     groups = _resampled(values, groupings(clusters, len(values)))
     if len(groups) > 1:
-        return _percentiles(_resampled_means(values, groups, seed), _expanded(confidence, groups, len(values)))
+        return percentiles(_resampled_means(values, groups, seed), _expanded(confidence, groups, len(values)))
     group = groups[0] if groups else Grouping("unit", tuple(range(len(values))))
     return _bca(group.sums(values), group.sums(np.ones(len(values))), _expanded(confidence, groups, len(values)), seed)
 
@@ -148,7 +148,8 @@ def _resampled_means(values: np.ndarray, groups: Sequence[Grouping], seed: int) 
     return weights @ values / weights.sum(1)
 
 
-def _percentiles(means: np.ndarray, confidence: float) -> tuple[float, float]:
+def percentiles(means: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The middle of resampled means that holds so much of them."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
@@ -194,7 +195,7 @@ def gain_recovered_interval(
     defined = gains > 0
     if defined.mean() < 0.99:
         return None
-    return _percentiles((means[0] - means[1])[defined] / gains[defined], _expanded(confidence, groups, len(columns[0])))
+    return percentiles((means[0] - means[1])[defined] / gains[defined], _expanded(confidence, groups, len(columns[0])))
 
 
 def sign_flip_test(differences: Values, alternative: Alternative = "two-sided", seed: int = 0) -> float:

@@ -4,7 +4,6 @@ A field's docstring is also its `--help`. `build_study` checks all values togeth
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +13,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from llgbm.checking import SECTION, Integer, List, Number, describe, read_as
-from llgbm.config import ModelConfig, Seed, preset_folder
-from llgbm.errors import InputError
-from llgbm.files import read_yaml
+from llgbm.config import ModelConfig, Seed, names_in, preset_folder, values_in
 from llgbm.names import path_part
 
 Method = Literal["full", "lora"]
@@ -291,17 +288,12 @@ def describe_study() -> dict[str, tuple[Any, Any, str]]:
 
 def study_presets() -> list[str]:
     """The studies that come with the package."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
+    return names_in(_folder())
 
 
 def study_values(name: str) -> dict[str, Any]:
     """The values a preset file sets. InputError lists the presets there are."""
-    known = study_presets()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(f"unknown study config {name!r}; give a YAML file or one of {', '.join(known)}{hint}")
-    return read_yaml(_folder() / f"{name}.yaml")
+    return values_in(_folder(), name, f"unknown study config {name!r}; give a YAML file or one of")
 
 
 def _folder() -> Path:

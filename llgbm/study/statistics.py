@@ -17,7 +17,7 @@ from scipy import stats
 
 from llgbm.errors import InputError
 from llgbm.evaluation.clusters import RESAMPLES
-from llgbm.evaluation.statistics import expanded_confidence, holm, sign_flip_test, smallest_p
+from llgbm.evaluation.statistics import expanded_confidence, holm, percentiles, sign_flip_test, smallest_p
 
 CONFIDENCE = 0.95
 WANTED_POWER = 0.8
@@ -178,9 +178,7 @@ def _no_spread(spread: float, columns: Sequence[np.ndarray]) -> bool:
 
 def _percentiles(means: np.ndarray, cells: Cells, seeds_too: bool) -> tuple[float, float]:
     n = min(len(cells[0]) if seeds_too else cell.shape[1] for cell in cells)
-    tail = (1 - expanded_confidence(CONFIDENCE, n)) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    return percentiles(means, expanded_confidence(CONFIDENCE, n))
 
 
 def _check(cells: Cells) -> None:
