@@ -3,10 +3,10 @@
 from argparse import Namespace
 from typing import Any
 
+from llgbm.cli.dry_run import plan_training, show_plan
 from llgbm.cli.options import add_dry_run, add_folder, add_json, add_override_arguments, read_overrides
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
-from llgbm.cli.plan import plan_training, show_plan
 from llgbm.config import study_names
 
 HELP = "Train and evaluate the variants of a study."

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from llgbm.cli.dry_run import show_plan
 from llgbm.cli.options import (
     DELTAS,
     DELTAS_NAMES,
@@ -22,7 +23,6 @@ from llgbm.cli.options import (
 )
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
-from llgbm.cli.plan import show_plan
 
 HELP = "Test whether behaviors add; make one adapter of two tasks'."
 EXAMPLE = "llgbm compose --run none --n_pairs 8"

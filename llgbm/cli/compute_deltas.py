@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llgbm.cli.dry_run import UNKNOWN, show_plan
 from llgbm.cli.keep import keep
 from llgbm.cli.options import (
     DELTAS,
@@ -21,7 +22,6 @@ from llgbm.cli.options import (
 )
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
-from llgbm.cli.plan import UNKNOWN, show_plan
 
 if TYPE_CHECKING:
     from llgbm.config import ProbeConfig

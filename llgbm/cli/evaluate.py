@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llgbm.cli.dry_run import show_plan
 from llgbm.cli.keep import add_store, keep
 from llgbm.cli.options import (
     RUN,
@@ -20,7 +21,6 @@ from llgbm.cli.options import (
 )
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
-from llgbm.cli.plan import show_plan
 from llgbm.names import path_part
 from llgbm.percent import percent
 from llgbm.zoo.manifest import read_manifest

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llgbm.cli.dry_run import UNKNOWN, plan_training, plan_zoo, show_plan
 from llgbm.cli.keep import keep
 from llgbm.cli.options import add_config_arguments, read_config
 from llgbm.cli.output import print_config, print_table
 from llgbm.cli.parser import CommandParser
-from llgbm.cli.plan import UNKNOWN, plan_training, plan_zoo, show_plan
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig

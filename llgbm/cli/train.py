@@ -2,11 +2,11 @@
 
 from argparse import Namespace
 
+from llgbm.cli.dry_run import plan_training, show_plan
 from llgbm.cli.keep import keep
 from llgbm.cli.options import add_begin_arguments, add_config_arguments, add_json, read_begin, read_config_of_zoo, read_config_to_print
 from llgbm.cli.output import print_config, print_json, print_table
 from llgbm.cli.parser import CommandParser
-from llgbm.cli.plan import plan_training, show_plan
 
 HELP = "Train a generator on a zoo of teachers."
 NEXT = {"generator": "--run", "soft_prompt": "--run none --soft_prompt"}

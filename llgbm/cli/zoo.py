@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from llgbm.cli.dry_run import plan_zoo, show_plan
 from llgbm.cli.keep import keep
 from llgbm.cli.options import ZOO, ZOO_NAMES, add_config_arguments, add_folder, add_json, read_config
 from llgbm.cli.output import print_config, print_json, print_table
 from llgbm.cli.parser import CommandParser
-from llgbm.cli.plan import plan_zoo, show_plan
 from llgbm.errors import InputError
 from llgbm.zoo.manifest import Teacher, is_zoo, load_manifest, read_manifest
 
