@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llgbm.cli.dry_run import plan_zoo, show_plan
+from llgbm.cli.engine import add_engine, open_engine
 from llgbm.cli.keep import keep
 from llgbm.cli.options import ZOO, ZOO_NAMES, add_config_arguments, add_folder, add_json, read_config
 from llgbm.cli.output import print_config, print_json, print_table
@@ -31,6 +32,7 @@ def add_arguments(parser: CommandParser) -> None:
     build = actions.add_parser(
         "build", help="train every missing teacher", description=BUILD, example="llgbm zoo build --zoo my_zoo --suite my_suite"
     )
+    add_engine(build)
     add_config_arguments(build, sections=("", "model", "lora", "zoo", "tracking"), whole=True)
     listing = actions.add_parser("list", help="show a zoo's teachers", description="Show the teachers of a zoo.", example="llgbm zoo list")
     add_folder(listing, *ZOO_NAMES, default=ZOO, help="the zoo")
@@ -74,8 +76,8 @@ def _build(args: Namespace) -> int:
     if is_zoo(config.checkpoint_folder):
         for fault in TeacherZoo.load(config.checkpoint_folder).damaged().values():
             print(f"llgbm: {fault}; that is done now", file=sys.stderr)
-    with ProgressBar("zoo", "teachers") as progress:
-        zoo = build_zoo(config, progress)
+    with open_engine(args, config.model.device, config.model.memory_gb) as engine, ProgressBar("zoo", "teachers") as progress:
+        zoo = build_zoo(config, progress, engine)
     keep(config.tracking.store, lambda store: record_zoo(store, zoo.folder))
     _print_built(zoo, args.json)
     return 0

@@ -5,44 +5,44 @@ is there stays as it is; an adapter that was lost is trained again among its old
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from llgbm.config import UNSCIENTIFIC, ExperimentConfig, ZooConfig, content
 from llgbm.errors import InputError
+from llgbm.fanout.crew import Crew, Engine, Job
+from llgbm.fanout.local import Local
 from llgbm.files import absolute, write_json
-from llgbm.framing import Framing
-from llgbm.functional_lora import FunctionalLoRA
-from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.peft_io import adapter_hash, target_shapes, write_adapter
-from llgbm.matching import score_answers
+from llgbm.lora.peft_io import adapter_hash, write_adapter
 from llgbm.names import path_part
 from llgbm.percent import percent
 from llgbm.progress import ProgressCallback
-from llgbm.tracking.environment import set_seed
 from llgbm.tracking.lock import hold
 from llgbm.tracking.record import ExperimentLogger, refuse_run
-from llgbm.tracking.validation import look_up
-from llgbm.zoo.base import CONTENT, Base, load_configured
-from llgbm.zoo.check import require_fit
+from llgbm.zoo.base import CONTENT, BaseIdentity
 from llgbm.zoo.folder import Teacher, TeacherZoo
-from llgbm.zoo.named import loadable_name
+from llgbm.zoo.named import from_anywhere, loadable_name
 from llgbm.zoo.suite import Task, TaskSuite
 from llgbm.zoo.suites import load_suite, suite_record
-from llgbm.zoo.trainer import adapters_at_once, make_lesson, train_adapters
+from llgbm.zoo.teaching import Classroom, Taught, Teaching
 
 WEAK, NEAR = 0.5, 0.05
 """A teacher below this exact match is compared with the base, and warned of where it is not so much better."""
 logger = logging.getLogger(__name__)
 
 
-def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None) -> TeacherZoo:
+def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None, engine: Engine | None = None) -> TeacherZoo:
     """Train every missing teacher of the configured suite and seeds, batch by batch; teachers that are there are not touched.
 
-    A batch is written whole before the manifest names it; an interrupted build starts again at the batch in hand and
+    A batch is written whole before the manifest names it; an interrupted build starts again at the batches in hand and
     ends with the same adapters. Adapters that are lost, or not as they were trained, are trained again to the same bits.
+
+    Args:
+        config: Which base, suite, adapters and folder.
+        progress: Called with the teachers that are there and all.
+        engine: Where batches are trained; in this process by default. Adapters and manifest are written here whatever it is.
 
     Raises:
         InputError: The base is not fit for the suite (see `zoo.check`); or the folder holds a zoo of another base or training
@@ -50,50 +50,60 @@ def build_zoo(config: ExperimentConfig, progress: ProgressCallback | None = None
     """
     refuse_run(config.checkpoint_folder, "a zoo")
     with hold(config.checkpoint_folder):
-        return _build_alone(config, progress)
+        suite = load_suite(config.zoo.suite)
+        there = replace(config, model=replace(config.model, name=from_anywhere(config.model.name)))
+        with (engine or Local()).crew(Job(Teaching, (there, suite))) as crew:
+            return _build_alone(config, suite, crew, progress)
 
 
-def _build_alone(config: ExperimentConfig, progress: ProgressCallback | None) -> TeacherZoo:
-    set_seed(config.seed)
-    points = {"before": look_up(config.seed, config.model.device)}
-    base = load_configured(config.model)
-    suite = load_suite(config.zoo.suite)
-    framing = Framing.of(base, suite, config.zoo)
+def _build_alone(config: ExperimentConfig, suite: TaskSuite, crew: Crew, progress: ProgressCallback | None) -> TeacherZoo:
+    classroom: Classroom = crew.ask("survey")
     folder = Path(absolute(config.checkpoint_folder))
-    header = _header(config, base, suite)
+    header = _header(config, classroom.base, suite)
     rows, planned = _resumable(folder, header)
-    functional = FunctionalLoRA(base.model, target_shapes(base.model, config.lora.target_modules), config.model.memory_gb)
-    together = adapters_at_once(functional, config.lora, config.zoo)
-    batches = list(plan_batches(suite, replace(config.zoo, adapters_per_batch=together), planned))
+    batches = list(plan_batches(suite, replace(config.zoo, adapters_per_batch=classroom.together), planned))
     header["batches"] = [[_path(task, seed) for task, seed in batch] for batch in batches]
     wanted = {_path(task, seed) for task in suite for seed in config.zoo.seeds}
     if wanted - rows.keys():
-        for finding in require_fit(base, framing, suite):
+        for finding in crew.ask("require_fit"):
             logger.info("%s: %s", finding.check, finding.found)
     before = set(rows)
     with ExperimentLogger(folder.parent, folder.name, config.tracking.level) as record:
         record.log_config(content(config))
-        record.log_inputs(base=base.content_hash, suite=suite.content_hash)
-        record.log_details(points=points)
+        record.log_inputs(base=classroom.base.hash, suite=suite.content_hash)
+        record.log_details(points={"before": classroom.points})
         _write_manifest(folder, header, suite, config.zoo, rows)
-        for batch in batches:
-            missing = {path for path in (_path(task, seed) for task, seed in batch) if path in wanted and path not in rows}
-            if missing:
-                on_step = _Within(progress, len(wanted & rows.keys()), len(wanted), len(batch)) if progress else None
-                rows |= {t.path: t for t in _train_batch(batch, missing, functional, base, framing, folder, config, on_step)}
-                _write_manifest(folder, header, suite, config.zoo, rows)
+        work = {_name(i, batches): (batch, missing) for i, batch in enumerate(batches) if (missing := _missing(batch, wanted, rows))}
+
+        def show(inside: int = 0, **figures: Any) -> None:
             if progress:
-                progress(len(wanted & rows.keys()), len(wanted))
-        record.log_details(points={**points, "after": look_up(config.seed, config.model.device, again=True)})
-    _warn_of_weak([row for path, row in rows.items() if path not in before], functional, framing, suite)
+                progress(len(wanted & rows.keys()) + inside, len(wanted), **crew.figures(), **figures)
+
+        for name, taught in crew.map("train", work.items(), show):
+            rows |= {teacher.path: teacher for teacher in _write_teachers(folder, *work[name], taught, classroom)}
+            _write_manifest(folder, header, suite, config.zoo, rows)
+            show()
+        if not work:
+            show()
+        record.log_details(points={"before": classroom.points, "after": crew.ask("points_again")}, **crew.record())
+    _warn_of_weak([row for path, row in rows.items() if path not in before], suite, crew)
     return TeacherZoo.load(folder)
 
 
-def _warn_of_weak(trained: Sequence[Teacher], functional: FunctionalLoRA, framing: Framing, suite: TaskSuite) -> None:
+def _missing(batch: Sequence[tuple[Task, int]], wanted: set[str], rows: Mapping[str, Teacher]) -> list[int]:
+    """Which places of a batch have no sound teacher and should."""
+    paths = [_path(task, seed) for task, seed in batch]
+    return [k for k, path in enumerate(paths) if path in wanted and path not in rows]
+
+
+def _name(i: int, batches: Sequence[Sequence[tuple[Task, int]]]) -> str:
+    return f"batch {i + 1} of {len(batches)} (from {_path(*batches[i][0])} on)"
+
+
+def _warn_of_weak(trained: Sequence[Teacher], suite: TaskSuite, crew: Crew) -> None:
     """Say which teachers learned next to nothing, and what may help."""
     weak = [teacher for teacher in trained if teacher.exact_match < WEAK]
-    batches = [framing.batch(framing.of_task(suite[teacher.task], "test")) for teacher in weak]
-    base = [score_answers(functional, None, [batch], framing)[0].exact_match for batch in batches]
+    base = crew.ask("alone", [suite[teacher.task] for teacher in weak]) if weak else []
     near = [(t.exact_match, alone, t.task) for t, alone in zip(weak, base, strict=True) if t.exact_match - alone < NEAR]
     if near:
         exact, alone, task = min(near)
@@ -104,46 +114,25 @@ def _warn_of_weak(trained: Sequence[Teacher], functional: FunctionalLoRA, framin
         )
 
 
-class _Within:
-    """Progress inside a batch: counts the adapters that are solved so far."""
-
-    def __init__(self, progress: ProgressCallback, done: int, total: int, size: int) -> None:
-        self.progress, self.done, self.total, self.size = progress, done, total, size
-
-    def __call__(self, step: int, training: int, loss: float) -> None:
-        self.progress(self.done + self.size - training, self.total, step=step, training=training, loss=loss)
-
-
-def _train_batch(
-    batch: list[tuple[Task, int]],
-    missing: set[str],
-    functional: FunctionalLoRA,
-    base: Base,
-    framing: Framing,
-    folder: Path,
-    config: ExperimentConfig,
-    on_step: Callable[[int, int, float], None] | None,
+def _write_teachers(
+    folder: Path, batch: Sequence[tuple[Task, int]], places: Sequence[int], taught: Taught, classroom: Classroom
 ) -> Iterator[Teacher]:
-    """Train a batch; write and yield its missing teachers only."""
-    lessons = [make_lesson(framing, task, seed) for task, seed in batch]
-    trained = train_adapters(functional, lessons, config.lora, config.zoo, framing.pad, on_step)
-    chosen = [k for k, (task, seed) in enumerate(batch) if _path(task, seed) in missing]
-    exact = _test_exact_match(functional, trained.factors.select(chosen), framing, [batch[k][0] for k in chosen])
-    for k, found in zip(chosen, exact, strict=True):
-        task, seed = batch[k]
+    """Write the trained teachers of a batch, which have these places in it."""
+    base = classroom.base
+    for i, place in enumerate(places):
+        task, seed = batch[place]
         path = folder / _path(task, seed)
-        found_again = {"revision": base.revision}
         write_adapter(
-            path, trained.factors, k, base_name=loadable_name(base.name), fan_in_fan_out=functional.fan_in_fan_out, extra_config=found_again
+            path,
+            taught.factors,
+            i,
+            base_name=loadable_name(base.name),
+            fan_in_fan_out=classroom.fan_in_fan_out,
+            extra_config={"revision": base.revision},
         )
         write_json(path / "prompts.json", list(task.prompts))
-        yield Teacher(_path(task, seed), task.name, task.domain, task.split, seed, trained.steps[k], found, adapter_hash(path))
-
-
-def _test_exact_match(functional: FunctionalLoRA, factors: LoRAFactors, framing: Framing, tasks: list[Task]) -> list[float]:
-    """Exact match of each adapter on its task's test examples."""
-    batches = [framing.batch(framing.of_task(task, "test")) for task in tasks]
-    return [result.exact_match for result in score_answers(functional, factors, batches, framing)]
+        found = taught.exact_match[i]
+        yield Teacher(_path(task, seed), task.name, task.domain, task.split, seed, taught.steps[i], found, adapter_hash(path))
 
 
 def plan_batches(suite: TaskSuite, zoo: ZooConfig, planned: Iterable[Sequence[str]] = ()) -> Iterator[list[tuple[Task, int]]]:
@@ -168,10 +157,10 @@ def _path(task: Task, seed: int) -> str:
     return "/".join((path_part(task.domain, "domain"), path_part(task.name, "task"), f"seed{seed}"))
 
 
-def _header(config: ExperimentConfig, base: Base, suite: TaskSuite) -> dict[str, Any]:
+def _header(config: ExperimentConfig, base: BaseIdentity, suite: TaskSuite) -> dict[str, Any]:
     training = {k: v for k, v in asdict(config.zoo).items() if k not in ("suite", "seeds")}
     return {
-        "base": asdict(base.identity),
+        "base": asdict(base),
         "suite": suite_record(suite, config.zoo.suite),
         "lora": asdict(config.lora),
         "zoo": training,

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from llgbm.files import absolute
 from llgbm.zoo.gguf import SUFFIX, is_gguf, unpacked
 
 MICRO, SMOLLM2 = "micro", "smollm2"
@@ -21,6 +22,11 @@ def loadable_name(name: str) -> str:
         file = smollm2_file()
         return SMOLLM2_HUB_ID if file is None else str(unpacked(file))
     return str(unpacked(name) if is_gguf(name) else name)
+
+
+def from_anywhere(name: str) -> str:
+    """A base's name as it is understood in any folder: the absolute path of one that lies here, other names as they are."""
+    return absolute(name) if name not in BUILT_IN and Path(name).exists() else name
 
 
 def smollm2_file() -> Path | None:

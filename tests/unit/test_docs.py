@@ -13,7 +13,15 @@ from llgbm.studies.ablation import load_study
 from llgbm.study.config import describe_study
 
 ROOT = Path(__file__).parents[2]
-DOCS = ("README.md", "docs/findings.md", "docs/microzoo.md", "docs/benchmark.md", "docs/reproducibility.md", "docs/study.md")
+DOCS = (
+    "README.md",
+    "docs/findings.md",
+    "docs/microzoo.md",
+    "docs/benchmark.md",
+    "docs/reproducibility.md",
+    "docs/scale.md",
+    "docs/study.md",
+)
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9]*|\.\.\.")
 
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2] / "llgbm"
 LAYERS = (
     ("errors", "files", "memory", "optimizer_state", "percent", "progress", "checking", "dotted", "names", "bench.clock"),
     ("tracking",),
+    ("fanout",),
     ("config",),
     ("lora",),
     ("zoo.suite",),
@@ -27,6 +28,7 @@ LAYERS = (
     ("zoo.folder", "matching"),
     ("zoo.trainer", "zoo.reword"),
     ("zoo.check",),
+    ("zoo.teaching",),
     ("zoo.build",),
     ("delta",),
     ("retrieval", "models", "losses", "experience"),

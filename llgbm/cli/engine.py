@@ -1,0 +1,51 @@
+"""Where a command's independent pieces of work run: in this process, or on a Ray cluster."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from llgbm.cli.options import require_at_least
+from llgbm.cli.parser import CommandParser
+from llgbm.errors import InputError
+
+if TYPE_CHECKING:
+    from llgbm.fanout.crew import Engine
+
+ENGINES = ("local", "ray")
+
+
+def add_engine(parser: CommandParser) -> None:
+    """Add `--engine`, `--address` and `--workers`."""
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], metavar="E", help="where work runs: local or ray (default: local)")
+    parser.add_argument("--address", default=None, metavar="A", help="of a Ray cluster, such as auto (default: $RAY_ADDRESS, else here)")
+    parser.add_argument("--workers", type=int, default=None, metavar="N", help="Ray processes at most (default: all that fit)")
+
+
+@contextmanager
+def open_engine(args: Namespace, device: str, memory_gb: float | None) -> Iterator["Engine"]:
+    """The engine that flags ask for.
+
+    Args:
+        args: With what `add_engine` adds.
+        device: Of a worker's base.
+        memory_gb: What a worker may take there.
+
+    Raises:
+        InputError: Flags of Ray without it, or what `RayEngine` and `make_seat` refuse.
+    """
+    require_at_least("workers", args.workers)
+    if args.engine == "ray":
+        import torch
+
+        from llgbm.fanout.ray import RayEngine, make_seat
+
+        with RayEngine(args.address, args.workers, make_seat(torch.get_num_threads(), device, memory_gb)) as engine:
+            yield engine
+        return
+    for flag, value in (("address", args.address), ("workers", args.workers)):
+        if value is not None:
+            raise InputError(f"--{flag} is for --engine ray; add that, or leave --{flag} out")
+    from llgbm.fanout.local import Local
+
+    yield Local()
