@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llgbm.cli.dry_run import show_plan
+from llgbm.cli.evaluate_lm import add_lm_eval_arguments, is_lm_eval, run_lm_eval
 from llgbm.cli.keep import add_store, keep
 from llgbm.cli.options import (
     RUN,
@@ -36,7 +37,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--output", default=None, metavar="PATH", help=".json file, or folder (default: the run's)")
     parser.add_argument("--name", default="main", help="the file is eval_<name>.json (default: %(default)s)")
     add_folder(parser, "--predictor", default=None, help="run of b2, for nearest_predicted and merged_predicted")
-    add_folder(parser, "--soft_prompt", default=None, help="run of 'train --network soft_prompt', for the method soft_prompt")
+    add_folder(parser, "--soft_prompt", default=None, help="run of 'train --network soft_prompt'")
     parser.add_argument("--method", default=None, metavar="M:F", help="somebody else's generator, module:function to import")
     parser.add_argument("--splits", nargs="+", default=[], metavar="S", help="splits, such as seen or unseen_combination+one_typo")
     parser.add_argument("--methods", nargs="+", default=[], metavar="M", help="methods to score (default: all that make sense)")
@@ -48,6 +49,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_folder(parser, "--scores", "--cache_dir", default="outputs/cache", help="keeps the controls' scores")
     parser.add_argument("--example_answers", type=int, default=0, metavar="N", help="tasks to write answers for")
     add_store(parser)
+    add_lm_eval_arguments(parser)
     add_json(parser)
     add_dry_run(parser)
     add_base_arguments(parser, "the zoo")
@@ -63,6 +65,8 @@ def run(args: Namespace) -> int:
     from llgbm.tracking.lock import hold
 
     checkpoint = None if args.run == "none" else args.run
+    if is_lm_eval(args):
+        return run_lm_eval(args, checkpoint, _choices(args), _output(args.output, checkpoint, f"lm_{args.name}"))
     output = _output(args.output, checkpoint, args.name)
     choices = _choices(args)
     if args.dry_run:

@@ -25,13 +25,21 @@ class CommandParser(argparse.ArgumentParser):
         self.bare: str | None = None
         """The flag that words without a flag are for: one word, or several where the flag takes several."""
         self.config_groups: list[_ConfigGroup] = []
+        self.pages: list[_Page] = []
 
     def add_config_group(self, title: str) -> "_ConfigGroup":
         """Add a section of config fields."""
         if not self.config_groups:
-            self.add_argument("--help_config", action=_HelpConfig, nargs=0, help="show the flags of every config field")
+            text = "show the flags of every config field"
+            self.add_argument("--help_config", action=_Help, nargs=0, const=self.format_config_help, help=text)
         self.config_groups.append(_ConfigGroup(self, title))
         return self.config_groups[-1]
+
+    def add_page(self, flag: str, title: str) -> "_Page":
+        """Add a section of flags that `flag` shows, and the command's help does not."""
+        self.pages.append(_Page(self, title))
+        self.add_argument(flag, action=_Help, nargs=0, const=self.pages[-1].format_help, help=argparse.SUPPRESS)
+        return self.pages[-1]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse does, and take words that belong to no flag for the bare one; what is left then is a fault of this parser."""
@@ -62,11 +70,11 @@ class CommandParser(argparse.ArgumentParser):
         return f" (did you mean {near[0]}?)" if near else ""
 
     def format_help(self) -> str:
-        """Description, flags (but fields of the config), an example."""
+        """Description, flags (but fields of the config, and those of pages), an example."""
         words = [(action.metavar or action.dest) for action in self._actions if not action.option_strings]
         usage = " ".join([self.prog, *map(str, words), *([f"[{self.bare.upper()}]"] if self.bare else []), "[flags]"])
         lines = [f"usage: {usage}", "", *_wrapped(self, self.description or "")]
-        shown = [action for action in self._actions if action not in self._fields()]
+        shown = [action for action in self._actions if action not in self._elsewhere()]
         lines += ["", _section(self, "flags", [a for a in shown if a.option_strings]).rstrip()]
         positional = [action for action in shown if not action.option_strings]
         if positional:
@@ -81,8 +89,8 @@ class CommandParser(argparse.ArgumentParser):
         """The flags of the config's fields by section."""
         return "\n".join(_section(self, group.title, group.documented) for group in self.config_groups)
 
-    def _fields(self) -> set[argparse.Action]:
-        return {action for group in self.config_groups for action in group.actions}
+    def _elsewhere(self) -> set[argparse.Action]:
+        return {action for group in (*self.config_groups, *self.pages) for action in group.actions}
 
 
 class _ConfigGroup:
@@ -101,6 +109,22 @@ class _ConfigGroup:
             self.actions.append(self.parser.add_argument(flag, dest=flag[2:], default=None, metavar="X", help=text))
 
 
+class _Page:
+    """Flags with a help of their own."""
+
+    def __init__(self, parser: CommandParser, title: str) -> None:
+        self.parser, self.title = parser, title
+        self.actions: list[argparse.Action] = []
+
+    def add_argument(self, flag: str, **options: Any) -> None:
+        """As a parser's."""
+        self.actions.append(self.parser.add_argument(flag, **options))
+
+    def format_help(self) -> str:
+        """Its flags."""
+        return _section(self.parser, self.title, self.actions)
+
+
 class _OneName(argparse.HelpFormatter):
     """Shows the first name of a flag; the others are older names of it."""
 
@@ -114,11 +138,12 @@ class _OneName(argparse.HelpFormatter):
         return name if action.nargs == 0 else f"{name} {self._format_args(action, action.dest.upper())}"  # type: ignore[arg-type]
 
 
-class _HelpConfig(argparse.Action):
-    """Prints the config's flags and ends."""
+class _Help(argparse.Action):
+    """Prints what `const` gives, and ends."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        print(parser.format_config_help())
+        assert callable(self.const)
+        print(self.const())
         parser.exit()
 
 

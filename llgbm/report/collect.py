@@ -12,6 +12,7 @@ from typing import Any
 from llgbm.dotted import flatten
 from llgbm.errors import InputError
 from llgbm.evaluation.answers import ANSWERS_FILE, read_answers
+from llgbm.evaluation.lm_eval import BACKEND
 from llgbm.evaluation.task_eval import read_evaluation
 from llgbm.files import hash_file, read_json, read_yaml
 from llgbm.tracking.record import HEARTBEAT_FILE, METRICS_FILE, RECORD_FILE, RUNNING, read_record
@@ -106,7 +107,7 @@ def collect_run(folder: str | Path) -> Run:
         metrics=read_curves(folder / METRICS_FILE),
         hardware=read_curves(folder / HEARTBEAT_FILE, "second"),
         training=_read_object(folder / "training.json"),
-        evaluations={path.stem.removeprefix("eval_"): _read_scores(path) for path in sorted(folder.glob("eval_*.json"))},
+        evaluations={path.stem.removeprefix("eval_"): _read_scores(path) for path in sorted(folder.glob("eval_*.json")) if _is_own(path)},
         answers=read_answers(answers) if answers.is_file() else None,
         pictures=_pictures(folder / "figures"),
         zoo=_read_zoo(config.get("checkpoint_folder")),
@@ -173,6 +174,12 @@ def _object(path: Path, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}; the command that made the folder writes it anew")
     return value
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is no evaluation by lm-evaluation-harness, whose tasks are others."""
+    document = read_json(path)
+    return not (isinstance(document, dict) and document.get("backend") == BACKEND)
 
 
 def _read_scores(path: Path) -> dict[str, Any]:

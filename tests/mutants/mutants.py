@@ -703,4 +703,40 @@ MUTANTS = (
         "        if True:\n            mean",
         "test_attribute_generator.py::test_slots_learn_alone_and_add_to_the_regression",
     ),
+    # Other people's harness
+    Mutant(
+        "a teacher that is scored without its adapter",
+        "evaluation/lm_eval.py",
+        "            yield adapted\n",
+        "            with adapted.disable_adapter():\n                yield adapted\n",
+        "test_lm_eval.py::test_a_teachers_exact_match_is_the_one_of_llgbm_evaluate",
+    ),
+    Mutant(
+        "the base scored instead of what was asked for",
+        "evaluation/lm_eval.py",
+        "factors = candidate.make() if candidate.make else None",
+        "factors = None",
+        "test_lm_eval.py::test_a_teachers_exact_match_is_the_one_of_llgbm_evaluate",
+    ),
+    Mutant(
+        "an adapter that stays in the base",
+        "evaluation/lm_eval.py",
+        "            adapted.unload()",
+        "            pass",
+        "test_lm_eval.py::test_an_adapter_is_put_in_alone_and_taken_out_again",
+    ),
+    Mutant(
+        "a task's code that runs unasked",
+        "evaluation/lm_tasks.py",
+        "    if not confirmed:\n        found.refuse_code()",
+        "    if False:\n        found.refuse_code()",
+        "test_lm_eval.py::test_code_that_a_task_names_runs_when_that_is_confirmed_alone",
+    ),
+    Mutant(
+        "templates rendered outside the sandbox",
+        "evaluation/lm_tasks.py",
+        "    if not confirmed:\n        utils.env",
+        "    if False:\n        utils.env",
+        "test_lm_eval.py::test_a_task_that_cannot_be_asked_is_named",
+    ),
 )
