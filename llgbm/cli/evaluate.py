@@ -22,6 +22,7 @@ from llgbm.cli.options import (
 )
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
+from llgbm.hub import on_hub
 from llgbm.names import path_part
 from llgbm.percent import percent
 from llgbm.zoo.manifest import read_manifest
@@ -189,7 +190,7 @@ def _output(given: str | None, checkpoint: str | None, name: str) -> Path:
     """The file to write; unless given, in the run's folder, else in the checkpoint's, else in outputs/."""
     if given is not None and given.endswith(".json"):
         return Path(given)
-    if given is None and checkpoint is not None:
+    if given is None and checkpoint is not None and not on_hub(checkpoint):
         from llgbm.evaluation.task_eval import run_folder
 
         given = str(run_folder(checkpoint) or checkpoint)

@@ -6,6 +6,7 @@ from typing import Any
 
 from llgbm.evaluation.setting import Setting
 from llgbm.files import absolute, hash_tensors
+from llgbm.hub import on_hub
 from llgbm.tracking.environment import get_environment_info
 
 FOLDERS = ("predictor", "soft_prompt")
@@ -19,7 +20,7 @@ def how_made(setting: Setting, checkpoint: str | Path | None) -> dict[str, Any]:
     networks = {"generator": setting.generator, "predictor": setting.predictor, "soft_prompt": setting.soft_prompt}
     hashes = {name: hash_tensors(network.state_dict()) for name, network in networks.items() if network is not None}
     return {
-        "run": None if checkpoint is None else absolute(checkpoint),
+        "run": checkpoint if checkpoint is None or on_hub(checkpoint) else absolute(checkpoint),
         "zoo": absolute(setting.zoo.folder),
         "choices": choices,
         "inputs": {"base": setting.base.content_hash, "zoo": setting.zoo.content_hash, **hashes},

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from llgbm.errors import InputError
 from llgbm.files import read_json, write_bytes, write_json
+from llgbm.hub import fetched, hub_name, on_hub
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.zoo.base import Base, BaseIdentity, check_base
 
@@ -172,13 +173,18 @@ class ConditionReader(nn.Module):
         write_json(Path(folder) / CONFIG_FILE, {"format": FORMAT, **dataclasses.asdict(self.spec), **size})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, encoder: TextEncoder | None = None) -> Self:
-        """Read a network back, in eval mode, from its folder, a checkpoint, or a run folder.
+    def from_pretrained(cls, folder: str | Path, encoder: TextEncoder | None = None, revision: str | None = None) -> Self:
+        """Read a network back, in eval mode, from its folder, a checkpoint, a run folder, or the hub.
+
+        Args:
+            folder: Of the hub: `hf://ORG/NAME`, or `ORG/NAME` with a revision.
+            encoder: The text encoder, if it is built already.
+            revision: Branch, tag or commit of a model of the hub; a folder of this machine has none.
 
         Raises:
-            InputError: None there, another format or kind of network, or weights that do not fit the config.
+            InputError: None there, another format or kind of network, weights that do not fit the config, or as `hub.fetched`.
         """
-        folder = cls.folder_in(folder)
+        folder = cls.folder_in(folder if revision is None else hub_name(folder, revision))
         spec = cls.read_spec(folder / CONFIG_FILE)
         network = cls(spec, encoder)
         try:
@@ -190,8 +196,9 @@ class ConditionReader(nn.Module):
 
     @classmethod
     def folder_in(cls, checkpoint: str | Path) -> Path:
-        """The network's folder of a run folder, or the folder itself. InputError when there is none."""
-        for folder in (Path(checkpoint) / cls.kind, Path(checkpoint)):
+        """The network's folder of a run folder, or the folder itself, here or fetched from the hub. InputError when there is none."""
+        here = fetched(str(checkpoint)) if on_hub(checkpoint) else Path(checkpoint)
+        for folder in (here / cls.kind, here):
             if (folder / CONFIG_FILE).is_file():
                 return folder
         raise InputError(

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "llgbm"
 
 LAYERS = (
-    ("errors", "files", "memory", "optimizer_state", "percent", "progress", "checking", "dotted", "names", "bench.clock"),
+    ("errors", "files", "memory", "optimizer_state", "percent", "progress", "checking", "dotted", "names", "hub", "bench.clock"),
     ("tracking",),
     ("fanout",),
     ("config",),

@@ -13,6 +13,7 @@ from tolerance import depth, relative
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.evaluation import task_eval
+from llgbm.evaluation.made import how_made
 from llgbm.evaluation.methods import METHODS
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.evaluation.statistics import bootstrap_interval, standard_error
@@ -280,6 +281,13 @@ def test_a_generator_of_another_base_is_refused(zoo_folder, tmp_path):
     generator.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"generator .* belongs to a base with hash 11111111"):
         evaluate(tmp_path, zoo_folder)
+
+
+def test_a_generator_is_recorded_by_its_place_here_or_on_the_hub(zoo_folder, tmp_path, monkeypatch):
+    setting = asked(zoo_folder)
+    monkeypatch.chdir(tmp_path)
+    assert how_made(setting, "run")["run"] == str(tmp_path / "run")
+    assert how_made(setting, "hf://org/gen@v1")["run"] == "hf://org/gen@v1"
 
 
 def test_a_folder_without_generator_is_refused(zoo_folder, tmp_path):
