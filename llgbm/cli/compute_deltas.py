@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llgbm.cli.dry_run import UNKNOWN, show_plan
+from llgbm.cli.engine import add_engine, open_engine
 from llgbm.cli.keep import keep
 from llgbm.cli.options import (
     DELTAS,
@@ -24,8 +25,11 @@ from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
 
 if TYPE_CHECKING:
-    from llgbm.config import ProbeConfig
+    from collections.abc import Sequence
+
+    from llgbm.config import ExperimentConfig, ProbeConfig
     from llgbm.delta import DeltaReport
+    from llgbm.fanout.crew import Crew
     from llgbm.probes import ProbeSet
 
 HELP = "Measure what adapters do to hidden states, into a cache."
@@ -40,6 +44,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--tokens", default=None, metavar="T", help="a token's number, last, mean or response")
     add_json(parser)
     add_dry_run(parser)
+    add_engine(parser)
     add_config_arguments(parser, sections=("model", "probe", "delta", "tracking"))
 
 
@@ -47,19 +52,15 @@ def run(args: Namespace) -> int:
     """Exit status 2 when an adapter could not be read; the others are done. Under torchrun the first process speaks for all."""
     from dataclasses import replace
 
-    from accelerate import PartialState
-
-    from llgbm.config import content
-    from llgbm.delta import DeltaCache, compute_deltas, make_engine
+    from llgbm.delta import Measuring, Recorded
     from llgbm.errors import InputError
-    from llgbm.files import absolute
+    from llgbm.fanout.crew import Job
     from llgbm.lora.peft_io import find_adapters
-    from llgbm.progress import ProgressBar
-    from llgbm.provenance import record_deltas
-    from llgbm.tracking.record import ExperimentLogger, refuse_run
-    from llgbm.zoo.base import load_configured, load_recorded
+    from llgbm.probes import load_probes
+    from llgbm.tracking.record import refuse_run
     from llgbm.zoo.folder import TeacherZoo
     from llgbm.zoo.manifest import is_zoo
+    from llgbm.zoo.named import from_anywhere
 
     config = read_config(args)
     if args.dry_run:
@@ -68,27 +69,48 @@ def run(args: Namespace) -> int:
     paths = find_adapters(args.zoo)
     if not paths:
         raise InputError(f"{args.zoo}: no adapters here (no adapter_config.json below it); 'llgbm zoo build' trains some")
+    config = replace(config, model=replace(config.model, name=from_anywhere(config.model.name)))
+    recorded = device = None
     if is_zoo(args.zoo):
-        zoo = TeacherZoo.load(args.zoo)
-        base = load_recorded(f"zoo {zoo.folder}", zoo.base, read_base_options(args))
-    else:
-        base = load_configured(config.model)
-    first = PartialState(cpu=base.model.device.type == "cpu").is_main_process
-    engine = make_engine(config, args.layers, args.tokens, base=base)
+        zoo, options = TeacherZoo.load(args.zoo), read_base_options(args)
+        options = replace(options, name=options.name and from_anywhere(options.name))
+        recorded, device = Recorded(f"zoo {zoo.folder}", zoo.base, options), options.device or zoo.base.device
+    probes = load_probes(config.probe.probe_type).at_most(config.probe.num_probes)
+    job = Job(Measuring.load, (config, probes, args.layers, args.tokens, recorded))
+    with open_engine(args, device or config.model.device, config.model.memory_gb) as engine, engine.crew(job) as crew:
+        return _fill(args, config, paths, probes, crew)
+
+
+def _fill(args: Namespace, config: "ExperimentConfig", paths: "Sequence[Path]", probes: "ProbeSet", crew: "Crew") -> int:
+    from dataclasses import replace
+
+    from accelerate import PartialState
+
+    from llgbm.config import content
+    from llgbm.delta import DeltaCache, fill_cache
+    from llgbm.files import absolute
+    from llgbm.progress import ProgressBar
+    from llgbm.provenance import record_deltas
+    from llgbm.tracking.record import ExperimentLogger
+
+    measure = crew.ask("survey")
+    first = PartialState(cpu=measure.config["base"]["device"] == "cpu").is_main_process
     if first:
-        for text, length in engine.cut_probes.items():
-            print(f"llgbm: probe {text[:40]!r} is cut: {length} tokens, probe.max_length is {engine.options.max_length}", file=sys.stderr)
-        _say_how_many_probes(config.probe, engine.probes)
+        for text, length in measure.cut_probes.items():
+            print(f"llgbm: probe {text[:40]!r} is cut: {length} tokens, probe.max_length is {measure.max_length}", file=sys.stderr)
+        _say_how_many_probes(config.probe, probes)
     cache = DeltaCache(args.deltas)
-    cache.bind(engine.config)
-    folder = Path(args.deltas).resolve()
+    cache.bind(measure.config)
+    folder, record = Path(args.deltas).resolve(), None
     with ExitStack() as stack:
         if first:
             record = stack.enter_context(ExperimentLogger(folder.parent, folder.name, config.tracking.level))
-            record.log_config(content(replace(config, model=base.as_configured())))
+            record.log_config(content(replace(config, model=measure.model)))
             record.log_details(call={"adapters": absolute(args.zoo), "layers": args.layers, "tokens": args.tokens})
         progress = stack.enter_context(ProgressBar("deltas", "adapters")) if first else None
-        report = compute_deltas(engine, paths, cache, progress)
+        report = fill_cache(crew, paths, cache, progress, measure)
+        if record is not None:
+            record.log_details(**crew.record())
     if first:
         _show(args, report)
         if not report.failed:

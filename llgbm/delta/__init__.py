@@ -2,7 +2,7 @@
 
 from llgbm.delta.behavior import Behavior, Predictions, observe, top_predictions
 from llgbm.delta.cache import DeltaCache, comparable, delta_key, difference
-from llgbm.delta.compute import DeltaReport, compute_deltas, engine_of_cache
+from llgbm.delta.compute import DeltaReport, compute_deltas, engine_of_cache, fill_cache
 from llgbm.delta.engine import (
     DeltaEngine,
     DeltaOptions,
@@ -12,6 +12,7 @@ from llgbm.delta.engine import (
     make_engine,
     token_states,
 )
+from llgbm.delta.measuring import Measure, Measuring, Recorded
 
 __all__ = [
     "Behavior",
@@ -19,7 +20,10 @@ __all__ = [
     "DeltaEngine",
     "DeltaOptions",
     "DeltaReport",
+    "Measure",
+    "Measuring",
     "Predictions",
+    "Recorded",
     "aggregate",
     "comparable",
     "compute_adapter_delta",
@@ -28,6 +32,7 @@ __all__ = [
     "delta_key",
     "difference",
     "engine_of_cache",
+    "fill_cache",
     "make_engine",
     "observe",
     "token_states",

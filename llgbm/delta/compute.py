@@ -1,18 +1,25 @@
-"""Deltas of a whole folder of adapters into a cache: only what is missing, in chunks, over any number of processes."""
+"""Deltas of a whole folder of adapters into a cache: only what is missing, in chunks, over any number of processes.
 
-from collections.abc import Sequence
+Adapters are read, and deltas written, by the process that was asked; workers only measure.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from llgbm.config import ExperimentConfig
-from llgbm.delta.cache import MANIFEST, DeltaCache
+from llgbm.delta.cache import MANIFEST, DeltaCache, delta_key
 from llgbm.delta.engine import DeltaEngine, DeltaOptions, make_engine
+from llgbm.delta.measuring import Measure, Measuring
 from llgbm.errors import InputError
-from llgbm.lora.bulk import read_readable
+from llgbm.fanout.crew import Crew, Item, Job
+from llgbm.fanout.local import Local
+from llgbm.lora.bulk import AdapterBatch, read_readable
 from llgbm.progress import ProgressCallback
 from llgbm.zoo.base import Base, BaseIdentity, BaseOptions, load_recorded
 
@@ -46,21 +53,41 @@ def compute_deltas(
     Raises:
         InputError: The cache holds deltas of another configuration. Unreadable adapters do not stop the rest.
     """
-    cache.bind(engine.config)
-    state, report = PartialState(cpu=engine.functional.device.type == "cpu"), DeltaReport()
+    with Local().crew(Job(Measuring, (engine,))) as crew:
+        return fill_cache(crew, adapter_paths, cache, progress)
+
+
+def fill_cache(
+    crew: Crew,
+    adapter_paths: Sequence[str | Path],
+    cache: DeltaCache,
+    progress: ProgressCallback | None = None,
+    measure: Measure | None = None,
+) -> DeltaReport:
+    """`compute_deltas` by a crew of `Measuring`.
+
+    Args:
+        crew: Its workers get factors and need not see the adapters' folders.
+        adapter_paths: As `compute_deltas`.
+        cache: As `compute_deltas`.
+        progress: Called with the adapters done and to do.
+        measure: What the crew said of itself, if it was asked already.
+    """
+    measure = measure or crew.ask("survey")
+    cache.bind(measure.config)
+    state = PartialState(cpu=measure.config["base"]["device"] == "cpu")
+    paths, size = [str(path) for path in adapter_paths], measure.adapters_at_once
+    chunks = [paths[start : start + size] for start in range(0, len(paths), size)][state.process_index :: state.num_processes]
+    filling = _Filling(measure, cache, chunks, progress)
     if state.is_main_process:
-        _keep_base(engine, cache, report)
-    size = engine.adapters_at_once
-    chunks = [[str(path) for path in adapter_paths[start : start + size]] for start in range(0, len(adapter_paths), size)]
-    mine = chunks[state.process_index :: state.num_processes]
-    done, total = 0, sum(map(len, mine))
-    for chunk in mine:
-        _compute_chunk(engine, chunk, cache, report)
-        done += len(chunk)
-        if progress:
-            progress(done, total, failed=len(report.failed))
+        filling.keep_base()
+    for name, deltas in crew.map("deltas", filling.items()):
+        filling.store(name, deltas, **crew.figures())
     state.wait_for_everyone()
-    return report if state.num_processes == 1 else _merged(gather_object([report]))
+    report = filling.report if state.num_processes == 1 else _merged(gather_object([filling.report]))
+    order = {path: i for i, path in enumerate(paths)}
+    report.computed.sort(key=lambda path: order[path])
+    return report
 
 
 def engine_of_cache(
@@ -102,31 +129,59 @@ def _merged(reports: list[DeltaReport]) -> DeltaReport:
     return whole
 
 
-def _keep_base(engine: DeltaEngine, cache: DeltaCache, report: DeltaReport) -> None:
-    """Store the base's own states unless they are there and sound."""
-    faults = len(cache.faults)
-    if cache.get_base_activation() is None:
-        cache.save_base_activation(engine.base_activation, engine.config)
-    report.corrupt += cache.faults[faults:]
+class _Filling:
+    """Reads chunk after chunk, passes over what the cache holds, and stores what comes back."""
 
+    def __init__(self, measure: Measure, cache: DeltaCache, chunks: list[list[str]], progress: ProgressCallback | None) -> None:
+        self.measure, self.cache, self.chunks, self.progress = measure, cache, chunks, progress
+        self.report, self.done = DeltaReport(), 0
+        self._in_work: dict[str, tuple[list[str], list[str], dict[str, str]]] = {}
+        """Of each chunk that is measured: its adapters, the sound ones of them, and path -> key of those the cache lacks."""
 
-def _compute_chunk(engine: DeltaEngine, paths: list[str], cache: DeltaCache, report: DeltaReport) -> None:
-    """One chunk. If anything is missing the whole chunk is forwarded again, so that an entry's bits do not depend on what was missing."""
-    batch = read_readable(paths, engine.functional.shapes)
-    report.failed |= batch.failures
-    if batch.factors is None:
-        return
-    keys = {path: engine.key(batch.factors.content_hash(i)) for i, path in enumerate(batch.paths)}
-    faults = len(cache.faults)
-    held = cache.held(keys)
-    missing = [path for path in keys if path not in held]
-    report.corrupt += cache.faults[faults:]
-    report.reused += [path for path in keys if path in held]
-    if not missing:
-        return
-    deltas = dict(zip(batch.paths, engine.deltas(batch.factors), strict=True))
-    for path in [path for path in missing if not np.isfinite(deltas[path]).all()]:
-        report.failed[path] = f"adapter {path}: its delta has NaN or infinite values in {engine.config['dtype']}; check its scaling"
-        missing.remove(path)
-    cache.save_deltas({path: (keys[path], deltas[path]) for path in missing})
-    report.computed += missing
+    def keep_base(self) -> None:
+        """Store the base's own states unless they are there and sound."""
+        faults = len(self.cache.faults)
+        if self.cache.get_base_activation() is None:
+            self.cache.save_base_activation(self.measure.base_activation, self.measure.config)
+        self.report.corrupt += self.cache.faults[faults:]
+
+    def items(self) -> Iterator[Item]:
+        """Every chunk of which a delta is missing, whole: an entry's bits do not depend on what else was missing."""
+        for i, paths in enumerate(self.chunks):
+            batch = read_readable(paths, self.measure.shapes)
+            self.report.failed |= batch.failures
+            missing = self._missing(batch)
+            if missing:
+                name = f"chunk {i + 1} of {len(self.chunks)} (from {paths[0]} on)"
+                self._in_work[name] = paths, batch.paths, missing
+                yield name, (batch.factors,)
+            else:
+                self._show(paths)
+
+    def store(self, name: str, deltas: np.ndarray, **figures: Any) -> None:
+        """Store what the cache lacks of a chunk."""
+        asked, sound, missing = self._in_work.pop(name)
+        found = dict(zip(sound, deltas, strict=True))
+        for path in [path for path in missing if not np.isfinite(found[path]).all()]:
+            dtype = self.measure.config["dtype"]
+            self.report.failed[path] = f"adapter {path}: its delta has NaN or infinite values in {dtype}; check its scaling"
+            del missing[path]
+        self.cache.save_deltas({path: (key, found[path]) for path, key in missing.items()})
+        self.report.computed += missing
+        self._show(asked, **figures)
+
+    def _missing(self, batch: AdapterBatch) -> dict[str, str]:
+        """Path -> key of the adapters whose delta is not there."""
+        if batch.factors is None:
+            return {}
+        keys = {path: delta_key(self.measure.config, batch.factors.content_hash(k)) for k, path in enumerate(batch.paths)}
+        faults = len(self.cache.faults)
+        held = self.cache.held(keys)
+        self.report.corrupt += self.cache.faults[faults:]
+        self.report.reused += [path for path in keys if path in held]
+        return {path: key for path, key in keys.items() if path not in held}
+
+    def _show(self, paths: list[str], **figures: Any) -> None:
+        self.done += len(paths)
+        if self.progress:
+            self.progress(self.done, sum(map(len, self.chunks)), failed=len(self.report.failed), **figures)

@@ -250,6 +250,7 @@ def make_engine(
     tokens: str | None = None,
     options: DeltaOptions | None = None,
     base: Base | None = None,
+    probes: ProbeSet | None = None,
 ) -> DeltaEngine:
     """The engine a config describes: its base, its probes, and what it keeps.
 
@@ -259,11 +260,12 @@ def make_engine(
         tokens: Instead of delta.token_idx: a number, `last`, `mean` or `response`.
         options: Instead of all that the config keeps.
         base: If it is loaded already; of the section model only the memory is read then.
+        probes: If they are read already.
 
     Raises:
         InputError: Layers or tokens are none of these; see also `DeltaEngine`.
     """
-    probes = load_probes(config.probe.probe_type).at_most(config.probe.num_probes)
+    probes = probes or load_probes(config.probe.probe_type).at_most(config.probe.num_probes)
     base = base or load_configured(config.model)
     options = options or DeltaOptions.from_config(config.delta, config.probe.max_length)
     if layers is not None:

@@ -6,7 +6,7 @@ the line that carries the rule. A rule that is gone takes its mutant along.
 
 from dataclasses import dataclass
 
-LEAKS = "test_leaks.py"
+LEAKS, FANOUT = "test_leaks.py", "test_fanout.py"
 
 
 @dataclass(frozen=True)
@@ -738,5 +738,69 @@ MUTANTS = (
         "    if not confirmed:\n        utils.env",
         "    if False:\n        utils.env",
         "test_lm_eval.py::test_a_task_that_cannot_be_asked_is_named",
+    ),
+    # Work on a cluster
+    Mutant(
+        "a finished item done again",
+        "fanout/ray_crew.py",
+        "member.waits_for, task, member.task = None, member.task, None",
+        "member.waits_for, task, member.task = None, member.task, None; queue.extend([task] if task and self.lost else [])",
+        f"{FANOUT}::test_whoever_dies_every_item_is_finished_once_under_its_own_name",
+    ),
+    Mutant(
+        "a lost worker's item forgotten",
+        "fanout/ray_crew.py",
+        "queue.appendleft(task)",
+        "del queue[:0]",
+        f"{FANOUT}::test_whoever_dies_every_item_is_finished_once_under_its_own_name",
+    ),
+    Mutant(
+        "a lost worker's item at the end",
+        "fanout/ray_crew.py",
+        "queue.appendleft(task)",
+        "queue.append(task)",
+        f"{FANOUT}::test_a_lost_item_is_the_next_to_be_done",
+    ),
+    Mutant(
+        "results under the names of others",
+        "fanout/ray_crew.py",
+        "return task.name, outcome.unwrapped(task.name)",
+        "return (queue[0] if queue else task).name, outcome.unwrapped(task.name)",
+        f"{FANOUT}::test_whoever_dies_every_item_is_finished_once_under_its_own_name",
+    ),
+    Mutant(
+        "an item that kills for ever",
+        "fanout/ray_crew.py",
+        "if deaths >= MOST_DEATHS:",
+        "if deaths > MOST_DEATHS:",
+        f"{FANOUT}::test_an_item_that_kills_its_workers_ends_the_work_by_name",
+    ),
+    Mutant(
+        "a refusal tried again",
+        "fanout/hand.py",
+        "raise InputError(self.refusal)",
+        "return None",
+        f"{FANOUT}::test_what_a_worker_refuses_is_refused_once_and_ends_the_work",
+    ),
+    Mutant(
+        "workers with other files",
+        "fanout/ray_crew.py",
+        "if hello.identity != self.identity:",
+        "if not hello.identity:",
+        f"{FANOUT}::test_workers_that_read_other_files_are_refused",
+    ),
+    Mutant(
+        "items handed to workers without a place",
+        "fanout/ray_crew.py",
+        "if queue and member.hello and member.task is None:",
+        "if queue and member.task is None:",
+        f"{FANOUT}::test_workers_without_a_place_hold_nothing_up",
+    ),
+    Mutant(
+        "nothing read while there is no room",
+        "fanout/ray_crew.py",
+        "free = max(1, most",
+        "free = max(0, most",
+        f"{FANOUT}::test_a_cluster_that_lost_every_node_is_waited_for",
     ),
 )

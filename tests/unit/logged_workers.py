@@ -1,6 +1,6 @@
 """The workers of stages, which write down what they begin and end, and one of which is killed in the middle of an item when it is asked to.
 
-The line stands in a file of the folder `log` beside the zoo that is built or read; `kill` there asks.
+Lines stand in a file of the config's output_dir; a file `kill` there asks.
 """
 
 import os
@@ -9,6 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from llgbm.config import ExperimentConfig
+from llgbm.delta import Measuring
+from llgbm.lora.factors import LoRAFactors
+from llgbm.probes import ProbeSet
 from llgbm.zoo.teaching import Taught, Teaching
 
 
@@ -36,10 +42,31 @@ def die_if_asked(folder: Path) -> None:
 
 
 class LoggedTeaching(Teaching):
-    """Its log is in the config's output_dir."""
+    """Dies in the middle of a training."""
 
     def train(self, batch: Any, wanted: Any, tick: Any = None) -> Taught:
         folder = Path(self.config.output_dir)
         return logged(
             folder, batch[0][0].name, lambda: super(LoggedTeaching, self).train(batch, wanted, lambda *_, **__: die_if_asked(folder))
         )
+
+
+class LoggedMeasuring(Measuring):
+    """Dies with deltas that it has not handed over."""
+
+    folder: Path
+
+    @classmethod
+    def load(cls, config: ExperimentConfig, probes: ProbeSet, *others: Any) -> "LoggedMeasuring":
+        made = super().load(config, probes, *others)
+        assert isinstance(made, cls)
+        made.folder = Path(config.output_dir)
+        return made
+
+    def deltas(self, factors: LoRAFactors, tick: Any = None) -> np.ndarray:
+        def work() -> np.ndarray:
+            found = super(LoggedMeasuring, self).deltas(factors)
+            die_if_asked(self.folder)
+            return found
+
+        return logged(self.folder, factors.content_hash()[:8], work)

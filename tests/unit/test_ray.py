@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 from fanout_workers import Squares
-from logged_workers import LoggedTeaching, lines
+from logged_workers import LoggedMeasuring, LoggedTeaching, lines
 
 from llgbm.cli import main
-from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig
+from llgbm.config import ExperimentConfig, LoRAConfig, ModelConfig, ZooConfig
+from llgbm.delta import DeltaCache, Measuring, fill_cache
 from llgbm.errors import InputError
 from llgbm.fanout.crew import Job
+from llgbm.fanout.local import Local
 from llgbm.fanout.ray import RayEngine, Seat, require_answer
 from llgbm.files import hash_file
+from llgbm.lora.peft_io import find_adapters
+from llgbm.probes import load_probes
 from llgbm.zoo import build
 from llgbm.zoo.build import build_zoo
 from llgbm.zoo.micro.world import micro_suite
@@ -101,6 +105,23 @@ def test_a_zoo_whose_worker_is_killed_has_the_bits_of_one_process(
     record = json.loads((world / "ray" / "metadata.json").read_text())
     assert record["state"] == "COMPLETED"
     assert record["workers"]["lost"] == 1
+
+
+def test_deltas_whose_worker_is_killed_have_the_bits_of_one_process(world: Path, engine: RayEngine, tmp_path: Path) -> None:
+    """A chunk is one adapter, so that there are six."""
+    (tmp_path / "kill").touch()
+    asked = ExperimentConfig(model=ModelConfig(memory_gb=1e-9), output_dir=str(tmp_path))
+    arguments, paths, reports = (asked, load_probes("generic")), find_adapters(world / "local"), []
+    for place, where, kind in ((engine, "ray", LoggedMeasuring), (Local(), "local", Measuring)):
+        with place.crew(Job(kind.load, arguments)) as crew:
+            reports.append(fill_cache(crew, paths, DeltaCache(tmp_path / where)))
+    assert reports[0] == reports[1]
+    assert reports[0].computed == list(map(str, paths))
+    one, other = (DeltaCache(tmp_path / where).manifest for where in ("ray", "local"))
+    assert one == other
+    assert hashes(tmp_path / "ray").keys() == hashes(tmp_path / "local").keys()
+    told = Counter(tuple(line.split()[:2]) for line in lines(tmp_path))
+    assert sorted(told.values()) == [1] * 11 + [2]  # six ended once each, one was begun twice
 
 
 def test_what_workers_refuse_is_one_sentence(world: Path, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
