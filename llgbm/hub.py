@@ -38,3 +38,21 @@ def fetched(name: str) -> Path:
             f"{name}: cannot be had from the hub ({first_line(error)}); check the name, the revision and the network, or fetch it "
             f"where there is one: hf download {repo_id}"
         ) from error
+
+
+def publish(folder: str | Path, repo_id: str, private: bool | None = None) -> str:
+    """Commit every file of a folder to a model of the hub, which is made if need be; the commit's address.
+
+    Raises:
+        InputError: The name can be none, nobody is logged in, or the hub is out of reach or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload with llgbm").commit_url)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{repo_id}: cannot be written to on the hub ({first_line(error)}); check the name, the network and 'hf auth whoami'"
+        ) from error

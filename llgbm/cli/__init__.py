@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "train-delta-only": "llgbm.cli.train_delta_only",
     "ensemble": "llgbm.cli.ensemble",
     "generate": "llgbm.cli.generate",
+    "push": "llgbm.cli.push",
     "try": "llgbm.cli.try_adapter",
     "serve": "llgbm.cli.serve",
     "evaluate": "llgbm.cli.evaluate",

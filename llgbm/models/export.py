@@ -1,6 +1,8 @@
 """From a task's words to PEFT directories on disk: which tasks are asked for, the adapters, and a model card beside each."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +11,10 @@ from pydantic.dataclasses import dataclass
 from llgbm.checking import RECORD, Text, shown
 from llgbm.errors import InputError
 from llgbm.files import hash_file, read_json, read_text, write_text
-from llgbm.lora.peft_io import write_adapter
+from llgbm.hub import publish
+from llgbm.lora.adapter_config import CONFIG_FILE
+from llgbm.lora.peft_io import TENSOR_FILE, read_adapter, write_adapter
+from llgbm.models.cards import CARD_FILE, PublishedScore, completed
 from llgbm.models.ensemble import load_generator
 from llgbm.models.reader import WEIGHTS_FILE
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
@@ -18,7 +23,6 @@ from llgbm.zoo.base import Base, BaseIdentity, check_base
 from llgbm.zoo.named import loadable_name
 from llgbm.zoo.suite import read_jsonl
 
-CARD_FILE = "README.md"
 SHOWN_PROMPTS = 8
 """Prompts a model card quotes."""
 
@@ -79,6 +83,31 @@ def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], outpu
         )
         write_text(folder / CARD_FILE, model_card(folder.absolute(), generator.spec, made_for, request, source))
     return folders
+
+
+def push_adapter(folder: str | Path, repo_id: str, license: str, scores: Sequence[PublishedScore] = (), private: bool | None = None) -> str:
+    """Write a PEFT folder to a model of the hub, its card completed; the commit's address.
+
+    Args:
+        folder: With an adapter that can be read; other files in it stay here.
+        repo_id: `ORG/NAME`.
+        license: As the hub abbreviates it: mit, apache-2.0.
+        scores: For the card.
+        private: Whether only its owners see it; None: as their settings say.
+
+    Raises:
+        InputError: No adapter there, or as `hub.publish`.
+    """
+    folder = Path(folder)
+    read_adapter(folder)
+    base_name = str(read_json(folder / CONFIG_FILE).get("base_model_name_or_path"))
+    card = read_text(folder / CARD_FILE) if (folder / CARD_FILE).is_file() else f"# {repo_id.rpartition('/')[2]}\n\nA LoRA adapter.\n"
+    card = card.replace(json.dumps(str(folder.absolute())), json.dumps(repo_id))
+    with tempfile.TemporaryDirectory() as whole:
+        for name in (TENSOR_FILE, CONFIG_FILE):
+            shutil.copy(folder / name, whole)
+        write_text(Path(whole) / CARD_FILE, completed(card, repo_id, base_name, "peft", license, scores))
+        return publish(whole, repo_id, private)
 
 
 def read_requests(path: str | Path) -> list[Request]:

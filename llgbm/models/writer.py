@@ -3,12 +3,16 @@
 Letters: K tasks.
 """
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llgbm.files import write_text
+from llgbm.hub import publish
 from llgbm.lora.factors import LoRAFactors
+from llgbm.models.cards import CARD_FILE, PublishedScore, completed
 from llgbm.models.reader import ConditionReader
 from llgbm.zoo.base import Base, BaseIdentity
 
@@ -84,3 +88,35 @@ class AdapterWriter(ConditionReader):
             InputError: Neither is given, the two disagree on the number of tasks, or a text is empty.
         """
         return self.answer(prompts, description, base)
+
+    def push_to_hub(self, repo_id: str, license: str, scores: Sequence[PublishedScore] = (), private: bool | None = None) -> str:
+        """Write the generator and its card to a model of the hub; the commit's address. InputError as `hub.publish`.
+
+        Args:
+            repo_id: `ORG/NAME`.
+            license: As the hub abbreviates it: mit, apache-2.0.
+            scores: For the card.
+            private: Whether only its owners see it; None: as their settings say.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            base_name = None if self.spec.base is None else self.spec.base.name
+            write_text(Path(folder) / CARD_FILE, completed(self._card(repo_id), repo_id, base_name, "llgbm", license, scores))
+            return publish(folder, repo_id, private)
+
+    def _card(self, repo_id: str) -> str:
+        spec = self.spec
+        base = "not recorded" if spec.base is None else f"`{spec.base.name}` ({spec.base.dtype}, content {spec.base.hash[:16]})"
+        return f"""# {repo_id.rpartition("/")[2]}
+
+A generator of LoRA adapters: it reads a sentence, or a few unlabeled prompts, and writes an adapter for its base in one forward pass.
+
+| | |
+|---|---|
+| base | {base} |
+| rank, alpha | {spec.rank}, {spec.alpha:g} |
+| text encoder | `{spec.encoder}` |
+| trained on | {len(spec.trained_on)} tasks |
+
+    llgbm generate --run hf://{repo_id} --description "What the adapter should do." --output my_adapter
+"""

@@ -803,4 +803,18 @@ MUTANTS = (
         "free = max(0, most",
         f"{FANOUT}::test_a_cluster_that_lost_every_node_is_waited_for",
     ),
+    Mutant(
+        "a folder that is looked for on the hub",
+        "hub.py",
+        "return str(name).startswith(SCHEME)",
+        "return not Path(name).exists()",
+        "test_hub.py::test_a_folder_is_never_looked_for_on_the_hub",
+    ),
+    Mutant(
+        "a card with another model's scores",
+        "evaluation/published.py",
+        'for row in document["models"] if row["adapter"] == adapter)',
+        'for row in document["models"])',
+        "test_hub.py::test_a_pushed_adapter_has_what_was_asked_for_and_its_scores",
+    ),
 )

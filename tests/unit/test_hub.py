@@ -1,14 +1,21 @@
-"""Generators of the hub, from its cache as it lies on a disk without a network."""
+"""Models of the hub: read from its cache as it lies on a disk without a network, and written to a stand-in that answers as the hub does."""
 
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from llgbm.cli import main
 from llgbm.errors import InputError
 from llgbm.hub import fetched, on_hub
 from llgbm.lora.peft_io import adapter_hash, target_shapes
+from llgbm.models.cards import completed
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.ensemble import load_generator
 from llgbm.models.generator import LoRAGenerator
@@ -86,3 +93,124 @@ def test_a_folder_is_never_looked_for_on_the_hub():
     assert not on_hub("outputs/delta_multi")
     with pytest.raises(InputError, match="org/gen: no generator there"):
         load_generator("org/gen")
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """What the hub answers to one who commits small files; it keeps them as its cache would."""
+
+    cache: Path
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        parts = self.path.strip("/").split("/")
+        if self.headers.get("authorization") != "Bearer hf_owner":
+            self.answer({"error": "Invalid username or password."}, 401)
+        elif parts[-1] == "create":
+            self.answer({"url": "https://huggingface.co/new/gen"})
+        elif parts[-1] == "validate-yaml":
+            self.answer({"errors": [], "warnings": []})
+        elif parts[-2] == "preupload":
+            self.answer({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]})
+        else:
+            self.keep("--".join(["models", *parts[2:4]]), [json.loads(line) for line in body.splitlines()])
+            self.answer({"commitUrl": f"https://huggingface.co/{parts[2]}/{parts[3]}/commit/1", "commitOid": "c" * 40})
+
+    def keep(self, name: str, lines: list[dict]) -> None:
+        snapshot = self.cache / name / "snapshots" / ("c" * 40)
+        snapshot.mkdir(parents=True)
+        for line in lines:
+            if line["key"] == "file":
+                (snapshot / line["value"]["path"]).write_bytes(base64.b64decode(line["value"]["content"]))
+        (self.cache / name / "refs").mkdir()
+        (self.cache / name / "refs" / "main").write_text("c" * 40)
+
+    def answer(self, values: dict, status: int = 200) -> None:
+        body = json.dumps(values).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[Path]:
+    """The cache of a hub that can be written to; without a network again as soon as the test says so."""
+    StandIn.cache = tmp_path / "written"
+    with ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(StandIn.cache))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_TOKEN", "hf_owner")
+        yield StandIn.cache
+        server.shutdown()
+        thread.join()
+
+
+def test_a_pushed_generator_comes_back_as_it_was_with_its_card(hub, tmp_path, monkeypatch, capsys):
+    make_generator(3).save_pretrained(tmp_path / "run" / "generator")
+    document = {"splits": {"seen": {"generated": {"exact_match": 0.75, "n_examples": 40}, "base": {}}, "mixture": {}}}
+    (tmp_path / "eval_main.json").write_text(json.dumps(document))
+    said = ["push", str(tmp_path / "run"), "new/gen", "--license", "mit", "--scores", str(tmp_path / "eval_main.json"), "--json"]
+    assert main(said) == 0
+    assert json.loads(capsys.readouterr().out) == {"commit": "https://huggingface.co/new/gen/commit/1"}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    loaded, expected = load_generator("hf://new/gen"), make_generator(3)
+    assert all(torch.equal(tensor, expected.state_dict()[key]) for key, tensor in loaded.state_dict().items())
+    assert loaded.spec == expected.spec
+    card = ModelCard.load(hub / "models--new--gen" / "snapshots" / ("c" * 40) / "README.md")
+    assert (card.data.license, card.data.library_name, card.data.tags) == ("mit", "llgbm", ["llgbm", "lora"])
+    (score,) = card.data.eval_results
+    assert (score.dataset_name, score.metric_type, score.metric_value) == ("seen", "exact_match", 0.75)
+    assert "| seen | exact_match | 0.750 | 40 |" in card.text
+    assert "llgbm generate --run hf://new/gen" in card.text
+
+
+def test_a_pushed_adapter_has_what_was_asked_for_and_its_scores(hub, tmp_path, capsys):
+    folder = tmp_path / "adapter"
+    make_generator(3).save_pretrained(tmp_path / "run")
+    assert main(["generate", "--run", str(tmp_path / "run"), "--description", "Reverse it.", "--output", str(folder)]) == 0
+    rows = {"models": [{"model": "base", "asked": None, "adapter": None}]}
+    rows["models"].append({"model": "generated", "asked": "Reverse it.", "adapter": adapter_hash(folder)})
+    scores = [{**row, "task": "t", "metric": "acc", "value": 0.5 + i / 4, "n": 8} for i, row in enumerate(rows["models"])]
+    (tmp_path / "eval_lm_main.json").write_text(json.dumps({"backend": "lm-eval", **rows, "scores": scores}))
+    (folder / "private.txt").write_text("stays here")
+    assert main(["push", str(folder), "new/adapter", "--license", "apache-2.0", "--scores", str(tmp_path / "eval_lm_main.json")]) == 0
+    assert "pushed: https://huggingface.co/new/adapter/commit/1" in capsys.readouterr().out
+    pushed = hub / "models--new--adapter" / "snapshots" / ("c" * 40)
+    assert {path.name for path in pushed.iterdir()} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert adapter_hash(pushed) == adapter_hash(folder)
+    card = ModelCard.load(pushed / "README.md")
+    assert "> Reverse it." in card.text
+    assert 'from_pretrained("new/adapter")' in card.text
+    assert (card.data.license, card.data.library_name, card.data.base_model) == ("apache-2.0", "peft", None)  # micro is not on the hub
+    assert [score.metric_value for score in card.data.eval_results] == [0.75]
+
+
+def test_what_cannot_be_pushed_is_one_sentence_and_status_2(hub, tmp_path, monkeypatch, capsys):
+    make_generator(3).save_pretrained(tmp_path / "run")
+    said = ["push", str(tmp_path / "run"), "new/gen", "--license", "mit"]
+    (tmp_path / "eval.json").write_text("{}")
+    assert main([*said, "--scores", str(tmp_path / "eval.json")]) == 2
+    assert "eval.json: holds no scores of a generator; give an eval_<name>.json of it" in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", "hf_stranger")
+    assert main(said) == 2
+    assert "new/gen: cannot be written to on the hub (" in capsys.readouterr().err
+    assert main([*said[:2], "a/b/c", *said[3:]]) == 2
+    assert "a/b/c: cannot be written to on the hub (Repo id must" in capsys.readouterr().err
+    assert main(["push", str(tmp_path), "new/gen", "--license", "mit"]) == 2
+    assert "no generator there" in capsys.readouterr().err
+    assert not hub.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("micro", None), ("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"), ("org/base", "org/base"), ("/a/base", None), (None, None)],
+)
+def test_a_card_names_the_base_where_the_hub_has_one(name, found):
+    assert ModelCard(completed("# x\n", "org/x", name, "peft", "mit")).data.base_model == found

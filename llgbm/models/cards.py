@@ -1,0 +1,52 @@
+"""Model cards as the Hugging Face hub reads them: base, licence, scores, and what was asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llgbm.zoo.named import SMOLLM2, SMOLLM2_HUB_ID
+
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class PublishedScore:
+    """One figure of a card."""
+
+    task: str
+    metric: str
+    value: float
+    n: int
+    """Examples it is over."""
+
+
+def completed(card: str, repo_id: str, base_name: str | None, library: str, licence: str, scores: Sequence[PublishedScore] = ()) -> str:
+    """A card with what the hub indexes it by.
+
+    Args:
+        card: With or without a header of its own, which is kept but for what stands here.
+        repo_id: Where it will stand.
+        base_name: Of the base; left out where it is no name of the hub's.
+        library: Which loads it.
+        licence: As the hub abbreviates it: mit, apache-2.0.
+        scores: Also set below the text as a table.
+    """
+    from huggingface_hub import EvalResult, ModelCard
+
+    table = "".join(f"| {score.task} | {score.metric} | {score.value:.3f} | {score.n} |\n" for score in scores)
+    below = f"\n| task | metric | value | n |\n|---|---|---|---|\n{table}" if table else ""
+    header = "" if card.startswith("---\n") else f"---\nlibrary_name: {library}\n---\n"
+    made = ModelCard(header + card + below)
+    made.data.base_model, made.data.license, made.data.library_name = _on_hub(base_name), licence, library
+    made.data.tags = sorted({*(made.data.tags or []), "lora", "llgbm"})
+    if scores:
+        made.data.model_name = repo_id.rpartition("/")[2]
+        made.data.eval_results = [EvalResult("text-generation", score.task, score.task, score.metric, score.value) for score in scores]
+    return str(made)
+
+
+def _on_hub(base_name: str | None) -> str | None:
+    """The hub's name of a base, if it has one."""
+    if base_name == SMOLLM2:
+        return SMOLLM2_HUB_ID
+    return base_name if base_name and base_name.count("/") == 1 and not Path(base_name).exists() else None
