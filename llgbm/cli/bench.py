@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "deltas-100m": ("llgbm.bench.deltas", "bench_deltas_100m"),
     "step": ("llgbm.bench.step", "bench_step"),
     "step-100m": ("llgbm.bench.step", "bench_step_100m"),
+    "fanout": ("llgbm.bench.fanout", "bench_fanout"),
     "generate": ("llgbm.bench.generate", "bench_generate"),
     "retrieve": ("llgbm.bench.retrieve", "bench_retrieve"),
     "cache": ("llgbm.bench.cache", "bench_cache"),

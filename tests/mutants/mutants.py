@@ -744,14 +744,15 @@ MUTANTS = (
         "a finished item done again",
         "fanout/ray_crew.py",
         "member.waits_for, task, member.task = None, member.task, None",
-        "member.waits_for, task, member.task = None, member.task, None; queue.extend([task] if task and self.lost else [])",
+        "member.waits_for, task, member.task = None, member.task, None\n"
+        "        if task and task.deaths:\n            task.deaths = 0\n            queue.append(task)",
         f"{FANOUT}::test_whoever_dies_every_item_is_finished_once_under_its_own_name",
     ),
     Mutant(
         "a lost worker's item forgotten",
         "fanout/ray_crew.py",
         "queue.appendleft(task)",
-        "del queue[:0]",
+        "queue.extend(())",
         f"{FANOUT}::test_whoever_dies_every_item_is_finished_once_under_its_own_name",
     ),
     Mutant(
@@ -776,7 +777,7 @@ MUTANTS = (
         f"{FANOUT}::test_an_item_that_kills_its_workers_ends_the_work_by_name",
     ),
     Mutant(
-        "a refusal tried again",
+        "a refusal taken for an answer",
         "fanout/hand.py",
         "raise InputError(self.refusal)",
         "return None",
@@ -788,13 +789,6 @@ MUTANTS = (
         "if hello.identity != self.identity:",
         "if not hello.identity:",
         f"{FANOUT}::test_workers_that_read_other_files_are_refused",
-    ),
-    Mutant(
-        "items handed to workers without a place",
-        "fanout/ray_crew.py",
-        "if queue and member.hello and member.task is None:",
-        "if queue and member.task is None:",
-        f"{FANOUT}::test_workers_without_a_place_hold_nothing_up",
     ),
     Mutant(
         "nothing read while there is no room",

@@ -11,6 +11,7 @@ import pytest
 from fanout_workers import Squares
 from logged_workers import LoggedMeasuring, LoggedTeaching, lines
 
+from llgbm.bench.fanout import bench_fanout
 from llgbm.cli import main
 from llgbm.config import ExperimentConfig, LoRAConfig, ModelConfig, ZooConfig
 from llgbm.delta import DeltaCache, Measuring, fill_cache
@@ -132,6 +133,13 @@ def test_what_workers_refuse_is_one_sentence(world: Path, address: str, tmp_path
     assert said.err.startswith("llgbm: target_modules ['no_proj'] match nothing in this base")
     assert said.err.count("\n") == 1
     assert not said.out
+
+
+def test_the_benchmark_of_two_workers_against_one_compares_equal_work(engine: RayEngine) -> None:
+    figures = bench_fanout(ExperimentConfig(lora=LoRAConfig(rank=2)), batches=2, teachers=1, steps=2, repeats=2)
+    assert figures["same_bits"]
+    assert (figures["teachers"], figures["lost"], len(figures["speed_ups"])) == (2, 0, 2)
+    assert min(figures["one_worker_s"], figures["two_workers_s"]) > 0
 
 
 def test_what_has_no_room_is_refused_unless_nodes_are_to_come(address: str, engine: RayEngine) -> None:
