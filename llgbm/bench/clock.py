@@ -21,3 +21,12 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
     start = now()
     found = work()
     return found, now() - start
+
+
+def alone(work: Callable[[], object]) -> float:
+    """Seconds of a computation with the machine to itself: with one thread on the CPU those of the processor, else on the clock."""
+    if torch.accelerator.is_available() or torch.get_num_threads() > 1:
+        return timed(work)[1]
+    start = time.process_time()
+    work()
+    return time.process_time() - start

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, str] = {
     "quickstart": "llgbm.cli.quickstart",
     "verify": "llgbm.cli.verify",
+    "plan": "llgbm.cli.plan",
     "zoo": "llgbm.cli.zoo",
     "compute-deltas": "llgbm.cli.compute_deltas",
     "train": "llgbm.cli.train",

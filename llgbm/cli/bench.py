@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "tracking": ("llgbm.bench.tracking", "bench_tracking"),
     "store": ("llgbm.bench.tracking", "bench_store"),
     "memory-500m": ("llgbm.bench.memory", "bench_memory_500m"),
+    "plan": ("llgbm.bench.plan", "bench_plan"),
 }
 """Name -> module and function; the function takes a config and returns figures."""
 

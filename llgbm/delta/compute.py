@@ -73,7 +73,8 @@ def fill_cache(
         progress: Called with the adapters done and to do.
         measure: What the crew said of itself, if it was asked already.
     """
-    measure = measure or crew.ask("survey")
+    measure = crew.ask("survey") if measure is None else measure
+    assert measure is not None
     cache.bind(measure.config)
     state = PartialState(cpu=measure.config["base"]["device"] == "cpu")
     paths, size = [str(path) for path in adapter_paths], measure.adapters_at_once

@@ -91,7 +91,8 @@ class DeltaEngine:
         layers = self.options.layers
         wanted = range(self.functional.n_layers + 1) if layers == "all" else (layers,) if isinstance(layers, int) else layers
         self.layers: tuple[int, ...] = tuple(wanted)
-        self.adapters_at_once = self._adapters_at_once()
+        rows, tokens = self.batch.input_ids.shape
+        self.adapters_at_once = adapters_at_once(self.functional, rows, tokens, len(self.layers))
         self._bases: dict[int, Float[Tensor, "K L P D"]] = {}
         self.base_states = self._base(1)[0]
 
@@ -185,19 +186,22 @@ class DeltaEngine:
         states = torch.stack([token_states(hidden[layer], batch, self.options.tokens) for layer in self.layers])
         return states.unflatten(1, (k, -1)).transpose(0, 1)
 
-    def _adapters_at_once(self) -> int:
-        """As many as make a forward faster and fit into memory."""
-        rows, tokens = self.batch.input_ids.shape
-        comfortable = COMFORTABLE_BYTES.get(self.functional.device.type, COMFORTABLE_BYTES["cpu"]) // self._bytes_per_adapter()
-        most, all_layers = rows * max(1, comfortable), len(self.layers) > 1
-        return max(1, rows_at_once(self.functional, "deltas", tokens, most, all_layers=all_layers) // rows)
 
-    def _bytes_per_adapter(self) -> int:
-        """Kept layers and the widest activation of every probe token, in float32."""
-        rows, length = self.batch.input_ids.shape
-        hidden = self.functional.model.config.get_text_config().hidden_size
-        widest = max((max(shape) for shape in self.functional.shapes.values()), default=hidden)
-        return 4 * rows * length * ((len(self.layers) + 2) * hidden + 2 * widest)
+def adapters_at_once(functional: FunctionalLoRA, rows: int, tokens: int, n_layers: int) -> int:
+    """How many adapters share a forward: as many as make it faster and fit into memory.
+
+    Args:
+        functional: The wrapped base.
+        rows: Probes.
+        tokens: Length of the longest.
+        n_layers: Layers that are kept.
+    """
+    hidden = functional.model.config.get_text_config().hidden_size
+    widest = max((max(shape) for shape in functional.shapes.values()), default=hidden)
+    each = 4 * rows * tokens * ((n_layers + 2) * hidden + 2 * widest)  # kept layers and the widest activation of every token, in float32
+    comfortable = COMFORTABLE_BYTES.get(functional.memory.device.type, COMFORTABLE_BYTES["cpu"]) // each
+    most = rows * max(1, comfortable)
+    return max(1, rows_at_once(functional, "deltas", tokens, most, all_layers=n_layers > 1) // rows)
 
 
 def _refuse_none(factors: LoRAFactors) -> None:

@@ -128,9 +128,10 @@ def _adapted(base: Base, factors: LoRAFactors | None) -> Iterator[Any]:
 
 def _ask(model: Any, base: Base, tasks: LmTasks, harness: HarnessConfig, limit: int | None) -> dict[str, Any]:
     """What the harness finds. InputError when an example of a task does not suit it."""
-    from lm_eval import simple_evaluate
+    import lm_eval
     from lm_eval.models.huggingface import HFLM
 
+    simple_evaluate: Any = lm_eval.simple_evaluate  # its decorator hides its parameters from type checkers
     try:
         results: Any = simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=base.tokenizer, batch_size=harness.batch_size),  # type: ignore[arg-type]

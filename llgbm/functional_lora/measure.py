@@ -63,7 +63,7 @@ def comfortable_rows(functional: FunctionalLoRA, tokens: int) -> int:
     itemsize = functional.model.dtype.itemsize
     row = itemsize * tokens * (8 * config.hidden_size + 3 * widest + tokens * config.num_attention_heads)
     weights = sum(parameter.nbytes for parameter in functional.model.parameters())
-    comfortable = COMFORTABLE_BYTES.get(functional.device.type, COMFORTABLE_BYTES["cpu"])
+    comfortable = COMFORTABLE_BYTES.get(functional.memory.device.type, COMFORTABLE_BYTES["cpu"])
     return max(1, max(comfortable, weights) // row)
 
 

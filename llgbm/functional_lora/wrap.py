@@ -113,7 +113,12 @@ class FunctionalLoRA:
     @cached_property
     def vocabulary(self) -> int:
         """Number of logits of a token."""
-        return self._selected.weight.shape[0]
+        return self.head_weight.shape[0]
+
+    @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """The output embedding's."""
+        return self._selected.weight
 
     @cached_property
     def _shell(self) -> nn.Module | None:
@@ -187,7 +192,7 @@ class FunctionalLoRA:
         apart = None
         if rows is not None:
             substituted[f"{self._head}.rows"] = rows
-            apart = self._shell if chunked and self._is_large(len(rows)) else None
+            apart = self._shell if chunked and self.is_large(len(rows)) else None
         if columns is not None:
             substituted[f"{self._last_block}.{COLUMNS}"] = columns
         if layers:
@@ -203,9 +208,10 @@ class FunctionalLoRA:
 
     def by_chunks(self, n_tokens: int) -> bool:
         """Whether the logits of so many tokens come by chunks when they may."""
-        return self._is_large(n_tokens) and self._shell is not None
+        return self.is_large(n_tokens) and self._shell is not None
 
-    def _is_large(self, n_tokens: int) -> bool:
+    def is_large(self, n_tokens: int) -> bool:
+        """Whether the logits of so many tokens had better come by chunks."""
         return self.vocabulary > LARGE_VOCABULARY or 4 * n_tokens * self.vocabulary > LOGITS_BYTES
 
     @property

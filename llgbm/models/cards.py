@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llgbm.zoo.named import SMOLLM2, SMOLLM2_HUB_ID
 
@@ -37,11 +38,12 @@ def completed(card: str, repo_id: str, base_name: str | None, library: str, lice
     below = f"\n| task | metric | value | n |\n|---|---|---|---|\n{table}" if table else ""
     header = "" if card.startswith("---\n") else f"---\nlibrary_name: {library}\n---\n"
     made = ModelCard(header + card + below)
-    made.data.base_model, made.data.license, made.data.library_name = _on_hub(base_name), licence, library
-    made.data.tags = sorted({*(made.data.tags or []), "lora", "llgbm"})
+    data: Any = made.data  # a class that is made with its fields, of which type checkers see none
+    data.base_model, data.license, data.library_name = _on_hub(base_name), licence, library
+    data.tags = sorted({*(data.tags or []), "lora", "llgbm"})
     if scores:
-        made.data.model_name = repo_id.rpartition("/")[2]
-        made.data.eval_results = [EvalResult("text-generation", score.task, score.task, score.metric, score.value) for score in scores]
+        data.model_name = repo_id.rpartition("/")[2]
+        data.eval_results = [EvalResult("text-generation", score.task, score.task, score.metric, score.value) for score in scores]
     return str(made)
 
 

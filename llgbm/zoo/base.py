@@ -218,12 +218,12 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
     check_usable(device)
     source = loadable_name(name)
     _check_source(name, source)
-    config: Any = _config(name, source, revision)
+    config: Any = read_config(name, source, revision)
     _check_causal(name, config)
     stored = None if config.dtype is None else str(config.dtype).removeprefix("torch.")
     model = _model(name, source, DTYPES[dtype], revision).to(torch.device(device))  # pyright: ignore[reportArgumentType]
-    tokenizer = _tokenizer(name, source, revision)
-    _ensure_padding(name, tokenizer, model)
+    tokenizer = read_tokenizer(name, source, revision)
+    ensure_padding(name, tokenizer, model)
     found_at = absolute(name) if is_gguf(name) or (name not in BUILT_IN and Path(source).is_dir()) else name
     commit = getattr(config, "_commit_hash", None) or revision
     return Base(model.eval().requires_grad_(False), tokenizer, found_at, commit, stored or "unknown")
@@ -277,7 +277,7 @@ def _check_source(name: str, source: str) -> None:
         )
 
 
-def _config(name: str, source: str, revision: str | None) -> PretrainedConfig:
+def read_config(name: str, source: str, revision: str | None) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -311,7 +311,7 @@ def _model(name: str, source: str, dtype: torch.dtype | Literal["auto"], revisio
     return model
 
 
-def _tokenizer(name: str, source: str, revision: str | None) -> PreTrainedTokenizerBase:
+def read_tokenizer(name: str, source: str, revision: str | None) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
@@ -321,7 +321,7 @@ def _tokenizer(name: str, source: str, revision: str | None) -> PreTrainedTokeni
     return tokenizer
 
 
-def _ensure_padding(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+def ensure_padding(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Pad with the tokenizer's token, or with the end token where there is none that the embeddings know; they are never resized."""
     embeddings = model.get_input_embeddings()
     assert isinstance(embeddings, nn.Embedding)

@@ -811,4 +811,26 @@ MUTANTS = (
         'for row in document["models"])',
         "test_hub.py::test_a_pushed_adapter_has_what_was_asked_for_and_its_scores",
     ),
+    # Plans
+    Mutant(
+        "work of views counted as work",
+        "planning/work.py",
+        'func.namespace == "aten" and not func.is_view and',
+        'func.namespace == "aten" and',
+        "test_planning.py::test_products_are_counted_by_their_shapes",
+    ),
+    Mutant(
+        "a plan that no device is too small for",
+        "planning/plan.py",
+        "if stage.least_bytes > SHARE * self.devices.memory_bytes]",
+        "if False]",
+        "test_cli_plan.py::test_what_cannot_fit_ends_with_status_2",
+    ),
+    Mutant(
+        "costs below zero",
+        "planning/costs.py",
+        "    if min(costs.units()) < 0:",
+        "    if False:",
+        "test_planning.py::test_costs_are_kept_and_checked",
+    ),
 )

@@ -35,7 +35,7 @@ LAYERS = (
     ("workspace",),
     ("training",),
     ("evaluation", "compositionality"),
-    ("studies", "study", "provenance", "reproducibility", "serve"),
+    ("planning", "studies", "study", "provenance", "reproducibility", "serve"),
     ("report",),
     ("bench",),
     ("cli", "__main__"),

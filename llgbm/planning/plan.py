@@ -1,0 +1,143 @@
+"""The plan of an experiment: memory and time of each stage on devices of a kind, before anything of it is loaded or computed."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from llgbm.config import ExperimentConfig
+from llgbm.dataset import TokenBatch
+from llgbm.errors import InputError
+from llgbm.framing import Framing
+from llgbm.memory import GIB, SHARE
+from llgbm.planning.costs import UnitCosts
+from llgbm.planning.paper import paper_base, paper_tokens
+from llgbm.planning.stages import STAGES, Planner, Stage, Workload
+from llgbm.planning.work import on_paper
+from llgbm.zoo.suites import load_suite
+
+SAMPLED = 2
+"""Examples of each task whose lengths stand for all."""
+ASSUMED_TOKENS, ASSUMED_ANSWER = 128, 16
+"""Of an example, where the base's tokenizer is not here."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What an experiment would run on."""
+
+    count: int
+    memory_bytes: float
+    """Of each."""
+    costs: UnitCosts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in their order, and the devices they are planned for."""
+
+    stages: list[Stage]
+    devices: Devices
+
+    def seconds(self, stage: Stage) -> float:
+        """On the clock."""
+        return self.devices.costs.seconds(stage.work)
+
+    @property
+    def device_hours(self) -> float:
+        """Of all devices, for as long as the stages take one after another."""
+        return sum(map(self.seconds, self.stages)) * self.devices.count / 3600
+
+    def too_large(self) -> list[Stage]:
+        """Stages that do not fit however little is done at once."""
+        return [stage for stage in self.stages if stage.least_bytes > SHARE * self.devices.memory_bytes]
+
+
+def make_plan(config: ExperimentConfig, load: Workload, devices: Devices) -> Plan:
+    """Plan an experiment.
+
+    Raises:
+        InputError: Nothing is known of the base, the costs are for another precision, or a stage does not fit; the message says which
+            setting to change.
+    """
+    if devices.costs.dtype != config.model.dtype:
+        raise InputError(
+            f"the costs are of {devices.costs.dtype}, model.dtype is {config.model.dtype}; measure them with --calibrate in that precision"
+        )
+    plan = _plan(config, load, devices)
+    if not plan.too_large():
+        return plan
+    stage = max(plan.too_large(), key=lambda one: one.least_bytes)
+    raise InputError(
+        f"{stage.name}: {config.model.name} in {config.model.dtype} needs devices of {_gib(stage.least_bytes / SHARE)} GiB, these have "
+        f"{_gib(devices.memory_bytes)}; {_remedy(config, load, devices)}"
+    )
+
+
+def workload(config: ExperimentConfig, adapters: int | None = None, tokens: int | None = None) -> tuple[Workload, bool]:
+    """How much a config asks for, and whether lengths were measured by the base's tokenizer, not assumed.
+
+    Args:
+        config: Names suite, seeds, probes.
+        adapters: As many teachers instead, one for each of as many tasks.
+        tokens: Length of an example instead.
+    """
+    suite = load_suite(config.zoo.suite)
+    tasks = list(suite)
+    base = paper_tokens(config.model)
+    longest, answer = tokens or ASSUMED_TOKENS, ASSUMED_ANSWER
+    if base is not None and tokens is None:
+        framing = Framing.of(base, suite, config.zoo)
+        batch: TokenBatch = framing.batch(framing.fitting(example for task in tasks for example in task.train[:SAMPLED]))
+        longest, answer = batch.input_ids.shape[1], math.ceil(float(batch.predicts.sum(1).float().mean()))
+    n_tasks = adapters or len(tasks)
+    test = len(tasks[0].test)
+    load = Workload(
+        adapters=adapters or len(tasks) * len(config.zoo.seeds),
+        tasks=n_tasks,
+        tokens=longest,
+        answer_tokens=min(answer, longest),
+        test_examples=test,
+        probe_tokens=min(config.probe.max_length, longest),
+    )
+    return load, base is not None and tokens is None
+
+
+def _plan(config: ExperimentConfig, load: Workload, devices: Devices) -> Plan:
+    stages = []
+    for stage in STAGES:
+        with on_paper():
+            functional = paper_base(config.model, config.lora.target_modules, devices.costs.kind, devices.memory_bytes)
+            stages.append(stage(Planner(functional, config, load, devices.count)))
+    return Plan(stages, devices)
+
+
+def _remedy(config: ExperimentConfig, load: Workload, devices: Devices) -> str:
+    """The first setting under which everything fits, tried one after another, each with those before it."""
+    said: list[str] = []
+    least = 0.0
+    for text, changed in _savings(config):
+        said.append(text)
+        stages = _plan(changed, load, devices)
+        if not stages.too_large():
+            return f"set {', '.join(said)}"
+        least = max(stage.least_bytes for stage in stages.stages)
+    return f"take devices of {math.ceil(least / SHARE / GIB)} GiB and set {', '.join(said)}, or take a smaller base"
+
+
+def _savings(config: ExperimentConfig) -> Iterator[tuple[str, ExperimentConfig]]:
+    """Settings that save memory, in the order in which they cost least."""
+    if config.model.dtype == "float32":
+        config = replace(config, model=replace(config.model, dtype="bfloat16"))
+        yield "model.dtype to bfloat16", config
+    training, zoo = replace(config.training, gradient_checkpointing=True), replace(config.zoo, gradient_checkpointing=True)
+    config = replace(config, training=training, zoo=zoo)
+    yield "zoo.gradient_checkpointing and training.gradient_checkpointing to true", config
+    if config.generator.size != "s":
+        config = replace(config, generator=replace(config.generator, size="s"))
+        yield "generator.size to s", config
+    if config.lora.rank > 4:
+        yield "lora.rank to 4", replace(config, lora=replace(config.lora, rank=4))
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f}"

@@ -1,0 +1,190 @@
+"""What a plan says is what the stages' own steps take, and it refuses what cannot fit with a setting under which it does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from llgbm.config import ExperimentConfig, ModelConfig, build, preset_values
+from llgbm.errors import InputError
+from llgbm.functional_lora import FunctionalLoRA
+from llgbm.functional_lora.measure import row_bytes
+from llgbm.lora.peft_io import target_shapes
+from llgbm.memory import GIB, SHARE
+from llgbm.planning.costs import SAMPLES, UnitCosts, calibrate, fit_units, load_costs
+from llgbm.planning.paper import architecture, paper_base
+from llgbm.planning.plan import Devices, make_plan, workload
+from llgbm.planning.stages import Workload
+from llgbm.planning.steps import Generator, Rows, Teachers, forward
+from llgbm.planning.work import Work, count, on_paper
+from llgbm.zoo.base import load_base
+
+COSTS = UnitCosts(1e-6, 1e-11, 1e-10, 1e-10, device="a machine", memory_gb=4.0)
+ROWS = Rows(adapters=3, each=2, tokens=16, answers=4)
+LOAD = Workload(adapters=100, tasks=100, tokens=16, answer_tokens=4, test_examples=8, probe_tokens=16)
+
+
+def _config(**model: str) -> ExperimentConfig:
+    config = build(preset_values("smoke"))
+    return replace(config, model=ModelConfig(**{"name": "micro", **model}))  # pyright: ignore[reportArgumentType]
+
+
+def _real(config: ExperimentConfig) -> FunctionalLoRA:
+    model = load_base("micro").model
+    return FunctionalLoRA(model, target_shapes(model, config.lora.target_modules))
+
+
+def _paper(config: ExperimentConfig) -> FunctionalLoRA:
+    return paper_base(config.model, config.lora.target_modules, "cpu", 4 * GIB)
+
+
+def _steps(functional: FunctionalLoRA, config: ExperimentConfig) -> list[Work]:
+    teachers, generator = Teachers(functional, config, ROWS.adapters), Generator(functional, config)
+    steps = (
+        lambda: teachers.micro_batch(ROWS),
+        teachers.update,
+        lambda: generator.micro_batch(ROWS),
+        generator.update,
+        lambda: forward(functional, ROWS, config.lora.rank),
+        lambda: forward(functional, replace(ROWS, answers=0), config.lora.rank),
+    )
+    for step in steps:  # what is made once, such as an optimizer's moments
+        step()
+    return [count(step) for step in steps]
+
+
+def test_steps_on_paper_count_what_they_do_on_tensors() -> None:
+    config = _config()
+    with on_paper():
+        planned = _steps(_paper(config), config)
+    for found, real in zip(planned, _steps(_real(config), config), strict=True):  # the mask's values are looked at on tensors alone
+        assert (found.wide_flops, found.batched_flops) == (real.wide_flops, real.batched_flops)
+        assert found.operations == pytest.approx(real.operations, rel=0.02)
+        assert found.moved_bytes == pytest.approx(real.moved_bytes, rel=0.001)
+    assert all(work.operations and work.moved_bytes for work in planned)
+
+
+def test_products_are_counted_by_their_shapes() -> None:
+    a, b = torch.ones(3, 5), torch.ones(5, 7)
+    assert count(lambda: a @ b) == Work(1, 2 * 3 * 5 * 7, 0, 4 * (15 + 35 + 21))
+    many = torch.ones(2, 3, 5), torch.ones(2, 5, 7)
+    assert count(lambda: torch.bmm(*many)) == Work(1, 0, 2 * 2 * 3 * 5 * 7, 2 * 4 * (15 + 35 + 21))
+    assert count(lambda: a.T.detach()) == Work()
+    assert Work(1, 2, 3, 4) * 2 + Work(1, 1, 1, 1) == Work(3, 5, 7, 9)
+
+
+def test_a_row_takes_on_paper_what_it_takes_there() -> None:
+    config = _config()
+    with on_paper():
+        planned = [row_bytes(_paper(config), 20, backward=backward) for backward in (False, True)]
+    real = [row_bytes(_real(config), 20, backward=backward) for backward in (False, True)]
+    assert planned == pytest.approx(real, rel=0.1)  # on paper a mask is made for every row
+    assert planned >= real
+
+
+def test_costs_are_found_again_and_never_negative() -> None:
+    rng = torch.Generator().manual_seed(0)
+    works = [Work(*(10 ** (6 * torch.rand(4, generator=rng, dtype=torch.float64))).tolist()) for _ in range(12)]
+    assert fit_units(works, [COSTS.seconds(work) for work in works]) == pytest.approx(COSTS.units())
+    assert min(fit_units(works, [1e-6 * work.operations + 1e-3 for work in works])) >= 0
+
+
+@pytest.mark.slow
+def test_costs_of_this_machine_are_measured() -> None:
+    costs = calibrate("cpu", "float32", samples=SAMPLES[:3])
+    assert costs.measured
+    assert costs.kind == "cpu"
+    assert costs.seconds(Work(1e6, 1e12, 1e12, 1e12)) > 0
+
+
+def test_costs_are_kept_and_checked(tmp_path: Path) -> None:
+    COSTS.save(tmp_path / "costs.json")
+    assert load_costs(str(tmp_path / "costs.json")) == COSTS
+    replace(COSTS, operations=-1.0).save(tmp_path / "costs.json")
+    with pytest.raises(InputError, match=r"costs\.json: a cost is negative; measure again with --calibrate"):
+        load_costs(str(tmp_path / "costs.json"))
+    (tmp_path / "costs.json").write_text('{"operations": "many"}')
+    with pytest.raises(InputError, match=r"costs\.json: "):
+        load_costs(str(tmp_path / "costs.json"))
+    with pytest.raises(InputError, match=r"costs b200: no such file, nor are they among those of the package \(h100\); measure with"):
+        load_costs("b200")
+
+
+def test_what_comes_with_the_package_says_that_it_is_assumed() -> None:
+    assert not load_costs("h100").measured
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct", 0.494),
+        ("Qwen/Qwen2.5-1.5B-Instruct", 1.544),
+        ("Qwen/Qwen2.5-7B-Instruct", 7.616),
+        ("meta-llama/Llama-3.2-1B-Instruct", 1.236),
+        ("google/gemma-2-2b-it", 2.614),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", 0.1345),
+    ],
+)
+def test_published_bases_have_the_published_number_of_parameters(name: str, billions: float) -> None:
+    with on_paper():
+        functional = paper_base(ModelConfig(name, "bfloat16"), ["q_proj"], "cuda", 80 * GIB)
+        assert sum(parameter.numel() for parameter in functional.model.parameters()) / 1e9 == pytest.approx(billions, rel=1e-3)
+
+
+def test_a_base_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"base some/model: cannot be read .*without the hub, plans know the sizes of Qwen/"):
+        architecture("some/model")
+
+
+@pytest.mark.slow
+def test_devices_share_the_work() -> None:
+    config = _config()
+    one, four = (make_plan(config, LOAD, Devices(count, 4 * GIB, COSTS)) for count in (1, 4))
+    assert [stage.name for stage in one.stages] == ["teachers", "deltas", "generator", "evaluation"]
+    for alone, shared in zip(one.stages, four.stages, strict=True):
+        assert four.seconds(shared) < one.seconds(alone)
+    assert one.device_hours <= four.device_hours
+
+
+@pytest.mark.slow
+def test_a_stage_takes_what_a_device_has_and_no_more() -> None:
+    config = _config()
+    config = replace(config, zoo=replace(config.zoo, batch_size=64))
+    small, large = (make_plan(config, LOAD, Devices(1, gib * GIB, COSTS)) for gib in (0.05, 4))
+    for tight, roomy in zip(small.stages, large.stages, strict=True):
+        assert tight.least_bytes <= tight.bytes <= 0.05 * GIB
+        assert tight.bytes <= roomy.bytes
+    assert small.stages[0].bytes < large.stages[0].bytes
+
+
+@pytest.mark.slow
+def test_what_cannot_fit_is_refused_with_a_setting_under_which_it_does() -> None:
+    config = _config()
+    least = max(stage.least_bytes for stage in make_plan(config, LOAD, Devices(1, 4 * GIB, COSTS)).stages)
+    with pytest.raises(InputError, match=r"micro in float32 needs devices of .* GiB, these have .*; set model\.dtype to bfloat16") as found:
+        make_plan(config, LOAD, Devices(1, 0.98 * least / SHARE, COSTS))
+    changed = replace(config, model=ModelConfig("micro", "bfloat16"))
+    if "zoo." in str(found.value):
+        changed = replace(changed, zoo=replace(config.zoo, gradient_checkpointing=True))
+        changed = replace(changed, training=replace(config.training, gradient_checkpointing=True))
+    assert make_plan(changed, LOAD, Devices(1, 0.98 * least / SHARE, replace(COSTS, dtype="bfloat16")))
+    with pytest.raises(InputError, match=r"take devices of \d+ GiB and set .*, or take a smaller base"):
+        make_plan(config, LOAD, Devices(1, 1e6, COSTS))
+
+
+def test_costs_of_another_precision_are_refused() -> None:
+    with pytest.raises(InputError, match=r"the costs are of float32, model\.dtype is bfloat16; measure them with --calibrate"):
+        make_plan(_config(dtype="bfloat16"), LOAD, Devices(1, 4 * GIB, COSTS))
+
+
+def test_lengths_are_those_of_the_suite_where_the_tokenizer_is_here() -> None:
+    load, measured = workload(_config())
+    assert measured
+    assert (load.adapters, load.tasks) == (240, 240)
+    assert 16 < load.tokens < 64
+    assert 1 < load.answer_tokens < load.tokens
+    many, measured = workload(_config(name="Qwen/Qwen2.5-7B-Instruct"), adapters=10_000, tokens=77)
+    assert not measured
+    assert (many.adapters, many.tokens) == (10_000, 77)
