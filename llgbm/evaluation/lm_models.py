@@ -62,8 +62,10 @@ def candidates(
 
 def _questions(setting: Setting, zoo_tasks: Sequence[str]) -> Iterator[tuple[str, Question]]:
     """The zoo's tasks that are asked for, each with the split that asks. InputError when one is unknown, or in none of the splits."""
-    wanted = {setting.zoo.suite[name].name for name in zoo_tasks}
-    splits = setting.splits() if setting.config.splits else setting.zoo.suite.task_splits
+    suite = setting.zoo.suite
+    wanted = {suite[name].name for name in zoo_tasks}
+    own = list(dict.fromkeys(suite[name].split for name in zoo_tasks)) or suite.task_splits
+    splits = setting.splits() if setting.config.splits else own
     found = [(split, question) for split in splits for question in setting.questions(split) if not wanted or question.task.name in wanted]
     missing = sorted(wanted - {question.task.name for _, question in found})
     if missing:
