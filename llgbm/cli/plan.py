@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from llgbm.planning.costs import UnitCosts
     from llgbm.planning.plan import Plan
 
-HELP = "Say what an experiment takes before it runs: memory, time, money."
+HELP = "Say what an experiment will take: memory, time, money."
 EXAMPLE = "llgbm plan --config qwen2.5-7b --costs h100 --gpus 8 --adapters 10000"
 
 
 def add_arguments(parser: CommandParser) -> None:
     """The experiment, the devices, and what they cost."""
     parser.add_argument("--gpus", "--devices", type=int, default=1, metavar="N", help="devices that share the work (default: %(default)s)")
-    costs = "unit costs: a file of --calibrate, or h100 (assumed by its data sheet); by default this machine is measured, in a minute"
+    costs = "unit costs: a file of --calibrate, or h100 (default: measured here)"
     parser.add_argument("--costs", default=None, metavar="X", help=costs)
     parser.add_argument("--calibrate", default=None, metavar="FILE", help="measure this machine's unit costs into a JSON file, and stop")
     parser.add_argument(
