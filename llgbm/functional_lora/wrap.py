@@ -202,7 +202,7 @@ class FunctionalLoRA:
         return FunctionalOutput(
             {layer: output.hidden_states[index] for layer, index in layers.items()},
             None if logits_at is None or apart is not None else output.logits,
-            None if apart is None else ChunkedLogits(self._selected.take(), partial(self._head_logits, apart), self._tokens_of_chunk),
+            None if apart is None else ChunkedLogits(self._selected.take(), partial(self._head_logits, apart), self.tokens_of_chunk),
             getattr(output, "past_key_values", None) if use_cache else None,
         )
 
@@ -215,7 +215,8 @@ class FunctionalLoRA:
         return self.vocabulary > LARGE_VOCABULARY or 4 * n_tokens * self.vocabulary > LOGITS_BYTES
 
     @property
-    def _tokens_of_chunk(self) -> int:
+    def tokens_of_chunk(self) -> int:
+        """Tokens whose logits are there at once, where these come by chunks."""
         return max(1, LOGITS_BYTES // (4 * self.vocabulary))
 
     def _substituted(self, factors: LoRAFactors | None, n_rows: int) -> dict[str, Tensor]:

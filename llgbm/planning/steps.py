@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from llgbm.config import ExperimentConfig
 from llgbm.functional_lora import FunctionalLoRA, by_token
-from llgbm.functional_lora.head import LOGITS_BYTES, ChunkedLogits
+from llgbm.functional_lora.head import ChunkedLogits
 from llgbm.lora.distance import product_distance_by_module
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.generator import LoRAGenerator
@@ -112,17 +112,16 @@ def answer_nll(functional: FunctionalLoRA, factors: LoRAFactors | None, rows: Ro
     hidden = functional(factors, *rows.batch(functional.device), hidden_layers=layers).hidden[layers[-1]]
     states = hidden[:, -rows.answers :].flatten(0, 1)
     weight = functional.head_weight
-    logits = ChunkedLogits(states, lambda some: F.linear(some, weight), max(1, LOGITS_BYTES // (4 * functional.vocabulary)))
+    logits = ChunkedLogits(states, lambda some: F.linear(some, weight), functional.tokens_of_chunk)
     gold = torch.zeros(len(states), dtype=torch.long, device=states.device)
     return by_token(lambda own, right: F.cross_entropy(own.float(), right, reduction="none"), logits, gold)
 
 
-def forward(functional: FunctionalLoRA, rows: Rows, rank: int, all_layers: bool = False) -> None:
+def forward(functional: FunctionalLoRA, rows: Rows, rank: int) -> None:
     """One forward of K adapters without gradients; where no token is an answer, of hidden states alone."""
     factors = LoRAFactors.zeros(functional.shapes, rank, 1.0, rows.adapters).to(device=functional.device)
-    layers = tuple(range(functional.n_layers + 1)) if all_layers else (-1,)
     with torch.no_grad():
         if rows.answers:
             answer_nll(functional, factors, rows)
         else:
-            functional(factors, *rows.batch(functional.device), hidden_layers=layers)
+            functional(factors, *rows.batch(functional.device), hidden_layers=(-1,))
