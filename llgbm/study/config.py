@@ -54,12 +54,18 @@ class SizesConfig:
 
     train_examples: Count | None = None
     """Examples that train; null: all but those for validation."""
+    train_examples_of: dict[str, Count] = Field(default_factory=dict)
+    """Task -> examples that train, where it is to have others: a question over a long context costs as much as ten short sentences."""
     validation_examples: Count = 200
     """Examples cut from the train split, by a fixed seed, to choose and to prune by."""
     test_examples: Count | None = None
     """Examples of the test split (of GLUE the public dev split), which nothing is chosen by; null: all."""
     max_length: Annotated[Integer, Field(ge=8)] = 256
     """Longest text in tokens; longer ones are cut, long contexts are read in windows."""
+
+    def train_examples_for(self, task: str) -> int | None:
+        """Examples that train on one task; None: all."""
+        return self.train_examples_of.get(task, self.train_examples)
 
 
 @dataclass(config=SECTION)

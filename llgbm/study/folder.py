@@ -144,7 +144,8 @@ def _refuse_other(recorded: Any, values: dict[str, Any], path: Path) -> None:
     """InputError when the recorded config decides results otherwise."""
     before = flatten(asdict(read_as(StudyConfig, recorded, str(path))))
     now = flatten(values)
-    differing = [name for name in now if before[name] != now[name] and name not in FREE and not name.startswith(FREE_SECTIONS)]
+    changed = [name for name in before | now if before.get(name) != now.get(name)]
+    differing = [name for name in changed if name not in FREE and not name.startswith(FREE_SECTIONS)]
     if differing:
-        shown = "; ".join(f"{name} is {before[name]} there and {now[name]} now" for name in differing)
+        shown = "; ".join(f"{name} is {before.get(name)} there and {now.get(name)} now" for name in differing)
         raise InputError(f"{path.parent}: holds a study of another config ({shown}); give the same values, or another folder")

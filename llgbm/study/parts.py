@@ -71,4 +71,4 @@ def cut_parts(
             "for validation: lower sizes.validation_examples, or give the task more examples"
         )
     tested = random.Random(SPLIT_SEED).sample(list(test), len(test))[: sizes.test_examples]
-    return Parts(tuple(rest[: sizes.train_examples]), tuple(held_back), tuple(tested))
+    return Parts(tuple(rest[: sizes.train_examples_for(name)]), tuple(held_back), tuple(tested))

@@ -20,7 +20,7 @@ from llgbm.study.states import Probes, StatesRecorder
 from llgbm.study.task import StudyTask
 from llgbm.study.tasks.named import load_tasks
 from llgbm.study.training import LogWriter, Settings, Ticker, Validator, build_model, count_parameters, fit, numbers
-from llgbm.tracking.lock import hold
+from llgbm.tracking.lock import BusyError, hold
 from llgbm.tracking.record import METRICS_FILE, ExperimentLogger
 from llgbm.zoo.base import no_bars
 
@@ -50,18 +50,26 @@ class Runs:
 def run_runs(study: Study, progress: ProgressCallback | None = None) -> Runs:
     """Finish every run of the study; what is finished is not done again, a run that was killed begins anew.
 
+    Several processes may do so together: each leaves alone what another works at.
+
     Raises:
-        InputError: A search has not ended, a task cannot be read, or another process works at one of the runs.
+        InputError: A search has not ended, or a task cannot be read.
+        BusyError: Another process still works at one of the runs, and all others are finished.
     """
     pending = [run for run in study.runs() if study.result(*run) is None]
     if pending:
         settings = {(task, method): chosen_settings(study, task, method) for task, method, _ in pending}
         tasks = load_tasks(study.config)
         sizes = {name: study.config.training.epochs * len(task.parts.train) for name, task in tasks.items()}
-        meter = Meter(sum(sizes[task] for task, _, _ in pending), progress)
+        meter, busy = Meter(sum(sizes[task] for task, _, _ in pending), progress), None
         for task, method, seed in pending:
             meter.begin(sizes[task], task=task, method=method, seed=seed)
-            perform_run(study, tasks[task], method, seed, settings[task, method], meter)
+            try:
+                perform_run(study, tasks[task], method, seed, settings[task, method], meter)
+            except BusyError as error:
+                busy = error
+        if busy is not None:
+            raise busy
     return Runs([found for run in study.runs() if (found := study.result(*run)) is not None])
 
 

@@ -15,6 +15,10 @@ from llgbm.tracking.process import Holder, this_process
 LOCK_FILE = ".lock"
 
 
+class BusyError(InputError):
+    """Another process works in a folder."""
+
+
 @contextmanager
 def hold(folder: str | Path, lock: str = LOCK_FILE) -> Iterator[None]:
     """Work in a folder that no other process works in meanwhile; it is made if need be, and removed again, with
@@ -25,7 +29,7 @@ def hold(folder: str | Path, lock: str = LOCK_FILE) -> Iterator[None]:
     A lock that a dead process of this machine left is taken over; a process of another machine cannot be looked at, so its lock holds.
 
     Raises:
-        InputError: A living process, or one of another machine, works there.
+        BusyError: A living process, or one of another machine, works there.
     """
     folder = Path(folder)
     made, own = [path for path in (folder, *folder.parents) if not path.exists()], this_process()
@@ -47,12 +51,12 @@ def _take(path: Path, own: Holder) -> None:
     with _opened(path) as file:
         other = _read(file)
         if other is not None and not other.is_here:
-            raise InputError(
+            raise BusyError(
                 f"{folder}: process {other.pid} on {other.host} has worked there since {other.since} ({other.command}); "
                 f"wait for it, or delete {path} if it is gone"
             )
         if other is not None and other.lives:
-            raise InputError(
+            raise BusyError(
                 f"{folder}: process {other.pid} has worked there since {other.since} ({other.command}); "
                 "wait for it, or choose another folder"
             )

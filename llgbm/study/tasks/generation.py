@@ -51,7 +51,7 @@ class GenerationTask(StudyTask):
         if backbone.is_encoder:
             raise InputError(f"task {name}: its answers are written, and {backbone.name} is an encoder; take mrpc, sst2, rte or squad_v2")
         task = micro_names()[name]
-        train = task.examples((sizes.train_examples or TRAIN_EXAMPLES) + sizes.validation_examples, EXAMPLES_SEED)
+        train = task.examples((sizes.train_examples_for(name) or TRAIN_EXAMPLES) + sizes.validation_examples, EXAMPLES_SEED)
         test = task.examples(sizes.test_examples or TEST_EXAMPLES, EXAMPLES_SEED, test=True)
         return cls(name, backbone, cut_parts(name, train, test, sizes), Framing(backbone.tokenizer, max_length=sizes.max_length))
 
