@@ -5,6 +5,7 @@ Scores and drifts are paired by example or probe within seeds, times by round.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,11 @@ from llgbm.study.config import HypothesesConfig, Method
 from llgbm.study.deployment import read_deployment
 from llgbm.study.drift import drift_cells, read_drift
 from llgbm.study.folder import RunResult, Study
+from llgbm.study.sanity import read_checks
 from llgbm.study.serving_times import MERGED
-from llgbm.study.statistics import Cells
+from llgbm.study.statistics import Cells, of_units
+
+UNCHECKED = "not set beside untrained answers; run 'llgbm study check'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Pairs:
     more_is_better: bool = False
     logarithmic: bool = False
     """Cells are logarithms of times."""
+    caveat: str = ""
+    """What a reader has to know before the verdict."""
+    decidable: bool = True
+    """False where neither verdict would mean anything."""
 
     @property
     def has_seeds(self) -> bool:
@@ -102,7 +110,11 @@ def _check_examples(task: str, results: Sequence[RunResult]) -> None:
 
 
 def _accuracy(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
-    """H1, over all tasks and of each; or which step it needs."""
+    """H1, over the tasks that full fine-tuning learned and of each task; or which step it needs.
+
+    Where full fine-tuning is not shown to beat answers that need no training there is nothing to keep, and to be as good says nothing:
+    trials of non-inferiority call it assay sensitivity.
+    """
     cells = score_cells(study)
     if not cells:
         return "needs a finished run of each method with the same seed; run 'llgbm study run'"
@@ -110,7 +122,40 @@ def _accuracy(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
     claim = f"LoRA keeps at least {percent(1 - margin)} of full fine-tuning's score"
     lora, full = ([of_task[method] for of_task in cells.values()] for method in ("lora", "full"))
     whole = Pairs("H1", None, claim, "example", "LoRA scores as full fine-tuning does", lora, full, margin, more_is_better=True)
-    return _with_tasks(whole, list(cells))
+    untrained = {task: best_untrained(study, task) for task in cells}
+    each = [
+        dataclasses.replace(pairs, **_meaning(pairs.other, untrained[task], config.alpha))
+        for task, pairs in zip(cells, _of_each(whole, list(cells)), strict=True)
+    ]
+    learned = [pairs for pairs in each if pairs.decidable]
+    if not learned:
+        caveat = "full fine-tuning is not shown to beat untrained answers on any task"
+        return [dataclasses.replace(whole, caveat=caveat, decidable=False), *each]
+    left_out = [str(pairs.task) for pairs in each if not pairs.decidable]
+    caveat = f"without {', '.join(left_out)}, where full fine-tuning is not shown to beat untrained answers" if left_out else ""
+    if None in untrained.values():
+        caveat = UNCHECKED
+    return [dataclasses.replace(whole, lora=[p.lora[0] for p in learned], other=[p.other[0] for p in learned], caveat=caveat), *each]
+
+
+def best_untrained(study: Study, task: str) -> tuple[str, float] | None:
+    """The best of a task's baselines and its score on the test examples; None before 'llgbm study check' has run."""
+    metric = next((found.metric for run in study.runs() if run[0] == task and (found := study.result(*run))), None)
+    found = read_checks(study).baselines.get(task, {})
+    scores = {name: metrics[metric] for name, metrics in found.items() if metric in metrics}
+    return max(scores.items(), key=lambda entry: entry[1]) if scores else None
+
+
+def _meaning(full: Cells, untrained: tuple[str, float] | None, alpha: float) -> dict[str, Any]:
+    """Whether full fine-tuning is above the best untrained answers, at a level, by test example."""
+    if untrained is None:
+        return {"caveat": UNCHECKED}
+    name, score = untrained
+    p = of_units([cell - score for cell in full], "example", 0.0, alpha).p_value
+    if p is not None and p <= alpha:
+        return {}
+    caveat = f"full fine-tuning ({percent(mean(full))}) is not shown to beat untrained answers ({name}, {percent(score)})"
+    return {"caveat": caveat, "decidable": False}
 
 
 def _drift(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
@@ -123,12 +168,11 @@ def _drift(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
     margin = config.drift_reduction
     claim = f"LoRA drifts at least {percent(margin)} less than full fine-tuning"
     whole = Pairs("H2", None, claim, "probe", f"LoRA drifts {percent(2 * margin)} less", lora, full, margin)
-    return _with_tasks(whole, [task.task for task in tasks])
+    return [whole, *_of_each(whole, [task.task for task in tasks])]
 
 
-def _with_tasks(whole: Pairs, tasks: Sequence[str]) -> list[Pairs]:
-    each = [dataclasses.replace(whole, task=task, lora=[whole.lora[i]], other=[whole.other[i]]) for i, task in enumerate(tasks)]
-    return [whole, *each]
+def _of_each(whole: Pairs, tasks: Sequence[str]) -> list[Pairs]:
+    return [dataclasses.replace(whole, task=task, lora=[whole.lora[i]], other=[whole.other[i]]) for i, task in enumerate(tasks)]
 
 
 def _overhead(study: Study, config: HypothesesConfig) -> list[Pairs] | str:

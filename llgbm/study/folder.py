@@ -75,12 +75,14 @@ class Study:
     def open(cls, config: StudyConfig, folder: str | Path) -> "Study":
         """Begin a study in a new folder, or go on with the one that is there; `study.json` has the config from now on.
 
+        A folder that holds nothing but a config, perhaps one that named a file which is not there, is begun anew.
+
         Raises:
             InputError: The folder was begun with a config under which its results would be others.
         """
         study, path = cls(config, folder), Path(folder) / CONFIG_FILE
         values = asdict(config)
-        if path.exists():
+        if path.exists() and any(entry != path for entry in study.folder.iterdir()):
             _refuse_other(read_json(path), values, path)
         write_json(path, values)
         return study

@@ -125,7 +125,9 @@ def judged(claims: Sequence[Pairs], alpha: float) -> list[Finding]:
     against = _adjusted([{level: dataclasses.replace(one, p_value=one.p_opposite) for level, one in of.items()} for of in tests], "holm")
     found = []
     for pairs, of_pairs, by_holm, by_bonferroni, by_opposite in zip(claims, tests, holm, bonferroni, against, strict=True):
-        verdict: dict[Level, Verdict] = {level: _verdict(by_holm[level], by_opposite[level], alpha) for level in of_pairs}
+        verdict: dict[Level, Verdict] = {
+            level: _verdict(by_holm[level], by_opposite[level], alpha) if pairs.decidable else "undecided" for level in of_pairs
+        }
         mean_of = _mean_time if pairs.logarithmic else mean
         sides = mean_of(pairs.lora), mean_of(pairs.other), *_ratio(pairs, alpha), pairs.hoped
         why = _why(pairs, of_pairs, by_holm, at_seeds)
@@ -170,12 +172,14 @@ def _ratio(pairs: Pairs, alpha: float) -> tuple[float | None, float | None, floa
 def _why(pairs: Pairs, tests: dict[Level, Tested], holm: dict[Level, float | None], at_seeds: float) -> str:
     models, p = tests["models"], holm["models"]
     kind = "these trained models" if pairs.has_seeds else "these timings"
-    parts = [f"Of {kind}, over {models.n_units} {pairs.unit}s, {_p(p)}"]
+    parts = [pairs.caveat] if pairs.caveat else []
+    parts += [f"of {kind}, over {models.n_units} {pairs.unit}s, {_p(p)}"]
     if pairs.has_seeds:
         n, p = tests["seeds"].n_units, holm["seeds"]
         least = f"the smallest p they can give is {smallest_p(n, 'greater'):.3g}, and {seeds_needed(at_seeds)} are needed"
         parts.append(f"of training anew, {n} seed{'s' * (n > 1)}: {_p(p) if p is not None else f'too few to tell, since {least}'}")
-    return "; ".join(parts)
+    text = "; ".join(parts)
+    return text[:1].upper() + text[1:]
 
 
 def _p(p_value: float | None) -> str:

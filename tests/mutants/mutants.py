@@ -633,6 +633,20 @@ MUTANTS = (
         "test_study_statistics.py::test_seven_seeds_can_and_three_cannot_decide",
     ),
     Mutant(
+        "a verdict on a task that nobody learned",
+        "study/claims.py",
+        "    if p is not None and p <= alpha:\n",
+        "    if True:\n",
+        "test_hypotheses.py::test_h1_says_nothing_of_tasks_that_full_fine_tuning_did_not_learn",
+    ),
+    Mutant(
+        "one process that stops the runs of another",
+        "study/runs.py",
+        "            except BusyError as error:\n                busy = error\n",
+        "            except BusyError:\n                raise\n",
+        "test_study_runs.py::test_a_run_that_another_process_works_at_is_left_to_it_and_the_others_are_finished",
+    ),
+    Mutant(
         "a verdict by p-values that were not adjusted for each other",
         "study/hypotheses.py",
         "_verdict(by_holm[level], by_opposite[level], alpha)",

@@ -13,8 +13,9 @@ from llgbm.study.claims import Pairs, claims_of, score_cells
 from llgbm.study.config import build_study
 from llgbm.study.deployment import DEPLOYMENT_FILE, BackendFindings, DeploymentFindings, ModelFindings
 from llgbm.study.drift import run_drift
-from llgbm.study.folder import Study
+from llgbm.study.folder import CHECKS_FILE, Study
 from llgbm.study.hypotheses import Finding, HypothesesFindings, judged, read_hypotheses, run_hypotheses
+from llgbm.study.sanity import Checks
 from llgbm.study.serving_times import Serving
 
 pytest.importorskip("cka", reason="pip install 'llgbm[study]'")
@@ -85,6 +86,43 @@ def test_h1_takes_the_margin_off_full_fine_tunings_score(tmp_path: Path, lora: f
     assert one.tests["models"].excess == pytest.approx(lora - 0.97 * 0.8)
     assert one.ratio == pytest.approx(lora / 0.8)
     assert one.tests["models"].n_units == 200
+
+
+def add_baselines(study: Study, scores: dict[str, float]) -> None:
+    """What the most frequent answer gets; random ones get less, and another metric more."""
+    baselines = {task: {"random": {"accuracy": 0.1}, "majority": {"accuracy": score, "f1": 0.99}} for task, score in scores.items()}
+    write_json(study.path(CHECKS_FILE), dataclasses.asdict(Checks([], baselines)))
+
+
+def test_h1_says_nothing_of_tasks_that_full_fine_tuning_did_not_learn(tmp_path: Path) -> None:
+    study = made_up(tmp_path, seeds=7)
+    add_baselines(study, {"one": 0.5, "two": 0.78})
+    findings = run_hypotheses(study)
+    one, two, both = (found(findings, "H1", task) for task in ("one", "two", None))
+    assert set(one.verdict.values()) == {"supported"}
+    assert set(two.verdict.values()) == {"undecided"}
+    assert two.why.startswith("Full fine-tuning (80%) is not shown to beat untrained answers (majority, 78%); of these trained models")
+    assert set(both.verdict.values()) == {"supported"}
+    assert both.tests["models"].n_units == 100
+    assert both.why.startswith("Without two, where full fine-tuning is not shown to beat untrained answers; ")
+
+
+def test_h1_is_undecided_where_nothing_was_learned_at_all(tmp_path: Path) -> None:
+    study = made_up(tmp_path, seeds=7)
+    add_baselines(study, {"one": 0.8, "two": 0.81})
+    both = found(run_hypotheses(study), "H1")
+    assert set(both.verdict.values()) == {"undecided"}
+    assert both.why.startswith("Full fine-tuning is not shown to beat untrained answers on any task; ")
+    assert both.ratio == pytest.approx(1)
+
+
+def test_h1_without_baselines_says_so(tmp_path: Path) -> None:
+    study = made_up(tmp_path, seeds=7)
+    add_baselines(study, {"one": 0.5})
+    findings = run_hypotheses(study)
+    assert not found(findings, "H1", "one").why.startswith("Not set beside")
+    assert found(findings, "H1", "two").why.startswith("Not set beside untrained answers; run 'llgbm study check'; of these")
+    assert found(findings, "H1").why.startswith("Not set beside untrained answers; run 'llgbm study check'; of these")
 
 
 @pytest.mark.parametrize(("lora", "expected"), [(0.1, "supported"), (0.8, "not supported")])

@@ -51,7 +51,7 @@ def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_study_goes_on_with_more_seeds_and_refuses_another_config(tmp_path: Path) -> None:
-    Study.open(build_study({"lora": {"rank": 4}}), tmp_path)
+    Study.open(build_study({"lora": {"rank": 4}}), tmp_path).write_result(RESULT)
     more = build_study({"lora": {"rank": 4}, "seeds": [0, 1, 2, 3], "hypotheses": {"alpha": 0.01}, "search": {"trials": 20}})
     assert Study.open(more, tmp_path).config == more
     assert Study.load(tmp_path).config == more
@@ -61,10 +61,29 @@ def test_a_study_goes_on_with_more_seeds_and_refuses_another_config(tmp_path: Pa
     assert Study.load(tmp_path).config == more
 
 
+def test_a_size_for_one_task_decides_results(tmp_path: Path) -> None:
+    Study.open(build_study({"sizes": {"train_examples_of": {"mrpc": 8}}}), tmp_path).write_result(RESULT)
+    for sizes, message in (
+        ({"train_examples_of": {"mrpc": 9}}, "sizes.train_examples_of.mrpc is 8 there and 9 now"),
+        ({"train_examples_of": {"mrpc": 8, "rte": 4}}, "sizes.train_examples_of.rte is None there and 4 now"),
+        ({}, "sizes.train_examples_of.mrpc is 8 there and None now"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Study.open(build_study({"sizes": sizes}), tmp_path)
+
+
+def test_a_folder_that_holds_only_a_config_is_begun_anew(tmp_path: Path) -> None:
+    Study.open(build_study({"squad": "nowhere"}), tmp_path)
+    other = build_study({"squad": "somewhere"})
+    Study.open(other, tmp_path)
+    assert Study.load(tmp_path).config == other
+
+
 def test_a_folder_without_a_study_or_with_a_damaged_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"study\.json: no such file"):
         Study.load(tmp_path)
     write_text(tmp_path / "study.json", '{"tasks": 3}')
+    write_text(tmp_path / "checks.json", "{}")
     for opened in (Study.load, lambda folder: Study.open(build_study({}), folder)):
         with pytest.raises(InputError, match=r"study\.json: tasks must be a list of a string, found 3"):
             opened(tmp_path)

@@ -12,8 +12,9 @@ from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.scoring import score
 from llgbm.study.backbone import Backbone, load_backbone
+from llgbm.study.config import build_study
 from llgbm.study.tasks.generation import GenerationTask
-from llgbm.study.tasks.named import load_task
+from llgbm.study.tasks.named import load_task, load_tasks
 from llgbm.study.training import build_model, fit
 
 CONFIG = small_config(sizes__test_examples=12, sizes__train_examples=96)
@@ -88,3 +89,5 @@ def test_an_encoder_writes_nothing(backbone: Backbone) -> None:
 def test_an_unknown_task_is_named(backbone: Backbone) -> None:
     with pytest.raises(InputError, match="unknown task 'reverse-lower-bracket'; did you mean reverse-lower-brackets"):
         load_task("reverse-lower-bracket", backbone, CONFIG)
+    with pytest.raises(InputError, match="unknown task 'mrcp'; did you mean mrpc"):
+        load_tasks(build_study({"sizes": {"train_examples_of": {"mrcp": 8}}}))

@@ -26,6 +26,12 @@ def test_smaller_sizes_cut_and_draw_the_same_ones() -> None:
     assert few == cut_parts("t", TRAIN, TEST, SizesConfig(validation_examples=10, train_examples=7, test_examples=4))
 
 
+def test_a_task_may_have_a_size_of_its_own() -> None:
+    sizes = SizesConfig(validation_examples=10, train_examples=7, train_examples_of={"t": 3})
+    assert cut_parts("t", TRAIN, TEST, sizes).train == cut_parts("u", TRAIN, TEST, sizes).train[:3]
+    assert len(cut_parts("u", TRAIN, TEST, sizes).train) == 7
+
+
 def test_fewer_to_train_on_leave_the_others() -> None:
     parts = cut_parts("t", TRAIN, TEST, SizesConfig(validation_examples=10))
     assert parts.at_most(None) == parts

@@ -22,6 +22,7 @@ from llgbm.files import read_json
 from llgbm.study.folder import RunResult, Study
 from llgbm.study.runs import Runs, run_runs
 from llgbm.study.tasks.named import load_tasks
+from llgbm.tracking.lock import BusyError, hold
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,16 @@ def test_finished_runs_stay_and_killed_ones_come_to_the_same(done: tuple[Study, 
     assert kept.stat().st_mtime_ns == before
     assert not stray.exists()
     assert [_content(r) for r in again] == [_content(r) for r in results[:2]]
+
+
+def test_a_run_that_another_process_works_at_is_left_to_it_and_the_others_are_finished(tmp_path: Path) -> None:
+    study = small_study(tmp_path, seeds=[0])
+    folder = study.run_folder(TASK, "full", 0)
+    with hold(folder), pytest.raises(BusyError, match=f"{folder}: process {os.getpid()} has worked there"):
+        run_runs(study)
+    assert study.result(TASK, "full", 0) is None
+    assert study.result(TASK, "lora", 0) is not None
+    assert len(run_runs(study).results) == 2
 
 
 @pytest.mark.slow
