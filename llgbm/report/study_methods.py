@@ -36,7 +36,8 @@ def methods(study: Study) -> Section:
         "request has an adapter of its own. Every round answers one batch of each size in each way, in an order drawn anew; ratios are of "
         "two times of one round, so what disturbs the machine disturbs both. Memory is counted in tensors: weights and adapters, and "
         "beyond them the most that is alive at once while a batch is answered.",
-        f"Claims. H1: LoRA's mean score is above {percent(1 - margins.accuracy_margin)} of full fine-tuning's (a share of it, not points). "
+        f"Claims. H1: LoRA's mean score is above {percent(1 - margins.accuracy_margin)} of full fine-tuning's (a share of it, not points), "
+        "on the tasks where that is shown to beat the best untrained answers; elsewhere there is nothing to keep, and no verdict. "
         f"H2: its drift by CKA is below {percent(1 - margins.drift_reduction)} of full fine-tuning's. H3: {margins.serving_adapters} "
         f"unmerged adapter(s) by {margins.serving_backend} take less than {percent(1 + margins.overhead)} of the merged model's time. Each "
         "is tested one-sided on differences of pairs with the margin taken off. Of these trained models: Student's test over examples or "
