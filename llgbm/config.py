@@ -227,6 +227,8 @@ class TrainingConfig:
     """Train on at most this many seen tasks."""
     gradient_checkpointing: Flag = False
     """Recompute the base's activations in the backward pass."""
+    shard_base: Flag = False
+    """Spread the base's layers over the processes that train together (FSDP2); the generator is whole in each of them."""
     mixed_precision: Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_no)] = "no"
     """Precision of the forward pass."""
     log_interval: Integer = Field(default=10, ge=1)
@@ -311,6 +313,7 @@ UNSCIENTIFIC = {
     "training.save_interval",
     "training.report_to",
     "training.gradient_checkpointing",
+    "training.shard_base",
     "training.target_cache_gb",
     "training.teacher_cache_gb",
     "tracking.level",

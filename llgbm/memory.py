@@ -42,6 +42,8 @@ class MemoryPlan:
 
     def __init__(self, device: torch.device | str, memory_gb: float | None = None) -> None:
         self.device, self.memory_gb = torch.device(device), memory_gb
+        self.agree: Callable[[int], int] | None = None
+        """Called with what this process would choose, for a number that all processes which must divide alike can take."""
         self._chosen: dict[tuple[str, int, int, int], int] = {}
         self._lowered: dict[str, int] = {}
         self._said: set[str] = set()
@@ -68,6 +70,8 @@ class MemoryPlan:
             if wanted > free:
                 free = self.free_bytes()
                 self._chosen[key] = max(1, min(most, (free - fixed_bytes) // max(1, row_bytes)))
+            if self.agree is not None:
+                self._chosen[key] = self.agree(self._chosen.get(key, most))
             self._say(kind, self._chosen.get(key, most), most, row_bytes, fixed_bytes, free)
         return min(self._chosen.get(key, most), self._lowered.get(kind, most))
 

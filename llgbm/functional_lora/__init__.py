@@ -3,6 +3,7 @@
 from llgbm.functional_lora.decoding import complete, greedy_decode
 from llgbm.functional_lora.head import ChunkedLogits, Logits, by_token
 from llgbm.functional_lora.recompute import can_recompute, recompute_layers
+from llgbm.functional_lora.sharding import shard_layers
 from llgbm.functional_lora.wrap import FunctionalLoRA, FunctionalOutput
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "complete",
     "greedy_decode",
     "recompute_layers",
+    "shard_layers",
 ]

@@ -79,10 +79,16 @@ def sorted_places(mask: Bool[Tensor, " M"], count: int) -> Int[Tensor, " n"]:
     return mask.to(torch.uint8).argsort(descending=True, stable=True)[:count]
 
 
+def layer_stack(model: nn.Module, n_layers: int) -> nn.ModuleList | None:
+    """The model's layers, where one list holds them."""
+    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
+    return stacks[0] if len(stacks) == 1 else None
+
+
 def _feed_forward(model: nn.Module, n_layers: int) -> nn.Module | None:
     """The block named `mlp` of the last layer, if it is plain and all its weights are those of linear modules."""
-    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
-    block = getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 else None
+    stack = layer_stack(model, n_layers)
+    block = None if stack is None else getattr(stack[-1], "mlp", None)
     if not isinstance(block, nn.Module) or "forward" in vars(block) or block._forward_hooks or block._forward_pre_hooks:
         return None
     linear = {id(p) for module in block.modules() if isinstance(module, nn.Linear | Conv1D) for p in module.parameters()}

@@ -76,6 +76,8 @@ class FunctionalLoRA:
         """What `row_bytes` has measured."""
         self.recomputes = False
         """Whether the layers' activations are computed again in the backward pass (`recompute_layers`)."""
+        self.shares_forwards = False
+        """Whether every forward is one of several processes together (`shard_layers`), which then all make the same ones."""
         self.shapes: dict[str, tuple[int, int]] = {}
         self.fan_in_fan_out = False
         self._slots: dict[str, Slot] = {}
@@ -213,6 +215,10 @@ class FunctionalLoRA:
     def is_large(self, n_tokens: int) -> bool:
         """Whether the logits of so many tokens had better come by chunks."""
         return self.vocabulary > LARGE_VOCABULARY or 4 * n_tokens * self.vocabulary > LOGITS_BYTES
+
+    def prepare_head(self) -> None:
+        """See now whether the head can be run apart, which else is tried when it is first wanted."""
+        _ = self._shell
 
     @property
     def tokens_of_chunk(self) -> int:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 JOURNAL = "journal.log"
 LOGARITHMIC, EVEN = ("learning_rate", "weight_decay", "alpha"), ("warmup", "dropout")
 """Hyperparameters that are drawn by their logarithm, and evenly; the others are choices."""
-HOLDER = "process"
+HOLDER, LOSS = "process", "loss"
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def _attempt(study: Study, task: StudyTask, method: Method, trial: "optuna.Trial
 
     def validated(step: int, done: int, scored: Scored) -> bool:
         found.append(scored.metrics[task.metric])
+        trial.set_user_attr(LOSS, scored.metrics.get("nll"))
         trial.report(found[-1], done)
         return done < config.training.evaluations and bool(trial.should_prune())
 
@@ -218,10 +219,14 @@ def _missing(study: Study, task: str, method: Method) -> int:
 
 
 def _write(study: Study, task: StudyTask, method: Method, journal: "optuna.Study") -> None:
-    """Write the best trial, once the last one is finished; that is left to the process which finishes it."""
+    """Write the best trial, of equal ones that with the lower loss, once the last one is finished; the process which finishes it does so."""
+    from optuna.trial import TrialState
+
     finished = _finished(journal)
     if finished >= study.config.search.trials:
-        best = journal.best_trial
+        # Few validation examples often cannot tell trials apart; their loss can.
+        tied = [trial for trial in journal.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trial.value == journal.best_value]
+        best = min(tied, key=lambda trial: (trial.user_attrs.get(LOSS) or 0.0, trial.number))
         assert best.value is not None
         write_best(study, task.name, method, Best(best.number, finished, task.metric, best.value, dict(best.params)))
 

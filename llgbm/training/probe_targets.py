@@ -46,6 +46,9 @@ class ProbeTargets:
         functional = setup.functional
         probes = encode_texts(setup.base.tokenizer, texts, config.probe.max_length).to(functional.device)
         targets = cls(functional, probes, config.delta, config.training.delta_batch_size)
+        if functional.shares_forwards:  # a part of a step may probe any number, and all processes have to make the same forwards
+            for k in range(1, targets.adapters_per_step + 1):
+                targets._base(k)
         if "probe_logits" in needed:
             mask = probes.attention_mask
             targets.base_logits = functional(None, probes.input_ids, mask, logits_at=mask.bool(), chunked=True).any_logits

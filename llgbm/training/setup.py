@@ -12,6 +12,7 @@ import torch
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
+from llgbm.functional_lora import shard_layers
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.memory import GIB
@@ -76,8 +77,8 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
     Raises:
         InputError: The zoo was trained on another base, has no teachers to train on, or a setting is out of range.
     """
-    model = config.model
-    options = BaseOptions(model.name, model.revision, device=device, memory_gb=model.memory_gb)
+    model, sharded = config.model, config.training.shard_base
+    options = BaseOptions(model.name, model.revision, device="cpu" if sharded else device, memory_gb=model.memory_gb)
     workspace = open_workspace(config.checkpoint_folder, options=options)
     zoo, base = workspace.zoo, workspace.base
     chosen, held_back = split_teachers(zoo, config)
@@ -92,6 +93,8 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
         augment=config.training.augment,
         word_dropout=config.training.word_dropout,
     )
+    if sharded:
+        shard_layers(workspace.functional, base.model, torch.device(device), "training.shard_base")
     cache_gb = config.training.teacher_cache_gb
     train = _teacher_set(zoo, base, chosen, config.training.train_examples, cache_gb)
     validation = _teacher_set(zoo, base, held_back, VALIDATION_EXAMPLES, cache_gb) if held_back else None

@@ -324,7 +324,7 @@ def test_kill_nine_then_resume(config, tmp_path, seconds_after_first_step):
 
 
 TWO_PROCESSES = """
-import faulthandler, json, sys
+import faulthandler, json, os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -337,7 +337,7 @@ from llgbm.training.loop import DivergedError, train
 
 faulthandler.dump_traceback_later(200, exit=True)  # processes that wait for each other say where
 state = PartialState(cpu=True)
-rank, fails = state.process_index, sys.argv[2] == "fails"
+rank, mode = state.process_index, sys.argv[2]
 config = ExperimentConfig.load(sys.argv[1])
 config = replace(config, output_dir=f"{config.output_dir}/rank{rank}")  # no disk is shared
 calls, problems, kl = [], [], OBJECTIVES["kl"]
@@ -346,8 +346,11 @@ def breaks(evidence):
     calls.append(1)
     return kl.compute(evidence) * (torch.nan if len(calls) > 4 else 1.0)
 
-if fails and rank == 1:
-    OBJECTIVES["kl"] = replace(kl, compute=breaks)
+def dies(evidence):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if rank == 1 and mode in ("fails", "dies"):
+    OBJECTIVES["kl"] = replace(kl, compute={"fails": breaks, "dies": dies}[mode])
 
 def make(device):
     problems.append(BehaviorProblem(config, active_terms({k: float(v) for k, v in vars(config.objective).items()}), device))
@@ -355,12 +358,48 @@ def make(device):
 
 said = {"processes": state.num_processes}
 try:
-    result = train(config, make, begin="new" if fails else "resume")
+    result = train(config, make, begin="new" if mode in ("fails", "sharded") else "resume")
     said |= {"best_step": result.best_step, "weights": hash_tensors(problems[0].network.state_dict())}
+    if mode == "sharded":
+        layers = problems[0].setup.functional.model.model.layers
+        said |= {"share": sum(p.to_local().numel() for p in layers.parameters()) / sum(p.numel() for p in layers.parameters())}
 except DivergedError as error:
     said |= {"error": str(error)}
 Path(f"{sys.argv[1]}.{sys.argv[2]}.{rank}.json").write_text(json.dumps(said))
 """
+
+
+def run_two(script, config_file, mode):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    return subprocess.run([*launch, str(config_file), mode], capture_output=True, text=True, timeout=300, env=environment)
+
+
+def said_by_two(config_file, mode):
+    return [json.loads(Path(f"{config_file}.{mode}.{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_two_processes_that_share_the_bases_layers_follow_the_curve_of_one_that_holds_them_all(config, tmp_path, recomputes):
+    one = changed(config, experiment_name="whole", training__delta_batch_size=3, **WHOLE_STEP_TERMS)
+    train_generator(one)
+    two = changed(one, experiment_name="sharded", training__shard_base=True, training__gradient_checkpointing=recomputes)
+    two.save(tmp_path / "two.yaml")
+    (tmp_path / "train.py").write_text(TWO_PROCESSES)
+    done = run_two(tmp_path / "train.py", tmp_path / "two.yaml", "sharded")
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = said_by_two(tmp_path / "two.yaml", "sharded")
+    assert said[0] == said[1]
+    assert said[0]["share"] == 0.5
+    there = changed(two, output_dir=str(Path(config.output_dir) / "rank0"))
+    figures = [[row[k] for row in metrics(c) for k in row if k.startswith(("loss", "grad"))] for c in (one, there)]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-4, abs=torch.finfo(torch.float32).eps)
+
+
+def test_a_base_cannot_be_shared_by_one_process(config):
+    with pytest.raises(InputError, match="shard_base spreads the base over processes, and there is one; start several with torchrun"):
+        train_generator(changed(config, experiment_name="alone", training__shard_base=True))
 
 
 @pytest.mark.slow
@@ -371,12 +410,13 @@ def test_two_processes_stop_together_resume_from_the_first_ones_disk_and_follow_
     two.save(tmp_path / "two.yaml")
     (tmp_path / "train.py").write_text(TWO_PROCESSES)
     said = {}
-    for mode in ("fails", "resumes"):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "train.py")]
-        command, environment = [*launch, str(tmp_path / "two.yaml"), mode], {**os.environ, "PYTHONPATH": str(Path.cwd())}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-        assert done.returncode == 0, done.stderr[-3000:]
-        said[mode] = [json.loads((tmp_path / f"two.yaml.{mode}.{rank}.json").read_text()) for rank in (0, 1)]
+    for mode in ("fails", "dies", "resumes"):
+        done = run_two(tmp_path / "train.py", tmp_path / "two.yaml", mode)
+        assert (done.returncode == 0) == (mode != "dies"), done.stderr[-3000:]
+        if mode == "dies":
+            assert "Signal 9 (SIGKILL)" in done.stderr
+            continue
+        said[mode] = said_by_two(tmp_path / "two.yaml", mode)
     assert [row["processes"] for rows in said.values() for row in rows] == [2, 2, 2, 2]
     assert said["fails"][0]["error"] == said["fails"][1]["error"]
     assert "stopped at step 5: kl is nan; the checkpoint of step 4 is kept" in said["fails"][0]["error"]
