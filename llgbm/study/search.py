@@ -219,7 +219,7 @@ def _missing(study: Study, task: str, method: Method) -> int:
 
 
 def _write(study: Study, task: StudyTask, method: Method, journal: "optuna.Study") -> None:
-    """Write the best trial, of equal ones that with the lower loss, once the last one is finished; the process which finishes it does so."""
+    """Write the best trial, of equal ones that with the lowest loss; left to the process that finishes the last one."""
     from optuna.trial import TrialState
 
     finished = _finished(journal)

@@ -591,6 +591,20 @@ MUTANTS = (
         "test_study_search.py::test_trials_of_processes_that_are_gone_are_made_again_and_those_of_others_are_not",
     ),
     Mutant(
+        "a search that takes the first of equal trials",
+        "study/search.py",
+        "key=lambda trial: (trial.user_attrs.get(LOSS) or 0.0, trial.number)",
+        "key=lambda trial: trial.number",
+        "test_study_search.py::test_of_equal_trials_the_one_with_the_lowest_loss_is_best",
+    ),
+    Mutant(
+        "processes that divide their work each by its own memory",
+        "functional_lora/sharding.py",
+        "    functional.memory.agree = partial(_least, device=device)\n",
+        "",
+        "test_sharding.py::test_processes_divide_their_work_alike",
+    ),
+    Mutant(
         "a journal with a torn line",
         "study/search.py",
         "        _drop_torn_line(path)\n",

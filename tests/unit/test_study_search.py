@@ -18,7 +18,7 @@ from llgbm.errors import InputError
 from llgbm.files import write_text
 from llgbm.study.config import LoRARanges
 from llgbm.study.folder import Study
-from llgbm.study.search import open_journal, run_search, suggest
+from llgbm.study.search import LOSS, open_journal, run_search, suggest
 from llgbm.study.settings import chosen_settings, read_best
 from llgbm.study.tasks.generation import GenerationTask
 from llgbm.tracking.process import this_process
@@ -112,6 +112,22 @@ def test_bad_trials_are_pruned(tmp_path: Path) -> None:
     run_search(study)
     assert _states(study) == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert read_best(study, TASK, "lora").trials == 3  # type: ignore[union-attr]
+
+
+def test_of_equal_trials_the_one_with_the_lowest_loss_is_best(tmp_path: Path) -> None:
+    study = small_study(tmp_path, **{**SEARCH, "search__trials": 4})
+    journal = open_journal(study, TASK, "lora")
+    for value, loss in ((0.5, 0.1), (1.0, 0.4), (1.0, 0.2), (1.0, 0.3)):
+        trial = journal.ask()
+        suggest(trial, study.config.search, "lora")
+        trial.set_user_attr(LOSS, loss)
+        journal.tell(trial, value)
+    run_search(study)
+    assert read_best(study, TASK, "lora").trial == 2  # type: ignore[union-attr]
+
+
+def test_every_trial_says_its_loss(searched: Study) -> None:
+    assert all(trial.user_attrs[LOSS] > 0 for trial in _trials(searched).values())
 
 
 def test_trials_of_processes_that_are_gone_are_made_again_and_those_of_others_are_not(tmp_path: Path) -> None:
