@@ -43,6 +43,7 @@ COMMANDS: dict[str, str] = {
     "artifacts": "llgbm.cli.artifacts",
     "reproduce": "llgbm.cli.reproduce",
     "bench": "llgbm.cli.bench",
+    "completion": "llgbm.cli.completion",
 }
 """Command -> module with `HELP`, `EXAMPLE`, `add_arguments(parser)` and `run(args) -> int`."""
 
