@@ -107,14 +107,26 @@ def run_stage(command: Sequence[str]) -> dict[str, int]:
     Raises:
         RuntimeError: The command failed.
     """
+    done, peaks = run_measured(command)
+    if done.returncode:
+        raise RuntimeError(f"llgbm {' '.join(command)} ended with status {done.returncode}: {done.stderr[-2000:].strip()}")
+    return peaks
+
+
+def run_measured(command: Sequence[str]) -> tuple[subprocess.CompletedProcess[str], dict[str, int]]:
+    """How one command ended in a process of its own, and its peak bytes as `run_stage` gives them.
+
+    Raises:
+        RuntimeError: It ended before it could say its peaks.
+    """
     home = str(Path(__file__).parents[2])
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "peaks.json"
         child = f"import sys; sys.path.insert(0, {home!r})\n{CHILD}"
         done = subprocess.run([sys.executable, "-c", child, str(record), *command], capture_output=True, text=True)
-        if done.returncode:
+        if not record.exists():
             raise RuntimeError(f"llgbm {' '.join(command)} ended with status {done.returncode}: {done.stderr[-2000:].strip()}")
-        return json.loads(record.read_text())
+        return done, json.loads(record.read_text())
 
 
 def _places(stage: str, folder: Path) -> list[str]:

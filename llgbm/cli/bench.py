@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "fanout": ("llgbm.bench.fanout", "bench_fanout"),
     "generate": ("llgbm.bench.generate", "bench_generate"),
     "retrieve": ("llgbm.bench.retrieve", "bench_retrieve"),
+    "broken": ("llgbm.bench.broken", "bench_broken"),
     "cache": ("llgbm.bench.cache", "bench_cache"),
     "evaluate": ("llgbm.bench.evaluate", "bench_evaluate"),
     "serve": ("llgbm.bench.serve", "bench_serve"),

@@ -5,6 +5,7 @@ safetensors header byte for byte, so that work is done once. Whatever does not f
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,10 @@ class AdapterBatch:
 
 
 def read_readable(paths: Sequence[str | Path], shapes: Mapping[str, tuple[int, int]] | None = None) -> AdapterBatch:
-    """Read all adapters that can be read, with the checks of `read_adapter`, and say what is wrong with the others."""
+    """Read all adapters that can be read, with the checks of `read_adapter`, and say what is wrong with the others.
+
+    Without `shapes` the base is that of most of them: one whose modules have other shapes is among the failures.
+    """
     groups: dict[object, list[tuple[int, bytes]]] = {}
     for i, path in enumerate(paths):
         key, content = _layout(Path(path), i)
@@ -44,6 +48,7 @@ def read_readable(paths: Sequence[str | Path], shapes: Mapping[str, tuple[int, i
     failures: dict[str, str] = {}
     for members in groups.values():
         _read_group(paths, members, shapes, read, failures)
+    read = _of_one_base(paths, read, failures)
     if not read:
         return AdapterBatch([], None, failures)
     factors = read[0][1] if len(read) == 1 else LoRAFactors.stack([part for _, part in read])
@@ -103,6 +108,28 @@ def _views(folder: Path, contents: list[bytes]) -> tuple[dict[str, Tensor], list
         start, stop = (offset // 4 for offset in entry["data_offsets"])
         tensors[name] = joined[:, start:stop].unflatten(1, entry["shape"])
     return tensors, torch.isfinite(joined).all(1).tolist()
+
+
+def _of_one_base(
+    paths: Sequence[str | Path], read: list[tuple[list[int], LoRAFactors]], failures: dict[str, str]
+) -> list[tuple[list[int], LoRAFactors]]:
+    """The groups whose modules have the shapes that most adapters have, the only ones that can be stacked; of the others, what is wrong."""
+    votes: dict[str, Counter[tuple[int, int]]] = {}
+    for indices, factors in read:
+        for name, shape in factors.shapes.items():
+            votes.setdefault(name, Counter())[shape] += len(indices)
+    usual, kept = {name: shapes.most_common(1)[0][0] for name, shapes in votes.items()}, []
+    for indices, factors in read:
+        odd = next((name for name, shape in factors.shapes.items() if shape != usual[name]), None)
+        if odd is None:
+            kept.append((indices, factors))
+            continue
+        for path in (paths[i] for i in indices):
+            failures[str(path)] = (
+                f"adapter {path}: module {odd} maps {factors.shapes[odd][0]} to {factors.shapes[odd][1]} numbers, of most others "
+                f"{usual[odd][0]} to {usual[odd][1]}; use adapters of one base"
+            )
+    return kept
 
 
 def _like(first: LoRAFactors, tensors: Mapping[str, Tensor], rows: list[int]) -> LoRAFactors:

@@ -1,6 +1,7 @@
 """PEFT adapter directories in and out, without loss, and with a clear sentence for what LoRA factors cannot express."""
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -195,7 +196,9 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(file)
         file = folder / PICKLED_TENSOR_FILE
         if file.is_file():
-            return dict(torch.load(file, map_location="cpu", weights_only=True))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torch asks for reports of protocols it does not write itself
+                return dict(torch.load(file, map_location="cpu", weights_only=True))
     except (SafetensorError, RuntimeError, EOFError, ValueError, TypeError, OSError, UnpicklingError) as error:
         raise InputError(f"adapter {folder}: {file.name} is truncated or broken ({first_line(error)}); copy or train it again") from error
     raise InputError(f"adapter {folder}: {TENSOR_FILE} is missing; copy or train the adapter again")

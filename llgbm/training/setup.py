@@ -82,6 +82,7 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
     workspace = open_workspace(config.checkpoint_folder, options=options)
     zoo, base = workspace.zoo, workspace.base
     chosen, held_back = split_teachers(zoo, config)
+    zoo.check([*chosen, *held_back])
     encoder = build_encoder(config.generator.encoder, base)
     tasks = {t.task: zoo.suite[t.task] for t in (*chosen, *held_back)}
     conditions = ConditionTable(

@@ -1,6 +1,6 @@
 """A zoo: the folder of trained teachers with its manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from llgbm.zoo.suites import load_suite
 
 READ_AT_ONCE = 64
 """Teachers whose files are checked together."""
+MOST_NAMED = 5
+"""Further teachers that one sentence names."""
 
 
 class TeacherZoo:
@@ -65,8 +67,9 @@ class TeacherZoo:
     def factors(self, teachers: Sequence[Teacher]) -> LoRAFactors:
         """The teachers' factors, stacked in the given order. InputError names one whose files are not what the manifest says."""
         factors, faults = self._read(teachers)
-        if faults or factors is None:
-            raise InputError(next(iter(faults.values()), f"zoo {self.folder}: no teachers to read; build it with 'llgbm zoo build'"))
+        self._refuse(faults, len(teachers))
+        if factors is None:
+            raise InputError(f"zoo {self.folder}: no teachers to read; build it with 'llgbm zoo build'")
         return factors
 
     def open_factors(self, teachers: Sequence[Teacher], device: torch.device | str, max_bytes: int) -> LoRAFactors | StoredFactors:
@@ -78,10 +81,9 @@ class TeacherZoo:
         return StoredFactors(paths, device, max_bytes)
 
     def check(self, teachers: Sequence[Teacher]) -> None:
-        """InputError names the first teacher whose files are not what the manifest says; what this zoo has checked is not read again."""
+        """InputError names teachers whose files are not what the manifest says; what this zoo has checked is not read again."""
         fresh = [teacher for teacher in teachers if teacher.path not in self._sound]
-        for fault in self.damaged(fresh).values():
-            raise InputError(fault)
+        self._refuse(self.damaged(fresh), len(teachers))
         self._sound |= {teacher.path for teacher in fresh}
 
     def damaged(self, teachers: Sequence[Teacher] | None = None) -> dict[str, str]:
@@ -90,6 +92,15 @@ class TeacherZoo:
         for start in range(0, len(asked), READ_AT_ONCE):
             faults |= self._read(asked[start : start + READ_AT_ONCE])[1]
         return faults
+
+    def _refuse(self, faults: Mapping[str, str], asked: int) -> None:
+        """InputError when there are faults: the first as it is, of others the first names and how many they are."""
+        if not faults:
+            return
+        first, *others = faults
+        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        also = f"; {len(faults)} of {asked} teachers are not, the others are {', '.join(others[:MOST_NAMED])}{more}" if others else ""
+        raise InputError(faults[first] + also)
 
     def _read(self, teachers: Sequence[Teacher]) -> tuple[LoRAFactors | None, dict[str, str]]:
         """The factors of those that are as they were trained, and what is wrong with the others."""

@@ -839,6 +839,20 @@ MUTANTS = (
         'for row in document["models"])',
         "test_hub.py::test_a_pushed_adapter_has_what_was_asked_for_and_its_scores",
     ),
+    Mutant(
+        "one adapter of another base that stops a zoo",
+        "lora/bulk.py",
+        "    read = _of_one_base(paths, read, failures)\n",
+        "",
+        "test_bulk.py::test_adapters_of_another_base_are_named_and_the_rest_is_read",
+    ),
+    Mutant(
+        "of many faulty teachers only the first named",
+        "zoo/folder.py",
+        "raise InputError(faults[first] + also)",
+        "raise InputError(faults[first])",
+        "test_zoo_folder.py::test_several_teachers_that_are_not_as_they_were_are_one_sentence",
+    ),
     # Plans
     Mutant(
         "work of views counted as work",

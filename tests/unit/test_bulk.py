@@ -128,3 +128,13 @@ def test_odd_configs_are_named_and_spoil_no_others(tmp_path: Path) -> None:
     for path, why in batch.failures.items():
         assert why.startswith(f"adapter {path}: ")
         assert "\n" not in why
+
+
+def test_adapters_of_another_base_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    paths = [_write(tmp_path / str(k), k, rank=1 + k % 2) for k in range(4)]
+    others = [_write(tmp_path / f"other{k}", k, shapes={"layers.0.v": (6, 3)}) for k in range(2)]
+    batch = read_readable([others[0], *paths, others[1]])
+    assert batch.paths == [str(path) for path in paths]
+    assert batch.failures.keys() == {str(path) for path in others}
+    for path, reason in batch.failures.items():
+        assert reason == f"adapter {path}: module layers.0.v maps 6 to 3 numbers, of most others 6 to 2; use adapters of one base"

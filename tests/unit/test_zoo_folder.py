@@ -42,6 +42,20 @@ def test_a_teacher_that_is_not_as_it_was_trained_is_named(
         train_generator(config)
 
 
+def test_several_teachers_that_are_not_as_they_were_are_one_sentence(config: ExperimentConfig) -> None:
+    zoo = TeacherZoo.load(config.checkpoint_folder)
+    flip, truncate = list(DAMAGES)[1:3]
+    for i in (0, 2, 4):
+        (flip if i else truncate)(zoo.folder / zoo.teachers[i].path, zoo.folder)
+    first, *others = (zoo.teachers[i].path for i in (0, 2, 4))
+    for read in (zoo.check, zoo.factors):
+        with pytest.raises(InputError) as refused:
+            read(zoo.teachers)
+        assert str(refused.value).count("trains it again") == 1
+        assert str(refused.value).startswith(f"teacher {first} of zoo")
+        assert str(refused.value).endswith(f"; 3 of 6 teachers are not, the others are {', '.join(others)}")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
