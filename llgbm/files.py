@@ -94,6 +94,15 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def link_or_copy(file: str | Path, place: str | Path) -> None:
+    """A hard link, or a copy where the file system has none; a link that is replaced later leaves the first file alone."""
+    Path(place).unlink(missing_ok=True)
+    try:
+        os.link(file, place)
+    except OSError:
+        shutil.copyfile(file, place)
+
+
 def read_text(path: str | Path) -> str:
     """Read a UTF-8 text file, without the byte order mark some editors put first; InputError names the file and the fault."""
     try:

@@ -138,8 +138,11 @@ def record_evaluation(store: ArtifactStore, path: str | Path, run: str | Path | 
 
 
 def _put_zoo(store: ArtifactStore, zoo: TeacherZoo) -> list[Artifact]:
-    """A zoo whose files were seen to be as it records them, and its suite."""
-    suite, name, made = zoo.suite, f"zoo-{_name(zoo.folder)}", {"hash": zoo.content_hash}
+    """A zoo whose files were seen to be as it records them, and its suite, or where its adapters are from if it has none."""
+    name, made = f"zoo-{_name(zoo.folder)}", {"hash": zoo.content_hash}
+    if zoo.imported is not None:
+        return [store.put(name, zoo.folder, "zoo", metadata={**made, "imported": zoo.manifest["imported"]}, volatile=VOLATILE)]
+    suite = zoo.suite
     dataset = _newest(store, f"dataset-{suite.name}", suite.content_hash)
     if dataset is None:
         with tempfile.TemporaryDirectory() as folder:

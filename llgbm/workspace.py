@@ -49,9 +49,11 @@ def open_workspace(
         options: Another place, precision or device of the base than the zoo recorded, and the memory that may be taken.
 
     Raises:
-        InputError: No zoo, generator or predictor there, or one of them, or the base as it is found now, belongs to another base.
+        InputError: No zoo, generator or predictor there, the zoo has no suite, or one of them, or the base as it is found now, belongs to
+            another base.
     """
     zoo, asked = TeacherZoo.load(zoo_folder), options or BaseOptions()
+    _ = zoo.suite_entry
     generator = None if checkpoint is None else load_generator(checkpoint)
     forecaster = None if predictor is None else DeltaPredictor.from_pretrained(predictor)
     writer = None if soft_prompt is None else SoftPromptWriter.from_pretrained(soft_prompt)
@@ -88,7 +90,7 @@ def settle(config: ExperimentConfig, zoo: TeacherZoo, given: Mapping[str, Any] |
     manifest, recorded = zoo.manifest, zoo.base
     made_with = {name: value for name, value in manifest["zoo"].items() if name in vars(config.zoo)}
     seeds = sorted({teacher.seed for teacher in zoo.teachers})
-    zoo_config = replace(config.zoo, **made_with, suite=manifest["suite"]["source"], seeds=seeds)
+    zoo_config = replace(config.zoo, **made_with, suite=zoo.suite_entry.source, seeds=seeds)
     model = replace(config.model, dtype=recorded.dtype)
     if given is not None:
         places = {"name": recorded.name, "revision": recorded.revision, "device": recorded.device}
@@ -103,7 +105,7 @@ def _refuse_others(config: ExperimentConfig, settled: ExperimentConfig, zoo: Tea
     for name in given:
         same = asked[name] == found[name]
         if name == "zoo.suite":
-            same = same or load_suite(asked[name]).content_hash == zoo.manifest["suite"]["hash"]
+            same = same or load_suite(asked[name]).content_hash == zoo.suite_entry.hash
         if not same:
             raise InputError(
                 f"{name} is {asked[name]}, but zoo {zoo.folder} was made with {found[name]}, and a zoo decides that; "

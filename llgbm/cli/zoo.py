@@ -1,15 +1,15 @@
-"""`llgbm zoo build | list | tasks | reword`: train teachers, look at them, look at what they are taught, ask for it in other words."""
+"""`llgbm zoo build | import | list | tasks | reword`: train teachers or import them, look at them and their tasks, ask in other words."""
 
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llgbm.cli.dry_run import plan_zoo, show_plan
 from llgbm.cli.engine import add_engine, open_engine
-from llgbm.cli.keep import keep
-from llgbm.cli.options import ZOO, ZOO_NAMES, add_config_arguments, add_folder, add_json, read_config
+from llgbm.cli.keep import add_store, keep
+from llgbm.cli.options import ZOO, ZOO_NAMES, add_base_arguments, add_config_arguments, add_folder, add_json, read_base_options, read_config
 from llgbm.cli.output import print_config, print_json, print_table
 from llgbm.cli.parser import CommandParser
 from llgbm.errors import InputError
@@ -18,22 +18,32 @@ from llgbm.zoo.manifest import Teacher, is_zoo, load_manifest, read_manifest
 if TYPE_CHECKING:
     from llgbm.zoo.folder import TeacherZoo
 
-HELP = "Train teachers, list or reword them, show a suite's tasks."
+HELP = "Train or import teachers, list or reword them, show tasks."
 EXAMPLE = "llgbm zoo list --zoo data/teacher_checkpoints"
 BUILD = "Train every missing teacher; an interrupted build goes on where it stopped."
+IMPORT = "Take PEFT adapters of one base into a zoo, each checked; what cannot be taken is named and left out."
+IMPORTED = "llgbm zoo import ids.txt hf://org/name my_adapters"
 REWORD = "Make a zoo of another one's teachers and a suite with the same tasks in other words."
 REWORDED = "llgbm zoo reword --suite micro-words-0 --output reworded"
 TASKS = "Show, save or draw the tasks of a suite."
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Four actions, each with its own flags."""
+    """Five actions, each with its own flags."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = actions.add_parser(
         "build", help="train every missing teacher", description=BUILD, example="llgbm zoo build --zoo my_zoo --suite my_suite"
     )
     add_engine(build)
     add_config_arguments(build, sections=("", "model", "lora", "zoo", "tracking"), whole=True)
+    imports = actions.add_parser("import", help="a zoo of adapters from folders and the hub", description=IMPORT, example=IMPORTED)
+    given = "a folder of adapters, hf://ORG/NAME[@REVISION], or a file with such ids, one a line, # for comments"
+    imports.add_argument("sources", nargs="+", metavar="SOURCE", help=given)
+    add_folder(imports, *ZOO_NAMES, default="data/imported", help="the zoo; what it holds already is not fetched again")
+    names = "other names by which the hub has the base"
+    imports.add_argument("--same_base", nargs="+", default=[], metavar="NAME", help=names)
+    add_base_arguments(imports, "the zoo")
+    add_store(imports)
     listing = actions.add_parser("list", help="show a zoo's teachers", description="Show the teachers of a zoo.", example="llgbm zoo list")
     add_folder(listing, *ZOO_NAMES, default=ZOO, help="the zoo")
     tasks = actions.add_parser("tasks", help="show a suite's tasks", description=TASKS, example="llgbm zoo tasks --split seen --count 10")
@@ -53,13 +63,13 @@ def add_arguments(parser: CommandParser) -> None:
     reword.add_argument("--suite", required=True, metavar="X", help="a built-in suite, or a folder of JSONL files")
     linked = "the new zoo; its adapters are links where that works"
     reword.add_argument("--output", "--output_dir", required=True, metavar="DIR", help=linked)
-    for action in (build, listing, tasks, reword):
+    for action in (build, imports, listing, tasks, reword):
         add_json(action)
 
 
 def run(args: Namespace) -> int:
     """Run the chosen action."""
-    return {"build": _build, "list": _list, "tasks": _tasks, "reword": _reword}[args.action](args)
+    return {"build": _build, "import": _import, "list": _list, "tasks": _tasks, "reword": _reword}[args.action](args)
 
 
 def _build(args: Namespace) -> int:
@@ -81,6 +91,27 @@ def _build(args: Namespace) -> int:
     keep(config.tracking.store, lambda store: record_zoo(store, zoo.folder))
     _print_built(zoo, args.json)
     return 0
+
+
+def _import(args: Namespace) -> int:
+    """Exit status 2 when an adapter was left out; the others are in the zoo."""
+    from llgbm.progress import ProgressBar
+    from llgbm.provenance import record_zoo
+    from llgbm.zoo.folder import TeacherZoo
+    from llgbm.zoo.imported import import_adapters
+
+    with ProgressBar("import", "adapters") as progress:
+        report = import_adapters(args.zoo, args.sources, read_base_options(args), args.same_base, progress)
+    for reason in report.failed.values():
+        print(f"llgbm: {reason}", file=sys.stderr)
+    if not is_zoo(args.zoo):
+        raise InputError(f"{args.zoo}: none of {len(report.failed)} adapters could be imported, as is said above")
+    keep(args.store, lambda store: record_zoo(store, args.zoo))
+    counts = {"imported": len(report.taken), "kept": len(report.kept), "failed": len(report.failed)}
+    _print_built(TeacherZoo.load(args.zoo), args.json, {**counts, "failures": report.failed})
+    if not args.json:
+        print(f"{args.zoo}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
+    return 2 if report.failed else 0
 
 
 def _list(args: Namespace) -> int:
@@ -134,9 +165,9 @@ def _reword(args: Namespace) -> int:
     return 0
 
 
-def _print_built(zoo: "TeacherZoo", as_json: bool) -> None:
+def _print_built(zoo: "TeacherZoo", as_json: bool, more: Mapping[str, Any] | None = None) -> None:
     if as_json:
-        print_json({"folder": str(zoo.folder), "hash": zoo.content_hash, "splits": _summary(zoo.teachers)})
+        print_json({"folder": str(zoo.folder), "hash": zoo.content_hash, "splits": _summary(zoo.teachers), **(more or {})})
     else:
         _print_summary(str(zoo.folder), zoo.teachers, zoo.base.name)
 
@@ -145,14 +176,15 @@ def _summary(teachers: Sequence[Teacher]) -> list[dict[str, Any]]:
     """Teachers by split: how many, how good."""
     rows = []
     for split in (*Counter(t.split for t in teachers), None):
-        scores = [t.exact_match for t in teachers if split in (None, t.split)]
+        of_split = [t for t in teachers if split in (None, t.split)]
+        scores = [t.exact_match for t in of_split if t.exact_match is not None]
         rows.append(
             {
                 "split": split or "all",
-                "teachers": len(scores),
-                "mean_exact_match": sum(scores) / len(scores),
-                "share_at_least_0.9": sum(score >= 0.9 for score in scores) / len(scores),
-                "worst": min(scores),
+                "teachers": len(of_split),
+                "mean_exact_match": sum(scores) / len(scores) if scores else None,
+                "share_at_least_0.9": sum(score >= 0.9 for score in scores) / len(scores) if scores else None,
+                "worst": min(scores, default=None),
             }
         )
     return rows

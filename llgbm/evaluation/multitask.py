@@ -49,7 +49,8 @@ def multitask_adapter(setting: Setting, instructed: bool) -> LoRAFactors:
     """One adapter for all tasks of the pool, trained now or read from what an earlier evaluation with the same pool and settings kept."""
     manifest, config = setting.zoo.manifest, setting.config
     name = "multitask_instructed" if instructed else "multitask_blind"
-    content = [[t.hash for t in setting.pool], manifest["suite"]["hash"], manifest["lora"], manifest["zoo"], config.multitask_batch_size]
+    suite_hash = setting.zoo.suite_entry.hash
+    content = [[t.hash for t in setting.pool], suite_hash, manifest["lora"], manifest["zoo"], config.multitask_batch_size]
     folder = setting.cache_dir and setting.cache_dir / f"{name}-{hash_json(content)[:16]}"
     if folder and (folder / "adapter_config.json").is_file():
         return read_adapter(folder, setting.functional.shapes)
@@ -89,5 +90,5 @@ def _each_told(setting: Setting, teacher: Teacher, examples: Sequence[Example]) 
 
 def _as_long_as_all(zoo: ZooConfig, pool: Sequence[Teacher], batch_size: int) -> ZooConfig:
     """As many steps as see the examples that the teachers saw together."""
-    steps = max(1, sum(teacher.steps for teacher in pool) * batch_size // zoo.batch_size)
+    steps = max(1, sum(teacher.steps or 0 for teacher in pool) * batch_size // zoo.batch_size)
     return replace(zoo, steps=steps, check_interval=max(zoo.check_interval, steps // CHECKS))

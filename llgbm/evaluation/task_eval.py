@@ -271,7 +271,7 @@ def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
     """Hash of everything a method that needs no network of ours depends on."""
     chosen = METHODS[method]
     config = {k: v for k, v in asdict(setting.config).items() if k not in WITHOUT_EFFECT}
-    zoo = [setting.zoo.manifest["suite"]["hash"], [setting.teachers[q.task.name].hash for q in questions]]
+    zoo = [setting.zoo.suite_entry.hash, [setting.teachers[q.task.name].hash for q in questions]]
     pool = [t.hash for t in setting.pool] if chosen.uses_pool else []
     condition = [setting.encoder.content_id, *setting.condition_kind, questions[0].split] if chosen.reads_condition else []
     tasks = [q.task.name for q in questions] + sorted({parse_split(q.split)[2] for q in questions} - {""})

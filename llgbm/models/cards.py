@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from llgbm.zoo.named import SMOLLM2, SMOLLM2_HUB_ID
+from llgbm.zoo.named import name_on_hub
 
 CARD_FILE = "README.md"
 
@@ -39,16 +38,9 @@ def completed(card: str, repo_id: str, base_name: str | None, library: str, lice
     header = "" if card.startswith("---\n") else f"---\nlibrary_name: {library}\n---\n"
     made = ModelCard(header + card + below)
     data: Any = made.data  # a class that is made with its fields, of which type checkers see none
-    data.base_model, data.license, data.library_name = _on_hub(base_name), licence, library
+    data.base_model, data.license, data.library_name = name_on_hub(base_name), licence, library
     data.tags = sorted({*(data.tags or []), "lora", "llgbm"})
     if scores:
         data.model_name = repo_id.rpartition("/")[2]
         data.eval_results = [EvalResult("text-generation", score.task, score.task, score.metric, score.value) for score in scores]
     return str(made)
-
-
-def _on_hub(base_name: str | None) -> str | None:
-    """The hub's name of a base, if it has one."""
-    if base_name == SMOLLM2:
-        return SMOLLM2_HUB_ID
-    return base_name if base_name and base_name.count("/") == 1 and not Path(base_name).exists() else None

@@ -102,9 +102,9 @@ def _name(i: int, batches: Sequence[Sequence[tuple[Task, int]]]) -> str:
 
 def _warn_of_weak(trained: Sequence[Teacher], suite: TaskSuite, crew: Crew) -> None:
     """Say which teachers learned next to nothing, and what may help."""
-    weak = [teacher for teacher in trained if teacher.exact_match < WEAK]
-    base = crew.ask("alone", [suite[teacher.task] for teacher in weak]) if weak else []
-    near = [(t.exact_match, alone, t.task) for t, alone in zip(weak, base, strict=True) if t.exact_match - alone < NEAR]
+    weak = [(t.exact_match, t.task) for t in trained if t.exact_match is not None and t.exact_match < WEAK]
+    base = crew.ask("alone", [suite[task] for _, task in weak]) if weak else []
+    near = [(exact, alone, task) for (exact, task), alone in zip(weak, base, strict=True) if exact - alone < NEAR]
     if near:
         exact, alone, task = min(near)
         logger.warning(
@@ -172,6 +172,8 @@ def _resumable(folder: Path, header: dict[str, Any]) -> tuple[dict[str, Teacher]
     if not (folder / "manifest.json").exists():
         return {}, []
     zoo = TeacherZoo.load(folder)
+    if zoo.imported is not None:
+        raise InputError(f"{folder}: holds imported adapters, and none can be trained among them; choose another checkpoint_folder")
     damaged = zoo.damaged()
     rows = {t.path: t for t in zoo.teachers if t.path not in damaged}
     if not zoo.teachers:

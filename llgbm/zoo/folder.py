@@ -15,7 +15,7 @@ from llgbm.lora.bulk import read_readable
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, stored_bytes
 from llgbm.zoo.base import Base, BaseIdentity, content_of
-from llgbm.zoo.manifest import MANIFEST_FILE, Manifest, Teacher, load_manifest
+from llgbm.zoo.manifest import MANIFEST_FILE, Manifest, SuiteEntry, Teacher, load_manifest
 from llgbm.zoo.suite import TaskSuite
 from llgbm.zoo.suites import load_suite
 
@@ -30,7 +30,8 @@ class TeacherZoo:
 
     def __init__(self, folder: Path, manifest: dict) -> None:
         self.folder, self.manifest = folder, manifest
-        self.teachers = list(read_as(Manifest, manifest, str(folder)).teachers)
+        known = read_as(Manifest, manifest, str(folder))
+        self.teachers, self._suite, self.imported = list(known.teachers), known.suite, known.imported
         self._sound: set[str] = set()
 
     @classmethod
@@ -45,11 +46,21 @@ class TeacherZoo:
 
     @cached_property
     def suite(self) -> TaskSuite:
-        """The suite the teachers were trained on. InputError when it has changed since."""
-        suite = load_suite(self.manifest["suite"]["source"])
-        if suite.content_hash != self.manifest["suite"]["hash"]:
+        """The suite the teachers were trained on. InputError when there is none, or it has changed since."""
+        suite = load_suite(self.suite_entry.source)
+        if suite.content_hash != self.suite_entry.hash:
             raise InputError(f"{self.folder}: built on another version of suite {suite.name}; build the zoo again")
         return suite
+
+    @property
+    def suite_entry(self) -> SuiteEntry:
+        """Where the suite is, and its hash. InputError when there is none."""
+        if self._suite is None:
+            raise InputError(
+                f"{self.folder}: its adapters were imported, and nothing says which tasks they are for; deltas, search and merging "
+                "need no tasks, for all else build a zoo with 'llgbm zoo build'"
+            )
+        return self._suite
 
     def framing(self, base: Base) -> Framing:
         """How the base reads the suite's examples: as it did when the teachers were trained."""
@@ -58,7 +69,8 @@ class TeacherZoo:
     @property
     def content_hash(self) -> str:
         """SHA-256 over base, suite and the teachers' weights."""
-        return hash_json([content_of(self.base), self.manifest["suite"]["hash"], sorted((t.path, t.hash) for t in self.teachers)])
+        suite_hash = self._suite and self._suite.hash
+        return hash_json([content_of(self.base), suite_hash, sorted((t.path, t.hash) for t in self.teachers)])
 
     def select(self, split: str | None = None, seed: int | None = None) -> list[Teacher]:
         """Teachers of one split and one seed, in manifest order."""
@@ -112,9 +124,11 @@ class TeacherZoo:
             found = batch.factors.content_hash(i)
             if found != recorded[path].hash:
                 reasons[path] = f"its weights have hash {found[:8]}, the manifest says {recorded[path].hash[:8]}"
-        again = f"'llgbm zoo build --zoo {self.folder}' trains it again"
+        verb, remedy = "trained", f"'llgbm zoo build --zoo {self.folder}' trains it again"
+        if self.imported is not None:
+            verb, remedy = "imported", f"'llgbm zoo import' into {self.folder} from where it came takes it again"
         faults = {
-            recorded[path].path: f"teacher {recorded[path].path} of zoo {self.folder} is not as it was trained ({reason}); {again}"
+            recorded[path].path: f"teacher {recorded[path].path} of zoo {self.folder} is not as it was {verb} ({reason}); {remedy}"
             for path, reason in reasons.items()
         }
         return batch.factors, faults

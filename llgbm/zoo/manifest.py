@@ -24,9 +24,10 @@ class Teacher:
     domain: str
     split: str
     seed: Integer
-    steps: Integer
-    exact_match: Number
-    """On the task's test examples, greedy decoding."""
+    steps: Integer | None
+    """None where it was trained elsewhere."""
+    exact_match: Number | None
+    """On the task's test examples, greedy decoding; None where it has none."""
     hash: str
 
 
@@ -47,12 +48,25 @@ class SuiteEntry:
 
 
 @dataclass(frozen=True, config=RECORD)
+class Origin:
+    """Where an imported adapter came from."""
+
+    path: Annotated[str, AfterValidator(relative_path)]
+    """Its folder in the zoo."""
+    commit: str | None = None
+    """Of the hub; None where it came from a folder."""
+
+
+@dataclass(frozen=True, config=RECORD)
 class Manifest:
     """What `manifest.json` holds at least."""
 
     base: BaseEntry
-    suite: SuiteEntry
+    suite: SuiteEntry | None
+    """None where adapters were imported, so that nothing says what they were taught."""
     teachers: tuple[Teacher, ...]
+    imported: dict[str, Origin] | None = None
+    """Folder or `hf://ORG/NAME[@REVISION]`, as it was asked for -> what came of it; None where teachers were trained."""
     batches: tuple[tuple[Annotated[str, AfterValidator(relative_path)], ...], ...] = ()
     """Paths of teachers that train together."""
 

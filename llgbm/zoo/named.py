@@ -34,3 +34,10 @@ def smollm2_file() -> Path | None:
     found = find_spec(SMOLLM2_PACKAGE)
     folders = [] if found is None else found.submodule_search_locations or []
     return next((file for folder in folders for file in sorted(Path(folder).glob(f"*{SUFFIX}"))), None)
+
+
+def name_on_hub(name: str | None) -> str | None:
+    """The hub's name of a base, if it has one."""
+    if name == SMOLLM2:
+        return SMOLLM2_HUB_ID
+    return name if name and name.count("/") == 1 and not Path(name).exists() else None

@@ -1,12 +1,10 @@
 """The same teachers asked for in other words: a zoo's folder with the suite of another one that has the same tasks and examples."""
 
-import os
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from llgbm.errors import InputError
-from llgbm.files import write_json
+from llgbm.files import link_or_copy, write_json
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.manifest import MANIFEST_FILE, is_zoo
 from llgbm.zoo.suite import TaskSuite
@@ -29,7 +27,7 @@ def reword_zoo(zoo_folder: str | Path, suite_source: str, output_dir: str | Path
         place = folder / teacher.path
         place.mkdir(parents=True, exist_ok=True)
         for file in sorted((zoo.folder / teacher.path).glob("adapter_*")):
-            _link(file, place / file.name)
+            link_or_copy(file, place / file.name)
         write_json(place / "prompts.json", list(suite[teacher.task].prompts))
     teachers = [asdict(replace(teacher, split=suite[teacher.task].split)) for teacher in zoo.teachers]
     write_json(folder / MANIFEST_FILE, {**zoo.manifest, "suite": suite_record(suite, suite_source), "teachers": teachers})
@@ -45,12 +43,3 @@ def _check_alike(zoo: TeacherZoo, suite: TaskSuite) -> None:
         one, other = known[name], suite[name]
         if (one.domain, one.train, one.test) != (other.domain, other.train, other.test):
             raise InputError(f"task {name} of suite {suite.name} has other examples than in {zoo.folder}; build a zoo of its own")
-
-
-def _link(file: Path, place: Path) -> None:
-    """A hard link, or a copy where the file system has none; a link that a later build replaces leaves the first zoo alone."""
-    place.unlink(missing_ok=True)
-    try:
-        os.link(file, place)
-    except OSError:
-        shutil.copyfile(file, place)

@@ -62,7 +62,7 @@ def test_new_names_are_everywhere(name: str, command: str, capsys: pytest.Captur
     assert f"{name} " in capsys.readouterr().out
 
 
-SCREENS = [[name] for name in COMMANDS] + [["zoo", action] for action in ("build", "list", "tasks")] + [[]]
+SCREENS = [[name] for name in COMMANDS] + [["zoo", action] for action in ("build", "import", "list", "tasks", "reword")] + [[]]
 
 
 @pytest.mark.parametrize("command", SCREENS, ids=" ".join)

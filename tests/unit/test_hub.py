@@ -78,12 +78,15 @@ def test_scores_of_a_generator_of_the_hub_go_to_outputs(tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("hf://org/nothing", "cached snapshot"), ("hf://org/gen@v9", "cached snapshot"), ("hf://a/b/c", "Repo id"), ("hf://", "Repo id")],
+    [
+        ("hf://org/nothing", r"hf://org/nothing: cannot be had from the hub \(.*cached snapshot.*\); check the name, the revision and the"),
+        ("hf://org/gen@v9", r"hf://org/gen@v9: cannot be had from the hub \(.*cached snapshot"),
+        ("hf://a/b/c", "'hf://a/b/c': is no name of the hub's; give hf://ORG/NAME or"),
+        ("hf://", "'hf://': is no name of the hub's"),
+    ],
 )
 def test_what_the_hub_does_not_give_is_one_sentence_and_status_2(name, reason, tmp_path, capsys):
-    with pytest.raises(
-        InputError, match=rf"^{name}: cannot be had from the hub \(.*{reason}.*\); check the name, the revision and the network, or fetch"
-    ):
+    with pytest.raises(InputError, match=f"^{reason}"):
         fetched(name)
     assert main(["generate", "--run", name, "--description", "Reverse it.", "--output", str(tmp_path)]) == 2
     assert "Traceback" not in capsys.readouterr().err

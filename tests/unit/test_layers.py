@@ -26,7 +26,7 @@ LAYERS = (
     ("functional_lora",),
     ("scoring", "probes"),
     ("zoo.folder", "matching"),
-    ("zoo.trainer", "zoo.reword"),
+    ("zoo.trainer", "zoo.reword", "zoo.imported"),
     ("zoo.check",),
     ("zoo.teaching",),
     ("zoo.build",),
