@@ -238,7 +238,7 @@ class TrainingConfig:
     eval_interval: Integer = Field(default=100, ge=1)
     """Steps between two validations."""
     report_to: Literal["none", "trackio", "tensorboard", "wandb", "mlflow"] = "none"
-    """Also send metrics to this tracker."""
+    """Also send config, metrics, curves and the final table to this tracker."""
 
 
 @dataclass(config=SECTION)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llgbm.cli.output import print_json, print_table
+from llgbm.tracking.trackers import check_tracker
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig
@@ -46,6 +47,7 @@ def plan_training(config: "ExperimentConfig", begin: "Begin", kind: str = "gener
     from llgbm.training.estimate import recorded_rate
     from llgbm.training.standing import Standing, check_begin
 
+    check_tracker(config.training.report_to)
     check_begin(config.run_folder, begin)
     whole = Standing.of(config.run_folder).whole
     first = whole[-1] if whole and begin in ("resume", "go_on") else 0

@@ -16,6 +16,7 @@ from llgbm.cli.options import (
     add_dry_run,
     add_folder,
     add_json,
+    add_tracker,
     read_base_options,
     require_at_least,
     require_seeds,
@@ -50,6 +51,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_folder(parser, "--scores", "--cache_dir", default="outputs/cache", help="keeps the controls' scores")
     parser.add_argument("--example_answers", type=int, default=0, metavar="N", help="tasks to write answers for")
     add_store(parser)
+    add_tracker(parser)
     add_lm_eval_arguments(parser)
     add_json(parser)
     add_dry_run(parser)
@@ -63,13 +65,17 @@ def run(args: Namespace) -> int:
     from llgbm.files import write_json
     from llgbm.progress import ProgressBar
     from llgbm.provenance import record_evaluation
+    from llgbm.report.tracked import send_evaluation
     from llgbm.tracking.lock import hold
+    from llgbm.tracking.trackers import check_tracker
 
     checkpoint = None if args.run == "none" else args.run
     if is_lm_eval(args):
         return run_lm_eval(args, checkpoint, _choices(args), _output(args.output, checkpoint, f"lm_{args.name}"))
     output = _output(args.output, checkpoint, args.name)
     choices = _choices(args)
+    tracker = args.report_to or "none"
+    check_tracker(tracker)
     if args.dry_run:
         return show_plan([_plan(args, output)], args.json)
     with hold(output.parent, f".{output.name}.lock"):
@@ -79,8 +85,9 @@ def run(args: Namespace) -> int:
         write_json(output, document)
         if answers is not None:
             write_json(output.parent / ANSWERS_FILE, answers)
-    run = None if checkpoint is None else run_folder(checkpoint) or checkpoint
-    keep(args.store, lambda store: record_evaluation(store, output, run, args.zoo))
+    run = None if checkpoint is None else run_folder(checkpoint)
+    keep(args.store, lambda store: record_evaluation(store, output, run or checkpoint, args.zoo))
+    send_evaluation(tracker, run or output.parent, output.stem, document["splits"])
     if args.json:
         print_json(document)
     else:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OWN, LM_EVAL = "own", "lm-eval"
 FLAGS = ("tasks", "include_path", "description", "zoo_tasks", "num_fewshot", "batch_size", "apply_chat_template", "confirm_run_unsafe_code")
 """What is asked of the harness alone."""
-NOT_HERE = ("soft_prompt", "example_answers", "store")
+NOT_HERE = ("soft_prompt", "example_answers", "store", "report_to")
 """What the harness has no use for."""
 
 

@@ -4,18 +4,16 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llgbm.cli.options import add_folder
+from llgbm.cli.options import SHOWN, add_folder
 from llgbm.cli.parser import CommandParser
 
 if TYPE_CHECKING:
     from llgbm.tracking.store import Artifact, ArtifactStore
 
-KEPT = "artifact store that gets a copy of what is made, and of its inputs"
-
 
 def add_store(parser: CommandParser) -> None:
     """Add `--store` to a command that takes no config; the others have it as `tracking.store`."""
-    add_folder(parser, "--store", default=None, help=KEPT)
+    add_folder(parser, "--store", default=None, help=SHOWN["tracking.store"][1])
 
 
 def keep(store: str | None, record: Callable[["ArtifactStore"], list["Artifact"]]) -> None:

@@ -13,6 +13,7 @@ from llgbm.config import CONFIGS, LARGEST_SEED, ExperimentConfig, build, describ
 from llgbm.dotted import flatten, merge
 from llgbm.errors import InputError
 from llgbm.files import read_yaml
+from llgbm.tracking.trackers import TRACKERS
 from llgbm.zoo.manifest import is_zoo
 
 if TYPE_CHECKING:
@@ -109,6 +110,12 @@ def add_folder(parser: CommandParser, *names: str, default: str | None, help: st
 def add_json(parser: CommandParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def add_tracker(parser: CommandParser) -> None:
+    """Add `--report_to` to a command that takes no config."""
+    flag, text = SHOWN["training.report_to"]
+    parser.add_argument(flag, default=None, choices=tuple(TRACKERS), metavar="X", help=text)
 
 
 def add_dry_run(parser: CommandParser) -> None:

@@ -11,6 +11,7 @@ from llgbm.cli.keep import keep
 from llgbm.cli.options import add_config_arguments, read_config
 from llgbm.cli.output import print_config, print_table
 from llgbm.cli.parser import CommandParser
+from llgbm.tracking.trackers import check_tracker
 
 if TYPE_CHECKING:
     from llgbm.config import ExperimentConfig
@@ -35,6 +36,7 @@ def run(args: Namespace) -> int:
     config = read_config(args)
     if args.print_config:
         return print_config(config)
+    check_tracker(config.training.report_to)
     if args.dry_run:
         return show_plan(_plan(config, args.overwrite))
     start = time.perf_counter()
@@ -156,22 +158,27 @@ class _Quickstart:
 
     def _train(self, zoo: "TeacherZoo") -> None:
         from llgbm.progress import ProgressBar
+        from llgbm.report.tracked import send_training
         from llgbm.training.behavior import train_generator
 
         with ProgressBar(f"train {self.config.experiment_name}", "steps") as progress:
             train_generator(self.config, begin=self._begin(zoo), progress=progress)
+        send_training(self.config.training.report_to, self.folder)
 
     def _evaluate(self, document: Path) -> None:
         from llgbm.evaluation.setting import EvaluationConfig
         from llgbm.evaluation.task_eval import evaluate
         from llgbm.files import write_json
         from llgbm.progress import ProgressBar
+        from llgbm.report.tracked import send_evaluation
         from llgbm.tracking.lock import hold
 
         with hold(document.parent, f".{document.name}.lock"), ProgressBar("evaluate", "tasks") as progress:
             cache = Path(self.config.output_dir) / "cache"
             choices = EvaluationConfig(base=self._place())
-            write_json(document, evaluate(self.folder, self.config.checkpoint_folder, choices, cache, progress).to_json())
+            found = evaluate(self.folder, self.config.checkpoint_folder, choices, cache, progress).to_json()
+            write_json(document, found)
+        send_evaluation(self.config.training.report_to, self.folder, document.stem, found["splits"])
 
     def _answer(self, path: Path) -> None:
         """Save answers of adapters generated for unseen tasks, and the first of these adapters."""

@@ -31,6 +31,7 @@ def run(args: Namespace) -> int:
         return show_plan([plan_training(config, read_begin(args), args.network)], args.json)
     from llgbm.progress import ProgressBar
     from llgbm.provenance import record_run
+    from llgbm.report.tracked import send_training
     from llgbm.training.behavior import train_generator
     from llgbm.training.soft_prompt import train_soft_prompt
 
@@ -38,6 +39,7 @@ def run(args: Namespace) -> int:
     with ProgressBar(f"train {config.experiment_name}", "steps") as progress:
         result = train(config, begin=read_begin(args), progress=progress)
     keep(config.tracking.store, lambda store: record_run(store, result.folder))
+    send_training(config.training.report_to, result.folder)
     summary = {
         args.network: str(result.network),
         "steps": result.steps,

@@ -36,11 +36,13 @@ def run(args: Namespace) -> int:
         return show_plan([plan_training(config, read_begin(args), str(KINDS.get(args.variant, args.variant)))], args.json)
     from llgbm.progress import ProgressBar
     from llgbm.provenance import record_run
+    from llgbm.report.tracked import send_training
     from llgbm.training.delta_only import train_delta_only
 
     with ProgressBar(f"train {config.experiment_name}", "steps") as progress:
         result = train_delta_only(config, args.variant, begin=read_begin(args), progress=progress)
     keep(config.tracking.store, lambda store: record_run(store, result.folder))
+    send_training(config.training.report_to, result.folder)
     summary = {
         "run": str(result.folder),
         "steps": result.steps,

@@ -16,10 +16,11 @@ from llgbm.evaluation.lm_eval import BACKEND
 from llgbm.evaluation.task_eval import read_evaluation
 from llgbm.files import hash_file, read_json, read_yaml
 from llgbm.tracking.record import HEARTBEAT_FILE, METRICS_FILE, RECORD_FILE, RUNNING, read_record
+from llgbm.tracking.trackers import TRACKING
 
 REPORT_FILE = "report.html"
 TORN = object()
-UNHASHED = ("checkpoints", "tracking")
+UNHASHED = ("checkpoints", TRACKING)
 """Folders of a run whose files are not listed: many and large, and not results."""
 COMPARED = {"split", "other", "difference", "low", "high", "p_value", "p_holm", "n_units", "unit", "clusters"}
 """What each comparison of an evaluation has."""

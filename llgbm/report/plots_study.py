@@ -1,6 +1,6 @@
 """Pictures of a study: bars per variant, or curves when the variants are numbers of a line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def _bars(axes: Axes, rows: Sequence[dict[str, Any]], split: str, variants: Sequ
     found = {row["variant"]: row for row in rows if row["split"] == split and row["method"] == METHOD}
     for place, variant in enumerate(variants):
         row = found[variant]
-        axes.barh(place, 100 * row["exact_match"], color=color, xerr=_error(row), error_kw={"ecolor": "black", "capsize": 2.5, "lw": 1})
+        axes.barh(place, 100 * row["exact_match"], color=color, xerr=error_ends(row), error_kw={"ecolor": "black", "capsize": 2.5, "lw": 1})
         axes.text(106, place, f"{100 * row['exact_match']:.1f}", va="center", fontsize=8)
     for method, style in (("teacher", "--"), ("base", ":")):
         shown = [row["exact_match"] for row in rows if row["split"] == split and row["method"] == method]
@@ -81,7 +81,7 @@ def _curves(axes: Axes, rows: Sequence[dict[str, Any]], study: Study) -> None:
     bare_axes(axes)
 
 
-def _error(row: dict[str, Any]) -> Any:
+def error_ends(row: Mapping[str, Any]) -> Any:
     """Distances to the interval's ends within 0 and 100%; none with one seed."""
     if row["low"] is None:
         return None

@@ -19,6 +19,7 @@ from llgbm.files import hash_file, read_json, write_bytes, write_json
 from llgbm.models.reader import CONFIG_FILE, WEIGHTS_FILE, ConditionReader, load_weights
 from llgbm.optimizer_state import optimizer_tensors, restore_optimizer
 from llgbm.tracking.record import HEARTBEAT_FILE, METRICS_FILE
+from llgbm.tracking.trackers import TRACKING
 from llgbm.training.processes import from_first, tensors_from_first
 from llgbm.zoo.folder import TeacherZoo
 
@@ -114,7 +115,7 @@ def refuse_other_kind(folder: Path, kind: str) -> None:
 
 def clear_run(folder: Path, result: str) -> None:
     """Remove what an earlier run of this name left, its evaluations too, so that none of it is taken for this one's."""
-    for name in ("checkpoints", result, "example_adapter"):
+    for name in ("checkpoints", result, "example_adapter", TRACKING):
         shutil.rmtree(folder / name, ignore_errors=True)
     for path in (
         *(folder / name for name in (METRICS_FILE, HEARTBEAT_FILE, "training.json", "example_answers.json")),

@@ -27,6 +27,7 @@ from llgbm.tracking.environment import set_seed
 from llgbm.tracking.lock import hold
 from llgbm.tracking.monitor import HardwareMonitor
 from llgbm.tracking.record import ExperimentLogger, cut_metrics, mark_killed
+from llgbm.tracking.trackers import TRACKERS, Tracker
 from llgbm.tracking.validation import look_up
 from llgbm.training.checkpoints import (
     check_origin,
@@ -41,7 +42,7 @@ from llgbm.training.checkpoints import (
 )
 from llgbm.training.plan import StepPlan
 from llgbm.training.problem import Problem
-from llgbm.training.processes import from_first, new_accelerator, start_trackers
+from llgbm.training.processes import from_first, new_accelerator
 from llgbm.training.setup import check_device
 from llgbm.training.standing import Begin, check_begin
 from llgbm.training.watch import FiniteWatch
@@ -105,7 +106,7 @@ def train(
             or another process works there.
         DivergedError: A figure is not finite, in any of the processes.
     """
-    accelerator, folder = new_accelerator(config, config.run_folder), config.run_folder
+    accelerator, folder = new_accelerator(config), config.run_folder
     check_device(config.model.device, accelerator.device)
     with ExitStack() as stack:
         from_first(lambda: stack.enter_context(hold(folder)))
@@ -142,6 +143,7 @@ class _Run:
         self.state = self._restore() if resume else LoopState()
         self.watch, self.logger, self.begun = FiniteWatch(), None, False
         self.monitor: HardwareMonitor | None = None
+        self.tracker: Tracker | None = None
         self.resumed = self.state.step > 0
         self.shown: dict[str, float] = {}
 
@@ -178,9 +180,15 @@ class _Run:
             self.config.save(self.folder / "config.yaml")
             self.monitor = HardwareMonitor(self.folder, tracking.monitor_s, goes_on=self.resumed)
             self.monitor.__enter__()
-        start_trackers(self.accelerator, self.config)
+        from_first(self._report)
         self.begun = True
         self.accelerator.wait_for_everyone()
+
+    def _report(self) -> None:
+        """Open the run's entry in the tracker that was asked for, if one was."""
+        name = self.config.training.report_to
+        if name != "none":
+            self.tracker = TRACKERS[name](self.folder)
 
     def _is_due(self, *what: str) -> bool:
         """Whether this step is the last or ends an interval of one of these: log, eval, save."""
@@ -282,7 +290,8 @@ class _Run:
     def _log(self, figures: Mapping[str, float]) -> None:
         if self.logger:
             self.logger.log_metrics(self.state.step, dict(figures))
-        self.accelerator.log(dict(figures), step=self.state.step)
+        if self.tracker:
+            self.tracker.log(self.state.step, figures)
 
     def _save(self) -> None:
         """The newest checkpoint and the best one stay; older ones go."""
@@ -316,7 +325,7 @@ class _Run:
         return TrainingResult(self.folder, result, state.step, state.best_step, figures, state.seconds)
 
     def close(self, failed: BaseException | None = None) -> None:
-        """End the trackers and close the log, whatever happened.
+        """Close the log and the tracker's entry, whatever happened.
 
         The wrapped network goes before the process group that it holds: were it the last to hold it, the group's threads
         would be joined under the interpreter's lock, for which they may wait, and the process would never end.
@@ -329,6 +338,8 @@ class _Run:
             after = look_up(self.config.seed, self.config.model.device, again=True)
             self.logger.log_details(points={**self.points, "after": after})
             self.logger.finalize({"best_step": self.state.best_step, **(self.state.best or {})})
+        if self.tracker:
+            self.tracker.finish()
         del self.model, self.optimizer
         self.accelerator.free_memory()
         self.accelerator.end_training()

@@ -1,19 +1,17 @@
 """The processes that train together; the first alone touches the run's folder, what it decides or reads goes to all."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.tracking import LoggerType, get_available_trackers
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from llgbm.config import ExperimentConfig, content
+from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
+from llgbm.tracking.trackers import check_tracker
 
 T = TypeVar("T")
 
@@ -65,8 +63,8 @@ def tensors_from_first(read: Callable[[], dict[str, Tensor]], device: torch.devi
     return received
 
 
-def new_accelerator(config: ExperimentConfig, folder: Path) -> Accelerator:
-    """One accelerator; the device follows `model.device`. Trackers are named, not started.
+def new_accelerator(config: ExperimentConfig) -> Accelerator:
+    """One accelerator; the device follows `model.device`.
 
     accelerate keeps the precision of the first Accelerator in a process-wide singleton; a process may train several
     networks, so it is reset first.
@@ -75,19 +73,9 @@ def new_accelerator(config: ExperimentConfig, folder: Path) -> Accelerator:
         InputError: The precision does not run there, or the tracker is not installed.
     """
     AcceleratorState._reset_state()
-    precision, tracker = config.training.mixed_precision, config.training.report_to
+    precision = config.training.mixed_precision
     on_cpu = config.model.device == "cpu"
     if precision == "fp16" and on_cpu:
         raise InputError("training.mixed_precision fp16 needs a GPU; use bf16 or no on the CPU")
-    if tracker == "none":
-        return Accelerator(cpu=on_cpu, mixed_precision=precision)
-    if LoggerType(tracker) not in get_available_trackers():
-        raise InputError(f"training.report_to {tracker}: it is not installed; install llgbm[track], or set it to none")
-    return Accelerator(cpu=on_cpu, mixed_precision=precision, log_with=tracker, project_dir=str(folder))
-
-
-def start_trackers(accelerator: Accelerator, config: ExperimentConfig) -> None:
-    """Begin to report to the tracker that was named, if one was; trackers take numbers and strings only."""
-    if config.training.report_to != "none":
-        values = {name: value if isinstance(value, int | float | str) else json.dumps(value) for name, value in content(config).items()}
-        accelerator.init_trackers(config.experiment_name, config=values)
+    check_tracker(config.training.report_to)
+    return Accelerator(cpu=on_cpu, mixed_precision=precision)

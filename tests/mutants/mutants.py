@@ -958,6 +958,27 @@ MUTANTS = (
         "raise InputError(faults[first] + also)",
         "raise InputError(faults[first])",
         "test_zoo_folder.py::test_several_teachers_that_are_not_as_they_were_are_one_sentence",
+    # Trackers
+    Mutant(
+        "a tracker that is missed after training",
+        "training/processes.py",
+        "    check_tracker(config.training.report_to)\n",
+        "",
+        "test_trackers.py::test_an_absent_tracker_is_refused_before_anything_is_done",
+    ),
+    Mutant(
+        "a tracker that is missed after the zoo is built",
+        "cli/quickstart.py",
+        "    check_tracker(config.training.report_to)\n",
+        "",
+        "test_trackers.py::test_an_absent_tracker_is_refused_before_anything_is_done",
+    ),
+    Mutant(
+        "two runs in one entry of a tracker",
+        "training/checkpoints.py",
+        '"example_adapter", TRACKING)',
+        '"example_adapter")',
+        "test_trackers.py::test_a_run_begun_anew_has_another_entry",
     ),
     # Plans
     Mutant(
