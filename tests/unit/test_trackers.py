@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sqlite3
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -76,16 +77,29 @@ def read_tensorboard(folder: Path) -> Stored:
     return stored
 
 
+def logged_records(data: bytes) -> Iterator[bytes]:
+    """The records of W&B's run file: seven bytes of its own, then LevelDB's log format."""
+    block, at, record = 32768, 7, b""
+    while at + 7 <= len(data):
+        if block - at % block < 7:  # too short for a record's head
+            at += block - at % block
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        record += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last of several parts
+            yield record
+            record = b""
+
+
 def read_wandb(folder: Path) -> Stored:
     """From the files of its offline runs, all of which have the run's key."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     stored, key = Stored(), read_json(folder / "tracking" / "wandb.json")["run"]
     for path in sorted(Path(os.environ["WANDB_DIR"], "wandb").glob(f"offline-run-*-{key}/run-{key}.wandb")):
-        files, scan = path.parent / "files", DataStore()
-        scan.open_for_scan(str(path))
-        while (data := scan.scan_data()) is not None:
+        files = path.parent / "files"
+        for data in logged_records(path.read_bytes()):
             record = Record()
             record.ParseFromString(data)
             stored.config |= {item.key: json.loads(item.value_json) for item in record.config.update}
