@@ -958,6 +958,7 @@ MUTANTS = (
         "raise InputError(faults[first] + also)",
         "raise InputError(faults[first])",
         "test_zoo_folder.py::test_several_teachers_that_are_not_as_they_were_are_one_sentence",
+    ),
     # Trackers
     Mutant(
         "a tracker that is missed after training",
