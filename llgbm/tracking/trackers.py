@@ -21,7 +21,6 @@ from pydantic.dataclasses import dataclass
 from llgbm.checking import RECORD, read_as
 from llgbm.errors import InputError
 from llgbm.files import read_json, write_json
-from llgbm.tracking.record import RECORD_FILE
 
 PROJECT = "llgbm"
 """Under which trackers list runs."""
@@ -225,6 +224,8 @@ TRACKERS: dict[str, type[Tracker]] = {kind.name: kind for kind in (_Trackio, _Te
 
 def _recorded_config(folder: Path) -> dict[str, int | float | str]:
     """A run's config as its record has it; trackers take numbers and strings only, so anything else becomes JSON."""
+    from llgbm.tracking.record import RECORD_FILE  # imports torch
+
     record = folder / RECORD_FILE
     if not record.is_file():
         return {}
