@@ -197,6 +197,7 @@ def test_an_interrupted_import_keeps_what_it_had(hub: Hub, tmp_path: Path, monke
 
     monkeypatch.setattr(imported, "fetched", stopped)
     assert run_import(zoo, "hf://org/a0", "hf://org/a1", "hf://org/a2") == 130
+    assert (zoo / "manifest.json").exists()
     assert list(manifest(zoo)["imported"]) == ["hf://org/a0", "hf://org/a1"]
     monkeypatch.setattr(imported, "fetched", real)
     assert run_import(zoo, "hf://org/a0", "hf://org/a1", "hf://org/a2") == 0
