@@ -61,15 +61,17 @@ def run_runs(study: Study, progress: ProgressCallback | None = None) -> Runs:
         settings = {(task, method): chosen_settings(study, task, method) for task, method, _ in pending}
         tasks = load_tasks(study.config)
         sizes = {name: study.config.training.epochs * len(task.parts.train) for name, task in tasks.items()}
-        meter, busy = Meter(sum(sizes[task] for task, _, _ in pending), progress), None
+        meter = Meter(sum(sizes[task] for task, _, _ in pending), progress)
+        left: dict[tuple[str, Method, int], BusyError] = {}
         for task, method, seed in pending:
             meter.begin(sizes[task], task=task, method=method, seed=seed)
             try:
                 perform_run(study, tasks[task], method, seed, settings[task, method], meter)
             except BusyError as error:
-                busy = error
-        if busy is not None:
-            raise busy
+                left[task, method, seed] = error
+        for run, error in left.items():
+            if study.result(*run) is None:
+                raise error
     return Runs([found for run in study.runs() if (found := study.result(*run)) is not None])
 
 

@@ -656,7 +656,7 @@ MUTANTS = (
     Mutant(
         "one process that stops the runs of another",
         "study/runs.py",
-        "            except BusyError as error:\n                busy = error\n",
+        "            except BusyError as error:\n                left[task, method, seed] = error\n",
         "            except BusyError:\n                raise\n",
         "test_study_runs.py::test_a_run_that_another_process_works_at_is_left_to_it_and_the_others_are_finished",
     ),
