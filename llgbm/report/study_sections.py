@@ -65,13 +65,14 @@ def setup(study: Study, results: Sequence[RunResult], command: Command) -> Secti
     config, found = study.config, Section("setup", "What was compared")
     sizes = config.sizes
     limits = {"training": sizes.train_examples, "validation": sizes.validation_examples, "test": sizes.test_examples}
+    own = [f"{count} for training on {task}" for task, count in sizes.train_examples_of.items() if task in config.tasks]
     facts = [
         ("Base", f"{config.model.name} ({config.architecture}, {config.model.dtype}, {config.model.device})"),
         ("Tasks", ", ".join(config.tasks)),
         ("Methods", ", ".join(NAMES[method] for method in config.methods)),
         ("Seeds", ", ".join(map(str, config.seeds))),
-        ("Examples", ", ".join(f"{'all' if count is None else count} for {name}" for name, count in limits.items())),
-        ("Training", f"{config.training.epochs:g} passes over the training examples"),
+        ("Examples", "; ".join([", ".join(f"{'all' if n is None else n} for {name}" for name, n in limits.items()), *own])),
+        ("Training", f"{config.training.epochs:g} {'pass' if config.training.epochs == 1 else 'passes'} over the training examples"),
         ("Runs finished", f"{len(results)} of {len(list(study.runs()))}, {duration(sum(one.seconds for one in results))} of training"),
     ]
     found.parts.append(rows_table("What was compared", ["", ""], facts))

@@ -12,6 +12,7 @@ from test_report_html import Page
 from llgbm.files import read_text
 from llgbm.report.study import as_page, run_report
 from llgbm.report.study_parts import Card, Missing, Section, Text, as_markdown, rows_table
+from llgbm.report.study_sections import setup
 from llgbm.report.table import Cell
 from llgbm.study.config import build_study
 from llgbm.study.deployment import DEPLOYMENT_FILE
@@ -143,3 +144,12 @@ def test_texts_are_escaped_in_both() -> None:
     markdown = as_markdown(HOSTILE, [Section("x", HOSTILE, parts)], Path())
     assert r"\<script\>alert('x')\</script\> \| \`a\` \*b\* \[c\](d)" in markdown
     assert not re.search(r"^[^'\n]*[^\\]<script", markdown.split("---\n", 2)[2], re.M)
+
+
+def test_the_sizes_of_single_tasks_are_said(tmp_path: Path) -> None:
+    sizes = {"train_examples": 512, "train_examples_of": {"rte": 128}}
+    study = Study(build_study({"tasks": ["sst2", "rte"], "sizes": sizes, "training": {"epochs": 1}}), tmp_path)
+    said = str(setup(study, [], lambda step: step))
+    assert "512 for training" in said
+    assert "; 128 for training on rte" in said
+    assert "1 pass over the training examples" in said
