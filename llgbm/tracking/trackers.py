@@ -175,18 +175,18 @@ class _Trackio(Tracker):
         return self._inner.tracker.name
 
     def picture(self, name: str, path: Path) -> None:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         self._inner.log({name: trackio.Image(str(path))})
 
     def table(self, name: str, rows: Sequence[Row]) -> None:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         self._inner.log({name: trackio.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
 
     def finish(self) -> None:
         """As accelerate's, but trackio is told too, or it would close the entry once more when Python ends."""
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         with redirect_stdout(sys.stderr):
             trackio.finish()
@@ -210,7 +210,7 @@ class _Mlflow(Tracker):
         self._inner.log_artifact(str(path), "pictures")
 
     def table(self, name: str, rows: Sequence[Row]) -> None:
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]
 
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
