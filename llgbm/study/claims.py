@@ -4,7 +4,7 @@ Scores and drifts are paired by example or probe within seeds, times by round.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,8 @@ def _accuracy(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
     claim = f"LoRA keeps at least {percent(1 - margin)} of full fine-tuning's score"
     lora, full = ([of_task[method] for of_task in cells.values()] for method in ("lora", "full"))
     whole = Pairs("H1", None, claim, "example", "LoRA scores as full fine-tuning does", lora, full, margin, more_is_better=True)
-    untrained = {task: best_untrained(study, task) for task in cells}
+    baselines = read_checks(study).baselines
+    untrained = {task: _best_untrained(study, task, baselines.get(task, {})) for task in cells}
     each = [
         dataclasses.replace(pairs, **_meaning(pairs.other, untrained[task], config.alpha))
         for task, pairs in zip(cells, _of_each(whole, list(cells)), strict=True)
@@ -138,11 +139,10 @@ def _accuracy(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
     return [dataclasses.replace(whole, lora=[p.lora[0] for p in learned], other=[p.other[0] for p in learned], caveat=caveat), *each]
 
 
-def best_untrained(study: Study, task: str) -> tuple[str, float] | None:
-    """The best of a task's baselines and its score on the test examples; None before 'llgbm study check' has run."""
-    metric = next((found.metric for run in study.runs() if run[0] == task and (found := study.result(*run))), None)
-    found = read_checks(study).baselines.get(task, {})
-    scores = {name: metrics[metric] for name, metrics in found.items() if metric in metrics}
+def _best_untrained(study: Study, task: str, baselines: Mapping[str, Mapping[str, float]]) -> tuple[str, float] | None:
+    """The best of a task's baselines and its score on the test examples; None before 'llgbm study check' has run. The task has a finished run."""
+    metric = next(found.metric for run in study.runs() if run[0] == task and (found := study.result(*run)))
+    scores = {name: metrics[metric] for name, metrics in baselines.items() if metric in metrics}
     return max(scores.items(), key=lambda entry: entry[1]) if scores else None
 
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llgbm.checking import RECORD, read_as
-from llgbm.errors import InputError
+from llgbm.errors import InputError, first_line
 from llgbm.files import read_json, write_json
 
 PROJECT = "llgbm"
@@ -67,8 +67,8 @@ class Tracker:
             with redirect_stdout(sys.stderr):  # trackio says there what a command's --json would have to itself
                 self._inner.start()
         except Exception as error:  # each tracker has errors of its own
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"report_to {self.name}: it does not begin: {said.rstrip('.')}; mend that, or set it to none") from error
+            said = first_line(error).rstrip(".")
+            raise InputError(f"report_to {self.name}: it does not begin: {said}; mend that, or set it to none") from error
         if known is None:
             write_json(self._file, {"run": self._key()})
             if self.config:
