@@ -140,7 +140,7 @@ def _accuracy(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
 
 
 def _best_untrained(study: Study, task: str, baselines: Mapping[str, Mapping[str, float]]) -> tuple[str, float] | None:
-    """The best of a task's baselines and its score on the test examples; None before 'llgbm study check' has run. The task has a finished run."""
+    """The best of a task's baselines and its score on the test examples; None before 'llgbm study check' has run."""
     metric = next(found.metric for run in study.runs() if run[0] == task and (found := study.result(*run)))
     scores = {name: metrics[metric] for name, metrics in baselines.items() if metric in metrics}
     return max(scores.items(), key=lambda entry: entry[1]) if scores else None
