@@ -32,9 +32,6 @@ UNIT = 10.0
 """Weights of effects are stored in so many times the teachers' RMS: at the learning rate of a reader they learn too slowly."""
 CERTAINTY = 12.0
 """By how much the log-odds of a level rise from where the regression says 0 to where it says 1."""
-SLOTS = 0.25
-"""By how much the log-odds that slots say are multiplied before they add to these: chosen among 0, 1/4, 1/2, 1, 2 on seen tasks that were
-held out and one phrase of each value that was."""
 SHARPENED = 4.0
 """By how much the log-odds of what was read are multiplied before it is written."""
 
@@ -107,7 +104,7 @@ class AttributeGenerator(AdapterWriter):
         named = torch.cat([namer(read[:, slot]) for slot, namer in enumerate(self.namers)], 1)
         if not self.training:
             mean = (embeddings * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            named = SLOTS * named + CERTAINTY * (self.usual + KERNELS[KERNEL](mean @ self.known.T) @ self.reading)
+            named = self.spec.slots_share * named + CERTAINTY * (self.usual + KERNELS[KERNEL](mean @ self.known.T) @ self.reading)
         return torch.cat([part.log_softmax(-1) for part in named.split(self.counts, 1)], 1)
 
     def decided(self, said: Float[Tensor, "K F"]) -> Float[Tensor, "K F"]:

@@ -35,6 +35,8 @@ class GeneratorSpec:
     """Attribute -> its levels, of a generator that reads them."""
     known_texts: int = 0
     """Texts of known attributes that such a generator compares a request with."""
+    slots_share: float = 0.25
+    """By how much it multiplies the log-odds that slots say before they add to what this comparison says."""
     encoder: str = "hashing"
     encoder_id: str = ""
     """Content of the encoder the generator was trained with."""

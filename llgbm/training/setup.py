@@ -166,8 +166,8 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator | Att
     own = [task.attributes for task in setup.train.tasks]
     if config.generator.attributes and any(own):
         attributes, texts = levels_of(own), [setup.conditions.means(name) for name in setup.train.task_names]
-        read = {"attributes": attributes, "slots": len(attributes), "known_texts": known_texts(texts)}
-        by_attributes = AttributeGenerator(replace(spec, **read, ridge=0), setup.encoder)
+        read = {"attributes": attributes, "slots": len(attributes), "slots_share": config.generator.slots_share}
+        by_attributes = AttributeGenerator(replace(spec, **read, known_texts=known_texts(texts), ridge=0), setup.encoder)
         by_attributes.fit(factors, own, texts)
         return by_attributes
     generator = LoRAGenerator(spec, setup.encoder)

@@ -9,7 +9,7 @@ from training_world import build_world, changed
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import Evidence, attributes_loss
-from llgbm.models.attribute_generator import SLOTS, AttributeGenerator
+from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.effects import fit_effects, levels_of
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.ensemble import load_generator, one_generator
@@ -123,9 +123,10 @@ def test_a_regression_reads_before_any_training():
     assert (said.exp() * right).sum(1)[:-1].min().item() > 1.9
 
 
-def test_slots_learn_alone_and_add_to_the_regression():
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_slots_learn_alone_and_add_to_the_regression(share: float):
     zoo, _ = additive_teachers()
-    generator, asked = new_generator(), embed_conditions(HashingEncoder(64), [["reverse it"], ["sort it, please"]])
+    generator, asked = new_generator(slots_share=share), embed_conditions(HashingEncoder(64), [["reverse it"], ["sort it, please"]])
     generator.fit(zoo, TASKS, TEXTS)
     for slot, namer in enumerate(generator.namers):
         torch.nn.init.normal_(namer[-1].weight, generator=torch.Generator().manual_seed(slot))
@@ -135,7 +136,7 @@ def test_slots_learn_alone_and_add_to_the_regression():
             namer[-1].weight.zero_()
     regressed, nothing = generator.eval().say(*asked), generator.train().say(*asked)
     assert_near(nothing.exp(), torch.full_like(alone, 1 / 3), **WIDTHS)
-    both = torch.cat([part.log_softmax(-1) for part in (SLOTS * alone + regressed).split(generator.counts, 1)], 1)
+    both = torch.cat([part.log_softmax(-1) for part in (share * alone + regressed).split(generator.counts, 1)], 1)
     assert_near(together, both, scale=12.0, **WIDTHS)
 
 
