@@ -80,8 +80,8 @@ def limits(
     perfect = sum(one.score >= 1 for one in best)
     if perfect:
         said.append(
-            f"In {perfect} of {len(best)} searches the best trial is right on every validation example: the search could not choose among "
-            "trials like it, and took the first. What depends on more than the score, drift above all, then depends on that draw."
+            f"In {perfect} of {len(best)} searches the best trial is right on every validation example: among trials like it the search "
+            "took the one of the least loss. What depends on more than score and loss, drift above all, then depends on that choice."
         )
     if not config.search.trials:
         said.append("Without a search, one method may have the better hyperparameters by luck, and all that follows from them.")

@@ -123,7 +123,7 @@ def checks(found: Checks, command: Command) -> Section:
             [
                 task,
                 name.replace("_", " "),
-                ", ".join(f"{metric.replace('_', ' ')} {percent(value, 1)}" for metric, value in metrics.items()),
+                ", ".join(_metric(metric, value) for metric, value in metrics.items()),
             ]
             for task, of_task in found.baselines.items()
             for name, metrics in of_task.items()
@@ -132,6 +132,11 @@ def checks(found: Checks, command: Command) -> Section:
             rows_table("Baselines: answers that need no training, on the test examples", ["task", "answers", "score"], rows)
         )
     return section
+
+
+def _metric(name: str, value: float) -> str:
+    """A share in percent, a loss in nats."""
+    return f"loss {value:.3g} nats a token" if name == "nll" else f"{name.replace('_', ' ')} {percent(value, 1)}"
 
 
 def scores(study: Study, results: Sequence[RunResult], picture: Picture | None, command: Command) -> Section:

@@ -33,7 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Study:
     from llgbm.files import write_json
 
     study = made_up(tmp_path_factory.mktemp("whole"))
-    checks = Checks([Check("one", "lora", "overfit", 1.0, "at least 0.95", True)], {"one": {"majority": {"accuracy": 0.4}}})
+    checks = Checks([Check("one", "lora", "overfit", 1.0, "at least 0.95", True)], {"one": {"majority": {"accuracy": 0.4, "nll": 0.547}}})
     write_json(study.path(CHECKS_FILE), dataclasses.asdict(checks))
     run_drift(study)
     add_times(study, 1.1)
@@ -122,6 +122,10 @@ def test_more_drift_beside_a_higher_score_is_put_in_words(tmp_path: Path) -> Non
     run_drift(study)
     run_report(study)
     assert "LoRA drifts more and scores more, too" in read_text(tmp_path / "report.md")
+
+
+def test_a_loss_is_no_share(whole: Study) -> None:
+    assert "accuracy 40.0%, loss 0.547 nats a token" in read_text(whole.path("report.md"))
 
 
 def test_a_search_that_could_not_choose_is_a_limit(tmp_path: Path) -> None:
