@@ -135,8 +135,8 @@ class GeneratorConfig:
     slots: Integer = Field(default=1, ge=1)
     """Parts of a condition that are read apart, each by a small trunk of its own, and summed; 1: one pool for everything."""
     slots_share: Number = Field(default=0.25, ge=0)
-    """How much slots count beside the regression that reads attributes, too: little where vectors are hashes, all (1) where they are
-    a language model's states of single words (minilm)."""
+    """How much slots count beside the regression that reads attributes, too: little where vectors are hashes; where they are a language
+    model's states of single words (minilm) and tasks are many, so much (8) that slots decide."""
     ridge: Integer = Field(default=0, ge=0)
     """Start from a ridge regression to this many directions of the teachers' weights, to which the network adds; 0: start at zero."""
     shrinkage: Number = Field(default=0.01, gt=0)
@@ -214,6 +214,8 @@ class TrainingConfig:
     """Examples of each task per step, for terms that need responses."""
     augment: Number = Field(default=0.0, ge=0, le=1)
     """Share of the texts that training reads with typos, chatter around the request, or without capitals and punctuation."""
+    readings: Integer = Field(default=1, ge=1)
+    """Other wordings of each task that a step reads where a generator reads attributes; reading costs little beside answering."""
     word_dropout: Number = Field(default=0.0, ge=0, lt=1)
     """Share of a condition's vectors (words, tokens) that training leaves out, drawn anew in every step."""
     train_examples: Integer = Field(default=64, ge=1)

@@ -99,7 +99,8 @@ class BehaviorProblem(Problem):
         device = setup.functional.device
         if self.levels is None:
             model = partial(model, folds=to_device(torch.tensor([setup.train.folds[k] for k in part.teachers]), device))
-        generated = generate(model, part, setup.train, setup.conditions, device, reword, self.levels)
+        readings = 1 if self.levels is None else self.config.training.readings
+        generated = generate(model, part, setup.train, setup.conditions, device, reword, self.levels, readings)
         evidence = compare(generated, part, setup.train, self.targets, self.probes, self.config.training.delta_loss_type)
         weights = self.weights_at(step)
         if self.practice is not None and weights["practice"]:

@@ -35,11 +35,13 @@ def generate(
     device: torch.device,
     reword: bool,
     levels: Tensor | None = None,
+    readings: int = 1,
 ) -> dict[str, Any]:
     """Write the plan's adapters; `reword` also reads every task of the whole step in another wording.
 
     Args:
         levels: For a generator that reads attributes, those of each teacher's task, one-hot.
+        readings: In how many other wordings such a generator reads each task.
 
     Returns:
         Fields of an `Evidence`. The other wordings are the whole step's, so that a step cut into parts has the same loss.
@@ -49,11 +51,12 @@ def generate(
     told = {} if levels is None else {"told": to_device(levels[list(plan.teachers)], device)}
     if not reword:
         return {"generated": model(embeddings, mask, **told)}
-    others = [train.tasks[k].name for k, _ in plan.whole]
-    again = tuple(to_device(x, device) for x in conditions.draw(others, [f"{seed}/again" for _, seed in plan.whole]))
+    whole = [(k, f"{seed}/again{copy or ''}") for copy in range(readings) for k, seed in plan.whole]
+    others = [train.tasks[k].name for k, _ in whole]
+    again = tuple(to_device(x, device) for x in conditions.draw(others, [seed for _, seed in whole]))
     factors, read, read_again = model(embeddings, mask, again, **told)
     if levels is not None:
-        right = levels[[*plan.teachers, *(k for k, _ in plan.whole)]]
+        right = levels[[*plan.teachers, *(k for k, _ in whole)]]
         return {"generated": factors, "said": torch.cat([read, read_again]), "levels": to_device(right, device)}
     same = to_device(torch.tensor([[name == other for other in others] for name in names]), device)
     return {"generated": factors, "read": read, "read_again": read_again, "same_task": same}

@@ -16,7 +16,8 @@ from llgbm.models.ensemble import load_generator, one_generator
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.reader import embed_conditions
 from llgbm.models.writer import GeneratorSpec
-from llgbm.training.behavior import train_generator
+from llgbm.training.behavior import BehaviorProblem, train_generator
+from llgbm.training.step import generate
 
 SHAPES = {"layers.0.q": (6, 5), "layers.1.q": (6, 5), "head": (4, 7)}
 WIDTHS = {"length": 256, "depth": 8}
@@ -180,3 +181,22 @@ def test_a_suite_without_attributes_gets_the_other_generator(tmp_path):
     result = train_generator(config)
     assert type(load_generator(result.network)) is LoRAGenerator
     assert "loss/attributes" not in (config.run_folder / "metrics.jsonl").read_text()
+
+
+def test_a_step_reads_each_task_in_as_many_other_wordings_as_asked(tmp_path):
+    config, found = changed(build_world(tmp_path), **ASKED), []
+    for readings in (1, 3):
+        torch.manual_seed(0)
+        problem = BehaviorProblem(changed(config, training__readings=readings), {"attributes": 1.0}, torch.device("cpu"))
+        problem.ready()
+        assert isinstance(problem.network, AttributeGenerator)
+        for namer in problem.network.namers:
+            torch.nn.init.constant_(namer[-1].weight[0], 0.1)
+        plan, setup = problem.plan(0), problem.setup
+        read = generate(problem.network, plan, setup.train, setup.conditions, torch.device("cpu"), True, problem.levels, readings)
+        _, *others = read["said"].split(len(plan))
+        assert len(others) == readings == len({tuple(rows.flatten().tolist()) for rows in others})
+        assert all(rows.equal(read["levels"][: len(plan)]) for rows in read["levels"].split(len(plan)))
+        found.append((others[0], problem.loss(problem.network, plan, 0)[0].item()))
+    assert_near(found[0][0], found[1][0], **WIDTHS)
+    assert found[0][1] != found[1][1]
