@@ -6,7 +6,7 @@ the line that carries the rule. A rule that is gone takes its mutant along.
 
 from dataclasses import dataclass
 
-LEAKS, FANOUT = "test_leaks.py", "test_fanout.py"
+LEAKS, FANOUT, CLAIMS = "test_leaks.py", "test_fanout.py", "test_claims.py"
 
 
 @dataclass(frozen=True)
@@ -655,9 +655,9 @@ MUTANTS = (
     ),
     Mutant(
         "one process that stops the runs of another",
-        "study/runs.py",
-        "            except BusyError as error:\n                left[task, method, seed] = error\n",
-        "            except BusyError:\n                raise\n",
+        "fanout/claims.py",
+        "                    left[piece.name] = error\n",
+        "                    raise\n",
         "test_study_runs.py::test_a_run_that_another_process_works_at_is_left_to_it_and_the_others_are_finished",
     ),
     Mutant(
@@ -824,6 +824,62 @@ MUTANTS = (
         "free = max(1, most",
         "free = max(0, most",
         f"{FANOUT}::test_a_cluster_that_lost_every_node_is_waited_for",
+    ),
+    Mutant(
+        "a piece done again that another process has finished",
+        "fanout/claims.py",
+        "                if piece.is_done():\n",
+        "                if False:\n",
+        f"{CLAIMS}::test_what_another_process_finishes_meanwhile_is_not_done_again",
+    ),
+    Mutant(
+        "a folder given free before its result is written",
+        "fanout/claims.py",
+        "            by_name[name].commit(result)\n            self.held.pop(name).close()\n",
+        "            self.held.pop(name).close()\n            by_name[name].commit(result)\n",
+        f"{CLAIMS}::test_folders_are_held_until_results_are_written",
+    ),
+    Mutant(
+        "locks that outlive a refusal",
+        "fanout/claims.py",
+        "            self.held.popitem()[1].close()\n",
+        "            self.held.popitem()\n",
+        f"{CLAIMS}::test_what_a_worker_refuses_leaves_no_lock",
+    ),
+    Mutant(
+        "workers on another disk",
+        "fanout/shared.py",
+        "if not (self.folder / self.mark).is_file():",
+        "if not self.mark:",
+        f"{CLAIMS}::test_workers_that_see_another_disk_are_refused",
+    ),
+    Mutant(
+        "workers that begin elsewhere",
+        "fanout/shared.py",
+        "        os.chdir(self.start)\n",
+        "",
+        f"{CLAIMS}::test_a_worker_begins_where_the_driver_stands",
+    ),
+    Mutant(
+        "cells on another zoo",
+        "studies/cells.py",
+        "if TeacherZoo.load(folder).content_hash != content:",
+        "if not TeacherZoo.load(folder).content_hash:",
+        "test_ablation.py::test_a_worker_with_another_zoo_is_refused",
+    ),
+    Mutant(
+        "trials left on their way",
+        "study/search.py",
+        "            trial.study.tell(trial, state=TrialState.FAIL)\n",
+        "            pass\n",
+        "test_study_search.py::test_a_fault_in_a_trial_leaves_it_failed",
+    ),
+    Mutant(
+        "a trial that says twice how far it is",
+        "study/search.py",
+        "        if done in said:",
+        "        if done in ():",
+        "test_study_search.py::test_a_trial_that_is_made_again_says_nothing_twice",
     ),
     Mutant(
         "a folder that is looked for on the hub",

@@ -15,6 +15,12 @@ from llgbm.config import ExperimentConfig
 from llgbm.delta import Measuring
 from llgbm.lora.factors import LoRAFactors
 from llgbm.probes import ProbeSet
+from llgbm.studies.cells import CellWorker
+from llgbm.study.config import Method
+from llgbm.study.folder import RunResult
+from llgbm.study.runs import RunWorker
+from llgbm.study.search import TrialWorker, Tried
+from llgbm.study.training import Settings
 from llgbm.zoo.teaching import Taught, Teaching
 
 
@@ -70,3 +76,44 @@ class LoggedMeasuring(Measuring):
             return found
 
         return logged(self.folder, factors.content_hash()[:8], work)
+
+
+class LoggedCells(CellWorker):
+    """Dies in the middle of a training; lines stand beside the study's folder."""
+
+    def perform(self, cell: str, config: ExperimentConfig, tick: Any = None) -> dict[str, Any]:
+        folder = Path(config.output_dir).parent
+
+        def die_later(step: int, **figures: Any) -> None:
+            if step == 2:
+                die_if_asked(folder)
+
+        return logged(folder, cell, lambda: super(LoggedCells, self).perform(cell, config, die_later))
+
+
+class LoggedRuns(RunWorker):
+    """Dies in the middle of a training; lines stand beside the study's folder."""
+
+    def perform(self, task: str, method: Method, seed: int, settings: Settings, size: float, tick: Any = None) -> RunResult:
+        folder = self.study.folder.parent
+
+        def die_later(inside: float, **figures: Any) -> None:
+            if inside > size / 2:
+                die_if_asked(folder)
+
+        return logged(folder, f"{method}-{seed}", lambda: super(LoggedRuns, self).perform(task, method, seed, settings, size, die_later))
+
+
+class LoggedTrials(TrialWorker):
+    """Dies when a trial has said how far it is; lines stand beside the study's folder."""
+
+    def attempt(self, task: str, method: Method, number: int, hyperparameters: Any, size: float, tick: Any = None) -> Tried:
+        folder = self.study.folder.parent
+
+        def die_later(inside: float, **figures: Any) -> None:
+            if inside > size / 2:
+                die_if_asked(folder)
+
+        return logged(
+            folder, f"{number}", lambda: super(LoggedTrials, self).attempt(task, method, number, hyperparameters, size, die_later)
+        )
