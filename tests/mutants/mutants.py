@@ -295,14 +295,14 @@ MUTANTS = (
     # Caches and statistics
     _leak(
         "kept scores of another zoo",
-        "evaluation/task_eval.py",
+        "evaluation/answering.py",
         "[setting.teachers[q.task.name].hash for q in questions]]",
         "len(questions)]",
         "test_kept_scores_of_another_zoo_are_not_used",
     ),
     _leak(
         "kept scores of another pool",
-        "evaluation/task_eval.py",
+        "evaluation/answering.py",
         "pool = [t.hash for t in setting.pool] if chosen.uses_pool else []",
         "pool = []",
         "test_kept_scores_of_another_pool_are_not_used",
@@ -537,8 +537,8 @@ MUTANTS = (
     Mutant(
         "validation examples that are test examples",
         "study/parts.py",
-        "return Parts(tuple(rest[: sizes.train_examples]), tuple(held_back), tuple(tested))",
-        "return Parts(tuple(rest[: sizes.train_examples]), tuple(test), tuple(tested))",
+        "return Parts(tuple(rest[: sizes.train_examples_for(name)]), tuple(held_back), tuple(tested))",
+        "return Parts(tuple(rest[: sizes.train_examples_for(name)]), tuple(test), tuple(tested))",
         "test_study_parts.py::test_validation_comes_from_the_train_split_alone",
     ),
     Mutant(
@@ -866,6 +866,20 @@ MUTANTS = (
         "if TeacherZoo.load(folder).content_hash != content:",
         "if not TeacherZoo.load(folder).content_hash:",
         "test_ablation.py::test_a_worker_with_another_zoo_is_refused",
+    ),
+    Mutant(
+        "a multi-task adapter that several workers train",
+        "evaluation/answering.py",
+        "if trains or s == split or",
+        "if s == split or",
+        "test_task_eval.py::test_a_part_is_a_method_and_the_splits_it_answers_alike",
+    ),
+    Mutant(
+        "answers to one wording taken for those to another",
+        "evaluation/answering.py",
+        "return not METHODS[method].reads_condition and self",
+        "return self",
+        "test_task_eval.py::test_a_part_is_a_method_and_the_splits_it_answers_alike",
     ),
     Mutant(
         "trials left on their way",

@@ -5,7 +5,7 @@ Lines stand in a file of the config's output_dir; a file `kill` there asks.
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from llgbm.config import ExperimentConfig
 from llgbm.delta import Measuring
+from llgbm.evaluation.answering import EvaluationWorker, load_worker
 from llgbm.lora.factors import LoRAFactors
 from llgbm.probes import ProbeSet
+from llgbm.scoring import Score
 from llgbm.studies.cells import CellWorker
 from llgbm.study.config import Method
 from llgbm.study.folder import RunResult
@@ -89,6 +91,26 @@ class LoggedCells(CellWorker):
                 die_if_asked(folder)
 
         return logged(folder, cell, lambda: super(LoggedCells, self).perform(cell, config, die_later))
+
+
+class LoggedAnswering(EvaluationWorker):
+    """Dies when it has scored a method; lines stand beside its cache."""
+
+    def score(self, method: str, splits: Sequence[str], tick: Any = None) -> dict[str, list[Score]]:
+        folder = Path(str(self.setting.cache_dir)).parent
+
+        def work() -> dict[str, list[Score]]:
+            found = super(LoggedAnswering, self).score(method, splits)
+            die_if_asked(folder)
+            return found
+
+        return logged(folder, f"{method}:{'+'.join(splits)}", work)
+
+
+def load_logged_worker(*given: Any) -> LoggedAnswering:
+    """As `load_worker`."""
+    loaded = load_worker(*given)
+    return LoggedAnswering(loaded.setting, loaded.checkpoint)
 
 
 class LoggedRuns(RunWorker):

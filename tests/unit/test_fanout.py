@@ -249,8 +249,8 @@ def test_flags_that_do_not_fit_are_refused(flags: tuple[str, ...], sentence: str
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [("ablate", "few"), ("study", "run")], ids=lambda words: words[0])
-def test_trainings_take_the_same_flags(command: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [("ablate", "few"), ("study", "run"), ("evaluate",)], ids=lambda words: words[0])
+def test_trainings_and_evaluations_take_the_same_flags(command: tuple[str, ...], tmp_path: Path) -> None:
     flags = ["--engine", "ray", "--address", "auto", "--workers", "3", "--output", str(tmp_path)]
     args = make_parser(command[0]).parse_args([*command[1:], *flags])
     assert (args.engine, args.address, args.workers) == ("ray", "auto", 3)

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from evaluation_world import build_evaluation_world
 from fanout_workers import Squares
-from logged_workers import LoggedCells, LoggedMeasuring, LoggedRuns, LoggedTeaching, LoggedTrials, lines
+from logged_workers import LoggedCells, LoggedMeasuring, LoggedRuns, LoggedTeaching, LoggedTrials, lines, load_logged_worker
 from study_world import TASK, small_study
 from training_world import build_world
 
@@ -18,6 +19,9 @@ from llgbm.cli import main
 from llgbm.config import ExperimentConfig, LoRAConfig, ModelConfig, ZooConfig
 from llgbm.delta import DeltaCache, Measuring, fill_cache
 from llgbm.errors import InputError
+from llgbm.evaluation import task_eval
+from llgbm.evaluation.setting import EvaluationConfig
+from llgbm.evaluation.task_eval import evaluate
 from llgbm.fanout.crew import Job
 from llgbm.fanout.local import Local
 from llgbm.fanout.ray import RayEngine, Seat, require_answer
@@ -136,6 +140,28 @@ def test_deltas_whose_worker_is_killed_have_the_bits_of_one_process(world: Path,
 def begun_and_ended(folder: Path) -> list[int]:
     """How often each line was written: each piece ends once, and those are begun twice whose worker died."""
     return sorted(Counter(tuple(line.split()[:2]) for line in lines(folder)).values())
+
+
+def test_an_evaluation_whose_worker_is_killed_is_that_of_one_process(
+    engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_evaluation_world(tmp_path / "world")
+    methods = ("base", "teacher", "nearest", "multitask_blind")
+    config = EvaluationConfig(methods=methods, splits=("seen", "unseen_wording", "unseen_combination"))
+    monkeypatch.chdir(tmp_path)
+    expected = evaluate(None, "world/zoo", config, "local/cache").to_json()
+    monkeypatch.setattr(task_eval, "load_worker", load_logged_worker)
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "kill").touch()
+    seen = []
+    found = evaluate(None, "world/zoo", config, "ray/cache", lambda *counts, **figures: seen.append((*counts, figures)), engine).to_json()
+    assert json.dumps(found) == json.dumps(expected)
+    assert hashes(tmp_path / "ray" / "cache") == hashes(tmp_path / "local" / "cache")
+    assert begun_and_ended(tmp_path / "ray") == [1] * (2 * 8 - 1) + [2]
+    told = {line.split()[1] for line in lines(tmp_path / "ray")}
+    assert told >= {"multitask_blind:seen+unseen_wording+unseen_combination", "base:seen+unseen_wording", "nearest:unseen_wording"}
+    assert seen[-1][:2] == (40, 40)
+    assert seen[-1][2]["lost"] == 1
 
 
 def test_cells_whose_worker_is_killed_come_to_the_files_of_one_process(
