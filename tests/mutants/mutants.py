@@ -840,13 +840,6 @@ MUTANTS = (
         f"{CLAIMS}::test_folders_are_held_until_results_are_written",
     ),
     Mutant(
-        "locks that outlive a refusal",
-        "fanout/claims.py",
-        "            self.held.popitem()[1].close()\n",
-        "            self.held.popitem()\n",
-        f"{CLAIMS}::test_what_a_worker_refuses_leaves_no_lock",
-    ),
-    Mutant(
         "workers on another disk",
         "fanout/shared.py",
         "if not (self.folder / self.mark).is_file():",

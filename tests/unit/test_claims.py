@@ -31,6 +31,7 @@ class Squared:
 
         def commit(found: int) -> None:
             self.locked_at_commit.append((place / LOCK_FILE).exists())
+            place.mkdir(exist_ok=True)
             (place / "found").write_text(str(found))
 
         return Piece(f"number {number}", 1.0, (place,), (number,), (place / "found").exists, commit)

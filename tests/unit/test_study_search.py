@@ -163,7 +163,7 @@ def test_a_fault_in_a_trial_leaves_it_failed(tmp_path: Path) -> None:
     assert _states(study) == ["FAIL"]
 
 
-def test_a_trial_that_is_made_again_says_nothing_twice(tmp_path: Path) -> None:
+def test_a_trial_that_is_made_again_says_nothing_twice(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """A worker died that had said how far it was; what was said stands."""
     study = small_study(tmp_path, **SEARCH)
     journal = open_journal(study, TASK, "lora")
@@ -174,6 +174,7 @@ def test_a_trial_that_is_made_again_says_nothing_twice(tmp_path: Path) -> None:
     tried = worker.attempt(TASK, "lora", 0, drawn, 16.0, lambda share, **figures: shares.append(share))
     said = _trials(study)[0].intermediate_values
     assert said == {1: 0.5, 2: tried.score}
+    assert not [warning for warning in recwarn if "already reported" in str(warning.message)]
     assert (shares[0], shares[-1]) == (0.0, 16.0)
 
 
