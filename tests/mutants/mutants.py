@@ -882,11 +882,11 @@ MUTANTS = (
         "test_study_search.py::test_a_fault_in_a_trial_leaves_it_failed",
     ),
     Mutant(
-        "a trial that says twice how far it is",
+        "a trial pruned where it went on before",
         "study/search.py",
         "        if done in said:",
         "        if done in ():",
-        "test_study_search.py::test_a_trial_that_is_made_again_says_nothing_twice",
+        "test_study_search.py::test_a_trial_that_is_made_again_goes_on_where_it_went_on_before",
     ),
     Mutant(
         "a folder that is looked for on the hub",
