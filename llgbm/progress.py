@@ -125,5 +125,28 @@ class Steps:
             self.progress(self.total, self.total)
 
 
+class Tally:
+    """Progress of pieces of different sizes that end in any order.
+
+    Args:
+        total: The size of all.
+        progress: Shows it; None shows nothing.
+        figures: What stands beside it at any time.
+    """
+
+    def __init__(self, total: float, progress: ProgressCallback | None = None, figures: Callable[[], dict[str, Any]] = dict) -> None:
+        self.total, self.progress, self.figures, self.done = total, progress, figures, 0.0
+
+    def tick(self, inside: float = 0.0, **figures: Any) -> None:
+        """So much of a piece is done that has not ended."""
+        if self.progress is not None:
+            self.progress(round(self.done + inside), round(self.total), **self.figures(), **figures)
+
+    def add(self, size: float) -> None:
+        """A piece of that size has ended."""
+        self.done += size
+        self.tick()
+
+
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

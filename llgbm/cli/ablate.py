@@ -1,13 +1,20 @@
 """`llgbm ablate`: variants of an experiment, each with several seeds, in one table and one figure."""
 
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llgbm.cli.dry_run import plan_training, show_plan
+from llgbm.cli.engine import add_engine, open_engine
 from llgbm.cli.options import add_dry_run, add_folder, add_json, add_override_arguments, read_overrides
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
 from llgbm.config import study_names
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from llgbm.config import ModelConfig
+    from llgbm.fanout.crew import Engine
 
 HELP = "Train and evaluate the variants of a study."
 EXAMPLE = "llgbm ablate seen_tasks --seeds 0"
@@ -20,6 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--variants", nargs="+", default=[], metavar="V", help="only these variants (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="N", help="seeds (default: the study's)")
     add_folder(parser, "--output", "--study_dir", default="outputs/studies", help="holds a folder per study")
+    add_engine(parser)
     add_json(parser)
     add_dry_run(parser)
     add_override_arguments(parser, without=("seed", "experiment_name", "output_dir"))
@@ -29,17 +37,18 @@ def run(args: Namespace) -> int:
     """Finish the study, write `study.json` and `study.png`, show the table."""
     from llgbm.progress import ProgressBar
     from llgbm.report.plots_study import plot_study
-    from llgbm.studies.ablation import RESULT_FILE, load_study, plan_cells, run_study
+    from llgbm.studies.ablation import RESULT_FILE, plan_cells, run_study
+    from llgbm.studies.variants import load_study
 
     study = load_study(args.study)
     folder = study.folder(args.output)
+    cells = plan_cells(study, args.output, read_overrides(args), args.variants, args.seeds)
     if args.dry_run:
-        cells = plan_cells(study, args.output, read_overrides(args), args.variants, args.seeds)
         rows = [{**plan_training(config, "go_on"), "then": "evaluate"} for config, done in cells if not done]
         done = f"{len(cells) - len(rows)} of {len(cells)} cells are done"
         return show_plan([*rows, {"what": done, "where": str(folder), "how_long": "", "then": ""}], args.json)
-    with ProgressBar(f"study {study.name}", "steps") as progress:
-        result = run_study(study, args.output, read_overrides(args), args.variants, args.seeds, progress)
+    with _open_engine(args, [config.model for config, _ in cells]) as engine, ProgressBar(f"study {study.name}", "steps") as progress:
+        result = run_study(study, args.output, read_overrides(args), args.variants, args.seeds, progress, engine)
     plot_study(result, folder / "study.png")
     if args.json:
         print_json(result)
@@ -47,6 +56,13 @@ def run(args: Namespace) -> int:
         print_study(result)
         print(f"written to {folder / RESULT_FILE} and study.png")
     return 0
+
+
+def _open_engine(args: Namespace, models: list["ModelConfig"]) -> "AbstractContextManager[Engine]":
+    """An engine whose workers can do any of the cells."""
+    device = next((model.device for model in models if model.device != "cpu"), "cpu")
+    given = [model.memory_gb for model in models if model.memory_gb is not None]
+    return open_engine(args, device, max(given, default=None))
 
 
 def print_study(result: dict[str, Any]) -> None:

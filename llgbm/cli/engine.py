@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 ENGINES = ("local", "ray")
 
 
-def add_engine(parser: CommandParser) -> None:
-    """Add `--engine`, `--address` and `--workers`."""
-    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], metavar="E", help="where work runs: local or ray (default: local)")
-    parser.add_argument("--address", default=None, metavar="A", help="of a Ray cluster, such as auto (default: $RAY_ADDRESS, else here)")
-    parser.add_argument("--workers", type=int, default=None, metavar="N", help="Ray processes at most (default: all that fit)")
+def add_engine(parser: CommandParser, page: bool = False) -> None:
+    """Add `--engine`, `--address` and `--workers`, the last two on a page of their own where that is asked for."""
+    text = "local, or ray; its flags: --help_engine" if page else "where work runs: local or ray (default: local)"
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], metavar="E", help=text)
+    place = parser.add_page("--help_engine", "with --engine ray") if page else parser
+    place.add_argument("--address", default=None, metavar="A", help="of a Ray cluster, such as auto (default: $RAY_ADDRESS, else here)")
+    place.add_argument("--workers", type=int, default=None, metavar="N", help="Ray processes at most (default: all that fit)")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llgbm.cli.dry_run import show_plan
+from llgbm.cli.engine import add_engine, open_engine
 from llgbm.cli.evaluate_lm import add_lm_eval_arguments, is_lm_eval, run_lm_eval
 from llgbm.cli.keep import add_store, keep
 from llgbm.cli.options import (
@@ -52,6 +53,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--example_answers", type=int, default=0, metavar="N", help="tasks to write answers for")
     add_store(parser)
     add_tracker(parser)
+    add_engine(parser, page=True)
     add_lm_eval_arguments(parser)
     add_json(parser)
     add_dry_run(parser)
@@ -68,6 +70,7 @@ def run(args: Namespace) -> int:
     from llgbm.report.tracked import send_evaluation
     from llgbm.tracking.lock import hold
     from llgbm.tracking.trackers import check_tracker
+    from llgbm.zoo.folder import TeacherZoo
 
     checkpoint = None if args.run == "none" else args.run
     if is_lm_eval(args):
@@ -80,8 +83,9 @@ def run(args: Namespace) -> int:
         return show_plan([_plan(args, output)], args.json)
     with hold(output.parent, f".{output.name}.lock"):
         answers = _answer(checkpoint, args.zoo, choices, args.example_answers) if args.example_answers else None
-        with ProgressBar("evaluate", "tasks") as progress:
-            document = evaluate(checkpoint, args.zoo, choices, args.scores, progress).to_json()
+        device = choices.base.device or TeacherZoo.load(args.zoo).base.device
+        with open_engine(args, device, choices.base.memory_gb) as engine, ProgressBar("evaluate", "tasks") as progress:
+            document = evaluate(checkpoint, args.zoo, choices, args.scores, progress, engine).to_json()
         write_json(output, document)
         if answers is not None:
             write_json(output.parent / ANSWERS_FILE, answers)

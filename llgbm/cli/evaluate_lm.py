@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llgbm.cli.dry_run import show_plan
+from llgbm.cli.engine import ENGINES
 from llgbm.cli.options import require_at_least
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 OWN, LM_EVAL = "own", "lm-eval"
 FLAGS = ("tasks", "include_path", "description", "zoo_tasks", "num_fewshot", "batch_size", "apply_chat_template", "confirm_run_unsafe_code")
 """What is asked of the harness alone."""
-NOT_HERE = ("soft_prompt", "example_answers", "store", "report_to")
+NOT_HERE = ("soft_prompt", "example_answers", "store", "report_to", "engine")
 """What the harness has no use for."""
 
 
@@ -41,7 +42,7 @@ def is_lm_eval(args: Namespace) -> bool:
     """Whether the harness is asked; InputError for a flag that does not go with the backend."""
     asked = args.backend == LM_EVAL
     for name in NOT_HERE if asked else FLAGS:
-        if getattr(args, name):
+        if getattr(args, name) not in (None, False, 0, [], ENGINES[0]):
             raise InputError(
                 f"--{name} does not go with --backend {args.backend}; leave it out" + ("" if asked else f", or say --backend {LM_EVAL}")
             )

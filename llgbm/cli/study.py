@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llgbm.checking import type_name
+from llgbm.cli.engine import add_engine, open_engine
 from llgbm.cli.options import add_folder, add_json, parse_value, show_value
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
 from llgbm.dotted import merge
+from llgbm.errors import InputError
 from llgbm.files import read_yaml
 from llgbm.study.config import build_study, describe_study, study_presets, study_values
 from llgbm.study.folder import CONFIG_FILE
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from llgbm.fanout.crew import Engine
     from llgbm.study.config import StudyConfig
+    from llgbm.study.folder import Study
 
 HELP = "Compare LoRA with full fine-tuning, step by step."
 EXAMPLE = "llgbm study run --config micro --search.trials 0"
@@ -34,12 +40,14 @@ class Step:
     unit: str
     """What its progress counts."""
     help: str
+    fans_out: bool = False
+    """Whether its pieces run on an engine."""
 
 
 STEPS: dict[str, Step] = {
     "check": Step("llgbm.study.sanity", "run_check", "examples", "see that models learn, and what untrained answers score"),
-    "search": Step("llgbm.study.search", "run_search", "examples", "search hyperparameters on validation examples"),
-    "run": Step("llgbm.study.runs", "run_runs", "examples", "train every task by every method with every seed"),
+    "search": Step("llgbm.study.search", "run_search", "examples", "search hyperparameters on validation examples", True),
+    "run": Step("llgbm.study.runs", "run_runs", "examples", "train every task by every method with every seed", True),
     "drift": Step("llgbm.study.drift", "run_drift", "runs", "measure how far each run moved from the base"),
     "deploy": Step("llgbm.study.deployment", "run_deploy", "rounds", "time what serving adapters costs against a merged model"),
     "hypotheses": Step("llgbm.study.hypotheses", "run_hypotheses", "claims", "test accuracy, drift and overhead against their margins"),
@@ -60,6 +68,7 @@ def add_arguments(parser: CommandParser) -> None:
         help=f"a YAML file, or one of {presets}; by default what --output was begun with, else {PRESET}",
     )
     add_folder(parser, "--output", default=None, help=f"the study's folder, by default {OUTPUT}/<config>")
+    add_engine(parser)
     add_json(parser)
     groups: dict[str, Any] = {}
     for name, (kind, default, text) in describe_study().items():
@@ -74,11 +83,12 @@ def run(args: Namespace) -> int:
     from llgbm.study.folder import Study
 
     study = Study.open(read_study_config(args), args.output or Path(OUTPUT) / Path(args.config or PRESET).stem)
-    found = {}
-    for name in STEPS if args.step == "all" else [args.step]:
-        found[name] = _rows(study, name)
-        if not args.json:
-            print_table(found[name], title=f"study {name}: {STEPS[name].help}")
+    found, steps = {}, [*STEPS] if args.step == "all" else [args.step]
+    with _open_engine(args, study, steps) as engine:
+        for name in steps:
+            found[name] = _rows(study, name, engine)
+            if not args.json:
+                print_table(found[name], title=f"study {name}: {STEPS[name].help}")
     if args.json:
         print_json(found if args.step == "all" else found[args.step])
     else:
@@ -104,9 +114,18 @@ def _read_config(args: Namespace) -> tuple[dict[str, Any], str]:
     return (read_yaml(name), name) if name.endswith((".yaml", ".yml")) else (study_values(name), f"config {name}")
 
 
-def _rows(study: Any, name: str) -> list[dict[str, Any]]:
+def _open_engine(args: Namespace, study: "Study", steps: list[str]) -> "AbstractContextManager[Engine]":
+    """The engine that flags ask for. InputError where none of the steps has work for it."""
+    able = [name for name, step in STEPS.items() if step.fans_out]
+    if args.engine != "local" and not {*able} & {*steps}:
+        raise InputError(f"study {args.step} runs in this process; leave out --engine, which is for {', '.join(able)} and all")
+    return open_engine(args, study.config.model.device, study.config.model.memory_gb)
+
+
+def _rows(study: "Study", name: str, engine: "Engine") -> list[dict[str, Any]]:
     from llgbm.progress import ProgressBar
 
     step = STEPS[name]
     with ProgressBar(f"study {name}", step.unit) as progress:
-        return getattr(importlib.import_module(step.module), step.function)(study, progress).rows()
+        where = {"engine": engine} if step.fans_out else {}
+        return getattr(importlib.import_module(step.module), step.function)(study, progress, **where).rows()

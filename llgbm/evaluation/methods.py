@@ -54,6 +54,9 @@ class Method:
     instructs: bool = False
     """Whether the base reads the sentence at every query; unless asked for, only where the base is asked by a chat template."""
 
+    trains: bool = False
+    """Whether something is trained before the first question, and then answers all."""
+
     @property
     def reads_network(self) -> bool:
         """Whether a network answers, or says which adapter does, whose content no hash tells."""
@@ -199,9 +202,15 @@ METHODS: dict[str, Method] = {
     "ridge_true_attributes": Method(ridge_true_attributes, False, False, True, "the same; an upper bound", needs_attributes=True),
     "soft_prompt": Method(soft_prompt, False, True, False, "prompt tuning, arXiv:2104.08691, from a reader", needs_soft_prompt=True),
     "multitask_instructed": Method(
-        multitask_instructed, False, True, True, "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105", instructs=True
+        multitask_instructed,
+        False,
+        True,
+        True,
+        "multi-task LoRA, a baseline of Text-to-LoRA, arXiv:2506.06105",
+        instructs=True,
+        trains=True,
     ),
-    "multitask_blind": Method(multitask_blind, False, False, True, "the same without the sentence; what it cannot know"),
+    "multitask_blind": Method(multitask_blind, False, False, True, "the same without the sentence; what it cannot know", trains=True),
 }
 """Every method `evaluate` can score, in the order tables show them."""
 

@@ -1,36 +1,26 @@
 """Evaluate a generator and its controls on a zoo's tasks: `eval_<name>.json`, per split, per method, per task."""
 
-import contextlib
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from llgbm.checking import RECORD, read_as
 from llgbm.config import ExperimentConfig
-from llgbm.errors import InputError
-from llgbm.evaluation.asking import parse_split
+from llgbm.evaluation.answering import EvaluationWorker, Outline, load_worker
 from llgbm.evaluation.clusters import Clusters, task_clusters
-from llgbm.evaluation.made import how_made
-from llgbm.evaluation.methods import METHODS, choose_methods
-from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
+from llgbm.evaluation.setting import EvaluationConfig, Question, Setting
 from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare, gain_recovered, gain_recovered_interval, standard_error
-from llgbm.files import hash_json, read_json, write_json
-from llgbm.functional_lora.virtual import virtual_tokens
-from llgbm.matching import score_answers
-from llgbm.progress import ProgressCallback
-from llgbm.scoring import KEPT, Score
-from llgbm.zoo.base import BaseIdentity, content_of
+from llgbm.fanout.crew import Engine, Job
+from llgbm.fanout.local import Local
+from llgbm.files import hash_json, read_json
+from llgbm.progress import ProgressCallback, Tally
+from llgbm.scoring import Score
+from llgbm.zoo.base import BaseIdentity
 
 REFERENCE, FOREIGN = "generated", "foreign"
 """The method that is compared with every other, and the one that is in its absence."""
-CACHE_FORMAT = 4
-WITHOUT_EFFECT = ("splits", "methods", "predictor", "soft_prompt", "foreign", "adapters_at_once", "base")
-"""Choices that decide what is scored or how fast, not what a method scores; the base's content stands in the key."""
 
 
 @dataclass
@@ -148,6 +138,7 @@ def evaluate(
     config: EvaluationConfig | None = None,
     cache_dir: str | Path | None = None,
     progress: ProgressCallback | None = None,
+    engine: Engine | None = None,
 ) -> Evaluation:
     """Score every method on every split of a zoo.
 
@@ -157,39 +148,46 @@ def evaluate(
         config: Choices; defaults evaluate everything.
         cache_dir: Keeps the multi-task LoRA and the scores of methods that do not depend on the generator.
         progress: Called with the tasks scored so far and to score, over all methods.
+        engine: Where methods are scored; in this process by default. Workers read checkpoint and zoo, and write to `cache_dir`.
 
     Raises:
         InputError: What is asked for does not exist or does not fit together, or a likelihood is not finite.
     """
-    setting = load_setting(checkpoint, data_dir, config or EvaluationConfig(), cache_dir)
-    return replace(run_evaluation(setting, _run_hash(checkpoint), progress), made=how_made(setting, checkpoint))
+    config = config or EvaluationConfig()
+    job = Job(load_worker, (checkpoint, data_dir, config, cache_dir), cache_dir)
+    evaluation, outline = _perform(job, _run_hash(checkpoint) or _hash_of(config), progress, engine or Local())
+    return replace(evaluation, made=outline.made)
 
 
 def run_evaluation(setting: Setting, config_hash: str | None = None, progress: ProgressCallback | None = None) -> Evaluation:
     """`evaluate` for what is loaded already; `config_hash` names the run, by default it is that of the evaluation's choices."""
-    methods, splits = choose_methods(setting), setting.splits()
-    evaluation = Evaluation(setting.base.identity, config_hash or hash_json(asdict(setting.config))[:8])
-    questions = evaluation.questions = {split: setting.questions(split) for split in splits}
-    evaluation.wordings = {split: [len(q.reworded(*setting.condition_kind)) for q in of_split] for split, of_split in questions.items()}
-    asked = [setting.teachers[question.task.name] for of_split in questions.values() for question in of_split]
-    pool = setting.pool if any(METHODS[method].uses_pool for method in methods) else []
-    setting.zoo.check([*dict.fromkeys([*asked, *pool])])  # scores that were kept stand under the hashes of the manifest
-    total, done = len(methods) * sum(map(len, questions.values())), 0
-    for split in splits:
-        if setting.predictor is not None:
-            evaluation.fingerprints[split] = _fingerprint_cosines(setting, questions[split])
-        if "few_shot" in methods:
-            evaluation.demonstrations[split] = setting.demonstrations_shown([question.task for question in questions[split]])
-        evaluation.scores[split] = {}
-        for method in methods:
-            known = _same_answers(method, split, evaluation)
-            if known is None:
-                known = _score_wordings(method, questions[split], setting)
-            evaluation.scores[split][method] = known
-            done += len(questions[split])
-            if progress:
-                progress(done, total, split=split, method=method)
-    return evaluation
+    return _perform(Job(EvaluationWorker, (setting,)), config_hash or _hash_of(setting.config), progress, Local())[0]
+
+
+def _hash_of(config: EvaluationConfig) -> str:
+    return hash_json(asdict(config))[:8]
+
+
+def _perform(job: Job, config_hash: str, progress: ProgressCallback | None, engine: Engine) -> tuple[Evaluation, Outline]:
+    """Have every part scored, in whatever order."""
+    with engine.crew(job) as crew:
+        outline: Outline = crew.ask("survey")
+        work = {f"{method} on {', '.join(splits)}": (method, splits) for method, splits in outline.parts}
+        tally = Tally(len(outline.methods) * sum(map(len, outline.questions.values())), progress, crew.figures)
+        found: dict[tuple[str, str], list[Score]] = {}
+        for name, scores in crew.map("score", work.items(), tally.tick):
+            found |= {(split, work[name][0]): of_split for split, of_split in scores.items()}
+            tally.add(sum(map(len, scores.values())))
+    evaluation = Evaluation(
+        base=outline.base,
+        config_hash=config_hash,
+        questions=outline.questions,
+        wordings=outline.wordings,
+        scores={split: {method: found[split, method] for method in outline.methods} for split in outline.questions},
+        fingerprints=outline.fingerprints,
+        demonstrations=outline.demonstrations,
+    )
+    return evaluation, outline
 
 
 @checked_dataclass(frozen=True, config=RECORD)
@@ -217,81 +215,6 @@ def run_folder(checkpoint: str | Path) -> Path | None:
     return next((f for f in (folder, folder.parent, folder.parent.parent) if (f / "config.yaml").is_file()), None)
 
 
-def _fingerprint_cosines(setting: Setting, questions: Sequence[Question]) -> dict[str, float]:
-    """How near the predicted fingerprints are to those of the questions' teachers, and how near the pool's mean is to them."""
-    actual = setting.fingerprints([setting.teachers[q.task.name] for q in questions])
-    mean = setting.fingerprints(setting.pool).mean(0, keepdim=True)
-    return {
-        "predicted": torch.cosine_similarity(setting.predict(questions), actual).mean().item(),
-        "pool_mean": torch.cosine_similarity(mean, actual).mean().item(),
-    }
-
-
 def _run_hash(checkpoint: str | Path | None) -> str | None:
     run = None if checkpoint is None else run_folder(checkpoint)
     return ExperimentConfig.load(run / "config.yaml").get_hash() if run else None
-
-
-def _same_answers(method: str, split: str, evaluation: Evaluation) -> list[Score] | None:
-    """Scores from another split with the same tasks, for a method that does not read how a question is worded."""
-    if METHODS[method].reads_condition:
-        return None
-    asked = [(q.task.name, q.task.test, n) for q, n in zip(evaluation.questions[split], evaluation.wordings[split], strict=True)]
-    for other, scores in evaluation.scores.items():
-        known = [(q.task.name, q.task.test, n) for q, n in zip(evaluation.questions[other], evaluation.wordings[other], strict=True)]
-        if method in scores and known == asked:
-            return scores[method]
-    return None
-
-
-def _score_wordings(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:
-    """One score per question, over all its wordings; what does not read a wording is asked once and counts for each."""
-    asked = [question.reworded(*setting.condition_kind) for question in questions]
-    if not METHODS[method].reads_condition:
-        scores = _score_cached(method, questions, setting)
-        return [Score.join([score] * len(group)) if len(group) > 1 else score for score, group in zip(scores, asked, strict=True)]
-    scores = iter(_score_cached(method, [one for group in asked for one in group], setting))
-    found = [[next(scores) for _ in group] for group in asked]
-    return [Score.join(group) if len(group) > 1 else group[0] for group in found]
-
-
-def _score_cached(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:
-    """Score, or read what an earlier evaluation of the same method on the same tasks kept (methods without a network of ours)."""
-    if setting.cache_dir is None or METHODS[method].reads_network:
-        return _score(method, questions, setting)
-    path = setting.cache_dir / f"scores-{method}-{_key(method, questions, setting)[:16]}.json"
-    if path.is_file():
-        return [Score(*map(torch.tensor, parts)) for parts in read_json(path)]
-    scores = _score(method, questions, setting)
-    write_json(path, [[getattr(score, part).tolist() for part in KEPT] for score in scores])
-    return scores
-
-
-def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
-    """Hash of everything a method that needs no network of ours depends on."""
-    chosen = METHODS[method]
-    config = {k: v for k, v in asdict(setting.config).items() if k not in WITHOUT_EFFECT}
-    zoo = [setting.zoo.suite_entry.hash, [setting.teachers[q.task.name].hash for q in questions]]
-    pool = [t.hash for t in setting.pool] if chosen.uses_pool else []
-    condition = [setting.encoder.content_id, *setting.condition_kind, questions[0].split] if chosen.reads_condition else []
-    tasks = [q.task.name for q in questions] + sorted({parse_split(q.split)[2] for q in questions} - {""})
-    framing = [setting.framing.end, setting.framing.max_length, setting.framing.cut_left]
-    base = content_of(setting.base.identity)
-    return hash_json([CACHE_FORMAT, method, base, framing, config, zoo, pool, condition, tasks])
-
-
-def _score(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:
-    scores: list[Score] = []
-    for start in range(0, len(questions), setting.config.adapters_at_once):
-        asked = questions[start : start + setting.config.adapters_at_once]
-        attempt = METHODS[method].attempt(setting, asked)
-        virtual = contextlib.nullcontext() if attempt.virtual is None else virtual_tokens(setting.functional, attempt.virtual)
-        with virtual:
-            scores += score_answers(setting.functional, attempt.factors, attempt.batches, setting.framing)
-    for question, score in zip(questions, scores, strict=True):
-        if not math.isfinite(score.nll):
-            raise InputError(
-                f"method {method}, task {question.task.name}: the log-likelihood is {score.nll}; "
-                "its adapter or the base overflows, use another checkpoint or dtype float32"
-            )
-    return scores

@@ -7,6 +7,7 @@ dataclasses); whoever asked writes the results. So a stage reads the same whatev
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 Item = tuple[str, tuple[Any, ...]]
@@ -32,6 +33,8 @@ class Job:
     """A class or function that can be imported by its name."""
     arguments: tuple[Any, ...] = ()
     """Sent to each process; paths among them have to be visible there."""
+    folder: str | Path | None = None
+    """Where workers write themselves, which every node then has to share; they begin in the folder in which this process works."""
 
 
 class Crew(Protocol):

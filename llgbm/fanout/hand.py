@@ -13,6 +13,7 @@ from typing import Any
 
 from llgbm.errors import InputError, first_line
 from llgbm.fanout.crew import Job, Worker
+from llgbm.fanout.shared import SharedFolder
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,17 @@ class Hand:
         self.threads = threads
         self.worker: Worker | None = None
 
-    def begin(self, job: Job) -> Outcome:
-        """Build the worker; a `Hello`."""
-        return self._outcome(lambda: self._begin(job))
+    def begin(self, job: Job, shared: SharedFolder | None = None) -> Outcome:
+        """Build the worker, once this process sees the folder it is to write to; a `Hello`."""
+        return self._outcome(lambda: self._begin(job, shared))
 
     def do(self, method: str, arguments: tuple[Any, ...]) -> Outcome:
         """One item."""
         return self._outcome(lambda: getattr(self.worker, method)(*arguments))
 
-    def _begin(self, job: Job) -> Hello:
+    def _begin(self, job: Job, shared: SharedFolder | None) -> Hello:
+        if shared is not None:
+            shared.enter()
         import torch
 
         from llgbm.tracking.environment import get_environment_info

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from llgbm.errors import InputError, first_line
 from llgbm.fanout.crew import Job
 from llgbm.fanout.ray_crew import RayCrew
+from llgbm.fanout.shared import marked
 from llgbm.files import absolute
 from llgbm.tracking.environment import SWITCHES
 
@@ -98,8 +99,10 @@ class RayEngine:
                 f"no node of the Ray cluster at {self.address} has room for a worker ({self.seat}); ask for less (OMP_NUM_THREADS, "
                 "--memory_gb, --device), or give --workers N to wait for nodes that are still to come"
             )
-        crew = RayCrew(_import_ray(), job, self.seat, lambda: self.workers or self.room())
-        with redirect_stdout(sys.stderr):  # where Ray says that a process died; results alone are for standard output
+        with ExitStack() as stack:
+            stack.enter_context(redirect_stdout(sys.stderr))  # where Ray says that a process died; results alone are for standard output
+            shared = None if job.folder is None else stack.enter_context(marked(job.folder))
+            crew = RayCrew(_import_ray(), job, self.seat, lambda: self.workers or self.room(), shared)
             try:
                 yield crew
             finally:

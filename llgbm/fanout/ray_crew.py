@@ -15,6 +15,7 @@ from typing import Any
 from llgbm.errors import InputError, first_line
 from llgbm.fanout.crew import Item, Job, Tick
 from llgbm.fanout.hand import Hand, Hello, Outcome
+from llgbm.fanout.shared import SharedFolder
 from llgbm.tracking.environment import get_environment_info
 from llgbm.tracking.validation import environment_differences
 
@@ -55,10 +56,11 @@ class RayCrew:
         job: What each worker is built from.
         seat: What each asks Ray for, with `options()` and `threads`.
         most: Tells how many workers there may be now.
+        shared: The job's folder, marked.
     """
 
-    def __init__(self, ray: Any, job: Job, seat: Any, most: Callable[[], int]) -> None:
-        self.ray, self.seat, self.most = ray, seat, most
+    def __init__(self, ray: Any, job: Job, seat: Any, most: Callable[[], int], shared: SharedFolder | None = None) -> None:
+        self.ray, self.seat, self.most, self.shared = ray, seat, most, shared
         self.actor_class = ray.remote(Hand)
         self.job = ray.put(job)
         self.members: list[Member] = []
@@ -117,7 +119,7 @@ class RayCrew:
 
     def _hire(self) -> None:
         actor = self.actor_class.options(**self.seat.options()).remote(self.seat.threads)
-        self.members.append(Member(actor, actor.begin.remote(self.job)))
+        self.members.append(Member(actor, actor.begin.remote(self.job, self.shared)))
 
     def _wait(self) -> list[Member]:
         """Members that have an answer, or are lost; perhaps none after a while."""

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from llgbm.report.plots import COLORS, GRAY, bare_axes, saved_figure
-from llgbm.studies.ablation import Study
+from llgbm.studies.variants import Study
 
 METHOD = "generated"
 

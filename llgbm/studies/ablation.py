@@ -1,126 +1,34 @@
 """Studies: variants of one experiment, each trained and evaluated with several seeds, in one table.
 
-A study is a file of `configs/studies/`. Every cell (variant, seed) is an ordinary run folder, so an interrupted study goes
+Every cell (variant, seed) is an ordinary run folder, so an interrupted study goes
 on where it stopped, inside a run too, and each cell can be looked at alone.
 """
 
-import difflib
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field
-from pydantic.dataclasses import dataclass
 
-from llgbm.checking import SECTION, Integer, List, read_as, shown
-from llgbm.config import ExperimentConfig, build, preset_folder, preset_values, study_names
-from llgbm.dotted import flatten, merge
+from llgbm.config import ExperimentConfig
+from llgbm.dotted import flatten
 from llgbm.errors import InputError
 from llgbm.evaluation.clusters import task_clusters
-from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.evaluation.statistics import add_holm, compare, replicates
-from llgbm.evaluation.task_eval import evaluate, read_evaluation
-from llgbm.files import hash_json, read_yaml, write_json
-from llgbm.names import path_part, twin_key
-from llgbm.progress import ProgressCallback
-from llgbm.tracking.lock import hold
-from llgbm.training.behavior import train_generator
-from llgbm.training.soft_prompt import train_soft_prompt
+from llgbm.evaluation.task_eval import read_evaluation
+from llgbm.fanout.claims import Claims, Piece
+from llgbm.fanout.crew import Engine, Job
+from llgbm.fanout.local import Local
+from llgbm.files import hash_json, write_json
+from llgbm.progress import ProgressCallback, Tally
+from llgbm.studies.cells import CellWorker, folders
+from llgbm.studies.variants import GENERATED, Study, cell_name
 from llgbm.workspace import settle
-from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import TeacherZoo
 
 RESULT_FILE = "study.json"
-GENERATED, SOFT_PROMPT = "generated", "soft_prompt"
-CELL_LOCK = ".cell.lock"
-
-
-def _or_empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
-Values = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
-"""Nested config values; may be left empty."""
-
-
-@dataclass(frozen=True, config=SECTION)
-class Study:
-    """What is varied, and how each variant is judged."""
-
-    name: str
-    config: str
-    """The preset every variant starts from."""
-    variants: dict[str, Values] = Field(min_length=1)
-    """Name -> nested config values on top of the preset and `set`."""
-    seeds: List[Integer] = Field(default_factory=lambda: [0, 1, 2])
-    set: Values = Field(default_factory=dict)
-    """Nested config values for all variants."""
-    splits: List[str] = Field(default_factory=list)
-    methods: List[str] = Field(default_factory=lambda: ["base", "teacher", GENERATED])
-    max_examples: Integer | None = None
-    """Test examples per task; all by default."""
-    together: bool = False
-    """Whether variants are draws of one thing, such as folds, whose mean is a result too."""
-    reference: str | None = None
-    """The variant the others are compared with, paired by task; with an axis the line, compared at every number."""
-    axis: str | None = None
-    """What the numbers count, when variants are named `<line>, <number>` and make curves."""
-
-    def folder(self, output_dir: str | Path) -> Path:
-        """Where the study is written."""
-        return Path(output_dir) / path_part(self.name, "study")
-
-    def place(self, variant: str) -> tuple[str, str]:
-        """Line and number of a variant; without an axis the variant itself, and no number."""
-        line, _, number = variant.rpartition(", ")
-        return (line, number) if self.axis else (variant, "")
-
-    def experiment(self, variant: str, seed: int, overrides: Mapping[str, Any], folder: Path) -> ExperimentConfig:
-        """The config of one cell; `overrides` are dotted and win."""
-        values = merge(preset_values(self.config), flatten(self.set))
-        values = merge(merge(values, flatten(self.variants[variant])), overrides)
-        place = {"seed": seed, "experiment_name": cell_name(variant, seed), "output_dir": str(folder)}
-        return build(merge(values, place), source=f"study {self.name}, variant {variant}")
-
-
-def load_study(source: str) -> Study:
-    """A study by name, or from a YAML file.
-
-    Raises:
-        InputError: No such study, an unknown key, no variants, or a reference that is none of them.
-    """
-    path = Path(source) if source.endswith((".yaml", ".yml")) else preset_folder() / "studies" / f"{source}.yaml"
-    if not path.is_file():
-        near = difflib.get_close_matches(source, study_names(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"unknown study {source!r}; {hint}give a YAML file or one of {', '.join(study_names())}")
-    values = read_yaml(path)
-    if isinstance(values.get("variants"), dict):
-        values["variants"] = {str(name): value for name, value in values["variants"].items()}
-    study = read_as(Study, {**values, "name": path.stem}, f"study {path}")
-    if GENERATED not in study.methods:
-        raise InputError(f"study {path}: methods lack {GENERATED!r}, which the study compares")
-    _check_cells(study, path)
-    astray = next((v for v in study.variants if study.axis and not re.fullmatch(r".+, \d+(\.\d+)?", v)), None)
-    if astray is not None:
-        raise InputError(f"study {path}: with an axis, variants are named '<line>, <number>'; {astray!r} is not")
-    if study.reference is not None and study.reference not in {study.place(variant)[0] for variant in study.variants}:
-        raise InputError(f"study {path}: reference {study.reference!r} is none of its variants {', '.join(study.variants)}")
-    return study
-
-
-def _check_cells(study: Study, path: Path) -> None:
-    """Every variant has a folder of its own."""
-    path_part(study.name, f"study {path}:")
-    folders: dict[str, str] = {}
-    for variant in study.variants:
-        folder = cell_name(variant, 0)
-        other = folders.setdefault(twin_key(folder), variant)
-        if other != variant:
-            raise InputError(f"study {path}: variants {variant!r} and {other!r} would share the folder {folder}; rename one")
 
 
 def run_study(
@@ -130,8 +38,11 @@ def run_study(
     variants: Sequence[str] = (),
     seeds: Sequence[int] = (),
     progress: ProgressCallback | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate every cell that is not done, seed by seed, then summarize all that are.
+
+    Several processes may do so together: each leaves alone what another works at.
 
     Args:
         study: What to vary.
@@ -140,17 +51,16 @@ def run_study(
         variants: Only these (all by default); earlier cells of others stay in the summary.
         seeds: Other seeds than the study's.
         progress: Called with steps done and to do over all cells.
+        engine: Where cells are trained and evaluated; in this process by default. Workers write runs and checkpoints in the study's folder.
 
     Raises:
         InputError: An unknown variant, a config that does not fit, or a zoo that is not built; no cell was begun then.
+        BusyError: Another process still works at a cell, and all others are done.
     """
     folder, overrides = study.folder(output_dir), overrides or {}
     all_seeds = list(seeds or study.seeds)
     configs = _configs(study, folder, overrides, variants, all_seeds)
-    total, done = sum(config.training.total_steps for config in configs.values()), 0
-    for (variant, seed), config in configs.items():
-        _run_cell(study, config, _part(progress, done, total, f"{variant}/{seed}"))
-        done += config.training.total_steps
+    _perform(study, folder, {f"{variant}/{seed}": config for (variant, seed), config in configs.items()}, progress, engine or Local())
     finished = [
         (variant, seed)
         for variant in study.variants
@@ -160,6 +70,18 @@ def run_study(
     result = summarize(study, folder, finished)
     write_json(folder / RESULT_FILE, result)
     return result
+
+
+def _perform(study: Study, folder: Path, cells: Mapping[str, ExperimentConfig], progress: ProgressCallback | None, engine: Engine) -> None:
+    """Finish the cells."""
+    pending = {cell: config for cell, config in cells.items() if not _is_done(study, config)}
+    pieces = [_piece(study, cell, config) for cell, config in pending.items()]
+    zoos = {config.checkpoint_folder: TeacherZoo.load(config.checkpoint_folder).content_hash for config in pending.values()}
+    with Claims() as claims, engine.crew(Job(CellWorker, (study, zoos), folder)) as crew:
+        tally = Tally(sum(config.training.total_steps for config in cells.values()), progress, crew.figures)
+        tally.add(tally.total - sum(piece.size for piece in pieces))
+        for piece in claims.perform(crew, "perform", pieces, tally.tick):
+            tally.add(piece.size)
 
 
 def plan_cells(
@@ -180,11 +102,6 @@ def _configs(
     cells = [(variant, seed) for seed in seeds for variant in variants or study.variants]
     _check_zoos([study.experiment(variant, seed, overrides, folder) for variant, seed in cells])
     return {(variant, seed): _on_its_zoo(study, variant, seed, overrides, folder) for variant, seed in cells}
-
-
-def cell_name(variant: str, seed: int) -> str:
-    """Folder of one cell."""
-    return path_part(f"{re.sub(r'[^A-Za-z0-9]+', '-', variant).strip('-')}-seed{seed}", f"the folder of variant {shown(variant)}")
 
 
 def summarize(study: Study, folder: Path, cells: Sequence[tuple[str, int]]) -> dict[str, Any]:
@@ -226,29 +143,14 @@ def _check_zoos(configs: Sequence[ExperimentConfig]) -> None:
             raise InputError(f"{folder}: no zoo there; build it with 'llgbm zoo build --suite {suite} --zoo {folder}'")
 
 
-def _run_cell(study: Study, config: ExperimentConfig, progress: ProgressCallback | None) -> None:
-    folder = config.run_folder
-    with hold(folder, CELL_LOCK):  # others may work on other cells of the study
-        if _is_done(study, config):
-            return
-        train_generator(config, begin="go_on", progress=progress)
-        soft_prompt = _train_soft_prompt(config, progress) if SOFT_PROMPT in study.methods else None
-        where = BaseOptions(device=config.model.device, memory_gb=config.model.memory_gb)
-        chosen = EvaluationConfig(
-            splits=tuple(study.splits),
-            methods=tuple(study.methods),
-            max_examples=study.max_examples,
-            soft_prompt=soft_prompt,
-            base=where,
-        )
-        document = evaluate(folder, config.checkpoint_folder, chosen, folder.parent / "cache").to_json()
-        write_json(folder / "eval_main.json", {**document, "cell": _cell_hash(study, config)})
+def _piece(study: Study, cell: str, config: ExperimentConfig) -> Piece:
+    """A cell, and what it is finished by."""
 
+    def commit(document: dict[str, Any]) -> None:
+        write_json(config.run_folder / "eval_main.json", {**document, "cell": _cell_hash(study, config)})
 
-def _train_soft_prompt(config: ExperimentConfig, progress: ProgressCallback | None) -> str:
-    """The same run with virtual tokens in the place of adapters, beside it; its folder."""
-    beside = replace(config, experiment_name=f"{config.experiment_name}-soft-prompt")
-    return str(train_soft_prompt(beside, begin="go_on", progress=progress).folder)
+    done = partial(_is_done, study, config)
+    return Piece(f"cell {cell}", config.training.total_steps, folders(study, config), (cell, config), done, commit)
 
 
 def _is_done(study: Study, config: ExperimentConfig) -> bool:
@@ -354,14 +256,3 @@ def _answers(document: dict[str, Any], split: str, method: str = GENERATED) -> d
 def _attributes(documents: Sequence[Mapping[str, Any]], split: str) -> dict[str, dict[str, str]]:
     """The attributes of each task of a split."""
     return {row["task"]: row["attributes"] for document in documents for row in document["tasks"] if row["split"] == split}
-
-
-def _part(progress: ProgressCallback | None, done: int, total: int, cell: str) -> ProgressCallback | None:
-    """Progress of one cell as progress of all."""
-    if progress is None:
-        return None
-
-    def report(step: int, steps: int, **figures: Any) -> None:
-        progress(done + step, total, cell=cell, **{key: figures[key] for key in ("loss", "validation") if key in figures})
-
-    return report

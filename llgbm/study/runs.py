@@ -1,6 +1,7 @@
 """The runs of a study: every task, method and seed trained once, with its states on the way and its scores at the end."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llgbm.dataset import pad_id
+from llgbm.fanout.claims import Claims, Piece
+from llgbm.fanout.crew import Engine, Job, Tick
+from llgbm.fanout.local import Local
 from llgbm.files import hash_json, whole_folder
-from llgbm.progress import ProgressCallback
+from llgbm.progress import ProgressCallback, Tally
 from llgbm.study.config import Method
 from llgbm.study.folder import STATES, RunResult, Study
-from llgbm.study.meter import Meter
 from llgbm.study.settings import chosen_settings
 from llgbm.study.states import Probes, StatesRecorder
 from llgbm.study.task import StudyTask
-from llgbm.study.tasks.named import load_tasks
 from llgbm.study.training import LogWriter, Settings, Ticker, Validator, build_model, count_parameters, fit, numbers
-from llgbm.tracking.lock import BusyError, hold
+from llgbm.study.worker import StudyWorker
 from llgbm.tracking.record import METRICS_FILE, ExperimentLogger
 from llgbm.zoo.base import no_bars
 
@@ -47,10 +49,15 @@ class Runs:
         ]
 
 
-def run_runs(study: Study, progress: ProgressCallback | None = None) -> Runs:
+def run_runs(study: Study, progress: ProgressCallback | None = None, engine: Engine | None = None) -> Runs:
     """Finish every run of the study; what is finished is not done again, a run that was killed begins anew.
 
     Several processes may do so together: each leaves alone what another works at.
+
+    Args:
+        study: Of which runs.
+        progress: Called with the examples learned from, and all.
+        engine: Where runs are trained; in this process by default. Workers write models and states in the study's folder.
 
     Raises:
         InputError: A search has not ended, or a task cannot be read.
@@ -59,30 +66,41 @@ def run_runs(study: Study, progress: ProgressCallback | None = None) -> Runs:
     pending = [run for run in study.runs() if study.result(*run) is None]
     if pending:
         settings = {(task, method): chosen_settings(study, task, method) for task, method, _ in pending}
-        tasks = load_tasks(study.config)
-        sizes = {name: study.config.training.epochs * len(task.parts.train) for name, task in tasks.items()}
-        meter = Meter(sum(sizes[task] for task, _, _ in pending), progress)
-        left: dict[tuple[str, Method, int], BusyError] = {}
-        for task, method, seed in pending:
-            meter.begin(sizes[task], task=task, method=method, seed=seed)
-            try:
-                perform_run(study, tasks[task], method, seed, settings[task, method], meter)
-            except BusyError as error:
-                left[task, method, seed] = error
-        for run, error in left.items():
-            if study.result(*run) is None:
-                raise error
+        job = Job(RunWorker, (study.config, str(study.folder)), study.folder)
+        with Claims() as claims, (engine or Local()).crew(job) as crew:
+            found = crew.ask("survey")
+            sizes = {task: study.config.training.epochs * found[task].train_examples for task, _, _ in pending}
+            pieces = [_piece(study, run, settings[run[:2]], sizes[run[0]]) for run in pending]
+            tally = Tally(sum(piece.size for piece in pieces), progress, crew.figures)
+            tally.tick()
+            for piece in claims.perform(crew, "perform", pieces, tally.tick):
+                tally.add(piece.size)
     return Runs([found for run in study.runs() if (found := study.result(*run)) is not None])
 
 
-def perform_run(study: Study, task: StudyTask, method: Method, seed: int, settings: Settings, meter: Meter) -> RunResult:
-    """Train, record, score on the test examples, keep what was trained, and write the result last of all."""
-    with hold(study.run_folder(task.name, method, seed)):
-        done = study.result(task.name, method, seed)  # perhaps by another process meanwhile
-        return done or _perform(study, task, method, seed, settings, meter)
+def _piece(study: Study, run: tuple[str, Method, int], settings: Settings, size: float) -> Piece:
+    """A run, and what it is finished by."""
+    task, method, seed = run
+    name, folder = f"the run of {task} by {method} with seed {seed}", study.run_folder(*run)
+    return Piece(name, size, (folder,), (*run, settings, size), lambda: study.result(*run) is not None, study.write_result)
 
 
-def _perform(study: Study, task: StudyTask, method: Method, seed: int, settings: Settings, meter: Meter) -> RunResult:
+class RunWorker(StudyWorker):
+    """A worker of `run_runs`."""
+
+    def perform(self, task: str, method: Method, seed: int, settings: Settings, size: float, tick: Tick | None = None) -> RunResult:
+        """Train a run in its folder, which whoever asks holds."""
+
+        def report(share: float) -> None:
+            if tick is not None:
+                tick(share * size, task=task, method=method, seed=seed)
+
+        report(0.0)
+        return perform_run(self.study, self.tasks[task], method, seed, settings, report)
+
+
+def perform_run(study: Study, task: StudyTask, method: Method, seed: int, settings: Settings, report: Callable[[float], None]) -> RunResult:
+    """Train, record, score on the test examples, keep what was trained; the result is still to be written, last of all."""
     folder, config = study.run_folder(task.name, method, seed), study.config
     _forget(folder)
     with ExperimentLogger(folder.parent, folder.name, level="basic") as logger:
@@ -99,7 +117,7 @@ def _perform(study: Study, task: StudyTask, method: Method, seed: int, settings:
             StatesRecorder(probes, config.probes.every_steps, lambda step: study.states_file(task.name, method, seed, step)),
             Validator(task, config.training.evaluations, validated),
             LogWriter(logger.log_metrics),
-            Ticker(meter.tick),
+            Ticker(report),
         ]
         fitted = fit(task, model, settings, config.training, seed, hooks=hooks)
         scored = task.score(fitted.model, "test")
@@ -120,7 +138,6 @@ def _perform(study: Study, task: StudyTask, method: Method, seed: int, settings:
             total_parameters=total,
         )
         logger.finalize(scored.metrics)
-        study.write_result(result)
     return result
 
 

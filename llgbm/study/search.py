@@ -6,21 +6,22 @@ Source: Bergstra et al. 2011 (TPE); Akiba et al. 2019, arXiv:1907.10902 (Optuna)
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llgbm.errors import InputError
-from llgbm.progress import ProgressCallback
-from llgbm.study.config import Method, SearchConfig
+from llgbm.fanout.crew import Engine, Item, Job, Tick
+from llgbm.fanout.local import Local
+from llgbm.progress import ProgressCallback, Tally
+from llgbm.study.config import Method, SearchConfig, StudyConfig
 from llgbm.study.folder import Study
-from llgbm.study.meter import Meter
 from llgbm.study.settings import Best, read_best, settings_with, write_best
 from llgbm.study.task import Scored, StudyTask
-from llgbm.study.tasks.named import load_tasks
 from llgbm.study.training import Ticker, Validator, build_model, fit
+from llgbm.study.worker import StudyWorker
 from llgbm.tracking.process import Holder, this_process
 
 if TYPE_CHECKING:
@@ -50,65 +51,150 @@ class Searches:
         ]
 
 
-def run_search(study: Study, progress: ProgressCallback | None = None) -> Searches:
+def run_search(study: Study, progress: ProgressCallback | None = None, engine: Engine | None = None) -> Searches:
     """Finish every search of the study that lacks trials; several processes may do so together.
+
+    Args:
+        study: Whose searches.
+        progress: Called with the examples learned from, and all.
+        engine: Where trials are trained; in this process by default. Trials are drawn and their ends written here; workers read the
+            journals, and write how far a trial is.
 
     Raises:
         InputError: optuna is not installed, a journal is damaged, or a task cannot be read.
     """
-    searches = {}
     asked: list[tuple[str, Method]] = [(task, method) for task in study.config.tasks for method in study.config.methods]
     pairs = asked if study.config.search.trials else []
-    missing = {pair: _missing(study, *pair) for pair in pairs}
-    if any(missing.values()):
-        tasks = load_tasks(study.config)
-        sizes = {name: _epochs(study) * len(_parts(study, task).train) for name, task in tasks.items()}
-        meter = Meter(sum(sizes[task] * count for (task, _), count in missing.items()), progress)
-        for (task, method), count in missing.items():
-            if count:
-                search_one(study, tasks[task], method, meter, sizes[task])
-    for pair in pairs:
-        found = read_best(study, *pair)
-        if found is not None:
-            searches[pair] = found
-    return Searches(searches)
+    missing = {pair: count for pair in pairs if (count := _missing(study, *pair))}
+    if missing:
+        job = Job(TrialWorker, (study.config, str(study.folder)), study.folder)
+        with (engine or Local()).crew(job) as crew:
+            surveyed = crew.ask("survey")
+            sizes = {name: _epochs(study) * found.train_examples for name, found in surveyed.items()}
+            tally = Tally(sum(sizes[task] * count for (task, _), count in missing.items()), progress, crew.figures)
+            tally.tick()
+            with _Trials(study, {name: found.metric for name, found in surveyed.items()}, sizes) as trials:
+                for name, tried in crew.map("attempt", trials.items(missing), tally.tick):
+                    tally.add(trials.tell(name, tried))
+                for pair in missing:
+                    trials.write(*pair)
+    return Searches({pair: found for pair in pairs if (found := read_best(study, *pair)) is not None})
 
 
-def search_one(study: Study, task: StudyTask, method: Method, meter: Meter, size: float) -> None:
-    """Make trials until the study has as many as it is to have, and write the best of them."""
-    from optuna.trial import TrialState
+@dataclass(frozen=True)
+class Tried:
+    """What a trial came to."""
 
-    journal = open_journal(study, task.name, method)
-    give_up_killed(journal)
-    small = task.with_parts(_parts(study, task))
-    while (trial := _ask(journal, study.config.search)) is not None:
-        meter.begin(size, task=task.name, method=method, trial=trial.number)
-        try:
-            score = _attempt(study, small, method, trial, meter)
-        except BaseException:
-            journal.tell(trial, state=TrialState.FAIL)
-            raise
-        journal.tell(trial, score, state=TrialState.COMPLETE if score is not None else TrialState.PRUNED)
-    _write(study, task, method, journal)
+    score: float | None
+    """On the validation examples at the end of the training; None where it was pruned."""
+    loss: float | None
+    """On them when they were last looked at."""
+    seconds: float
 
 
-def _attempt(study: Study, task: StudyTask, method: Method, trial: "optuna.Trial", meter: Meter) -> float | None:
-    """The score on the validation examples at the end of a training; None where it was pruned."""
+class _Trials:
+    """Trials on their way, drawn and ended here; a context manager that marks those FAILED that it leaves."""
+
+    def __init__(self, study: Study, metrics: dict[str, str], sizes: dict[str, float]) -> None:
+        self.study, self.metrics, self.sizes = study, metrics, sizes
+        self.on_way: dict[str, tuple[str, Method, optuna.Trial]] = {}
+
+    def __enter__(self) -> "_Trials":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        from optuna.trial import TrialState
+
+        for _, _, trial in self.on_way.values():
+            trial.study.tell(trial, state=TrialState.FAIL)
+
+    def items(self, pairs: Iterable[tuple[str, Method]]) -> Iterator[Item]:
+        """Draw trials until each search has as many as it is to have."""
+        search = self.study.config.search
+        for task, method in pairs:
+            journal = open_journal(self.study, task, method)
+            give_up_killed(journal)
+            while (trial := _ask(journal, search)) is not None:
+                name = f"trial {trial.number} of {task} by {method}"
+                self.on_way[name] = task, method, trial
+                yield name, (task, method, trial.number, suggest(trial, search, method), self.sizes[task])
+
+    def tell(self, name: str, tried: Tried) -> float:
+        """Write how a trial ended, and the best one where it was the last; the trial's size."""
+        from optuna.trial import TrialState
+
+        task, method, trial = self.on_way[name]
+        trial.set_user_attr(LOSS, tried.loss)
+        trial.set_user_attr("seconds", tried.seconds)
+        trial.study.tell(trial, tried.score, state=TrialState.COMPLETE if tried.score is not None else TrialState.PRUNED)
+        del self.on_way[name]
+        self.write(task, method)
+        return self.sizes[task]
+
+    def write(self, task: str, method: Method) -> None:
+        """Write the best trial, of equal ones that with the lowest loss; left to the process that finishes the last one."""
+        from optuna.trial import TrialState
+
+        journal = open_journal(self.study, task, method)
+        finished = _finished(journal)
+        if finished >= self.study.config.search.trials:
+            # Few validation examples often cannot tell trials apart; their loss can.
+            tied = [
+                trial for trial in journal.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trial.value == journal.best_value
+            ]
+            best = min(tied, key=lambda trial: (trial.user_attrs.get(LOSS) or 0.0, trial.number))
+            assert best.value is not None
+            write_best(self.study, task, method, Best(best.number, finished, self.metrics[task], best.value, dict(best.params)))
+
+
+class TrialWorker(StudyWorker):
+    """A worker of `run_search`, on as many train examples as searches take."""
+
+    def __init__(self, config: StudyConfig, folder: str) -> None:
+        super().__init__(config, folder)
+        self.tasks = {name: task.with_parts(task.parts.at_most(config.search.train_examples)) for name, task in self.tasks.items()}
+
+    def attempt(
+        self, task: str, method: Method, number: int, hyperparameters: dict[str, Any], size: float, tick: Tick | None = None
+    ) -> Tried:
+        """Make a trial that was drawn; made again by another worker, it says what it said before."""
+
+        def report(share: float) -> None:
+            if tick is not None:
+                tick(share * size, task=task, method=method, trial=number)
+
+        report(0.0)
+        journal = open_journal(self.study, task, method)
+        return attempt(self.study, self.tasks[task], method, _reopened(journal, number), hyperparameters, report)
+
+
+def attempt(
+    study: Study, task: StudyTask, method: Method, trial: "optuna.Trial", hyperparameters: dict[str, Any], report: Callable[[float], None]
+) -> Tried:
+    """Train with the drawn hyperparameters, as far as the trial is not pruned."""
     config, search = study.config, study.config.search
-    settings = settings_with(study, method, suggest(trial, search, method), f"trial {trial.number}")
-    found: list[float] = []
+    settings = settings_with(study, method, hyperparameters, f"trial {trial.number}")
+    said, found = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values, list[Scored]()
 
     def validated(step: int, done: int, scored: Scored) -> bool:
-        found.append(scored.metrics[task.metric])
-        trial.set_user_attr(LOSS, scored.metrics.get("nll"))
-        trial.report(found[-1], done)
+        found.append(scored)
+        if done in said:  # by an attempt that was killed later
+            return False
+        trial.report(scored.metrics[task.metric], done)
         return done < config.training.evaluations and bool(trial.should_prune())
 
     validator = Validator(task, config.training.evaluations, validated)
     model = build_model(task, method, settings, search.seed)
-    fitted = fit(task, model, settings, config.training, search.seed, _epochs(study), [validator, Ticker(meter.tick)])
-    trial.set_user_attr("seconds", fitted.seconds)
-    return found[-1] if validator.done >= config.training.evaluations else None
+    fitted = fit(task, model, settings, config.training, search.seed, _epochs(study), [validator, Ticker(report)])
+    score = found[-1].metrics[task.metric] if validator.done >= config.training.evaluations else None
+    return Tried(score, found[-1].metrics.get("nll"), fitted.seconds)
+
+
+def _reopened(journal: "optuna.Study", number: int) -> "optuna.Trial":
+    """A trial that another process drew."""
+    import optuna
+
+    return optuna.Trial(journal, journal.get_trials(deepcopy=False)[number]._trial_id)
 
 
 def suggest(trial: "optuna.Trial", search: SearchConfig, method: Method) -> dict[str, Any]:
@@ -218,22 +304,5 @@ def _missing(study: Study, task: str, method: Method) -> int:
     return max(lacking, int(best is None or best.trials < min(wanted, _finished(journal))))
 
 
-def _write(study: Study, task: StudyTask, method: Method, journal: "optuna.Study") -> None:
-    """Write the best trial, of equal ones that with the lowest loss; left to the process that finishes the last one."""
-    from optuna.trial import TrialState
-
-    finished = _finished(journal)
-    if finished >= study.config.search.trials:
-        # Few validation examples often cannot tell trials apart; their loss can.
-        tied = [trial for trial in journal.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trial.value == journal.best_value]
-        best = min(tied, key=lambda trial: (trial.user_attrs.get(LOSS) or 0.0, trial.number))
-        assert best.value is not None
-        write_best(study, task.name, method, Best(best.number, finished, task.metric, best.value, dict(best.params)))
-
-
 def _epochs(study: Study) -> float:
     return study.config.search.epochs or study.config.training.epochs
-
-
-def _parts(study: Study, task: StudyTask) -> Any:
-    return task.parts.at_most(study.config.search.train_examples)

@@ -29,13 +29,16 @@ from llgbm.workspace import settle
 from llgbm.zoo.folder import TeacherZoo
 
 
-def train_generator(config: ExperimentConfig, begin: Begin = "new", progress: ProgressCallback | None = None) -> TrainingResult:
+def train_generator(
+    config: ExperimentConfig, begin: Begin = "new", progress: ProgressCallback | None = None, held: bool = False
+) -> TrainingResult:
     """Train a generator on the zoo's seen teachers; write the run folder.
 
     Args:
         config: Everything that decides the result.
         begin: Whether the run begins in its folder or goes on there.
         progress: Called with the step, the number of steps, and the current figures.
+        held: As `train`.
 
     Raises:
         InputError: A setting, the zoo or a checkpoint does not fit.
@@ -44,7 +47,7 @@ def train_generator(config: ExperimentConfig, begin: Begin = "new", progress: Pr
     weights = active_terms({name: float(value) for name, value in vars(config.objective).items()})
     parse_schedules(config.training.schedules)
     config = settle(config, TeacherZoo.load(config.checkpoint_folder))
-    return train(config, lambda device: BehaviorProblem(config, weights, device), begin, progress)
+    return train(config, lambda device: BehaviorProblem(config, weights, device), begin, progress, held)
 
 
 OF_ATTRIBUTES, OF_ANY_TASKS = {"attributes", "practice"}, {"agreement"}

@@ -92,6 +92,7 @@ def train(
     make: Callable[[torch.device], Problem],
     begin: Begin = "new",
     progress: ProgressCallback | None = None,
+    held: bool = False,
 ) -> TrainingResult:
     """Train what a problem asks for; write the run folder, in which no other process works meanwhile.
 
@@ -100,6 +101,7 @@ def train(
         make: Builds the problem on a device; called once the seeds are set.
         begin: Whether the run begins in its folder or goes on there.
         progress: Called with the step, the number of steps, and the figures last logged; before the first one with what is done `now`.
+        held: Whoever asked holds the folder already, and keeps others out of it.
 
     Raises:
         InputError: A setting, what the problem reads, or a checkpoint does not fit; the folder stands otherwise than `begin` asks,
@@ -109,7 +111,8 @@ def train(
     accelerator, folder = new_accelerator(config), config.run_folder
     check_device(config.model.device, accelerator.device)
     with ExitStack() as stack:
-        from_first(lambda: stack.enter_context(hold(folder)))
+        if not held:
+            from_first(lambda: stack.enter_context(hold(folder)))
         from_first(lambda: check_begin(folder, begin))
         from_first(lambda: mark_killed(folder))
         if progress is not None and accelerator.is_main_process:

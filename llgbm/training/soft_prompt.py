@@ -28,20 +28,23 @@ from llgbm.workspace import settle
 from llgbm.zoo.folder import TeacherZoo
 
 
-def train_soft_prompt(config: ExperimentConfig, begin: Begin = "new", progress: ProgressCallback | None = None) -> TrainingResult:
+def train_soft_prompt(
+    config: ExperimentConfig, begin: Begin = "new", progress: ProgressCallback | None = None, held: bool = False
+) -> TrainingResult:
     """Train a writer of soft prompts on the seen tasks' examples, with the steps, tasks and reader a generator would have.
 
     Args:
         config: Of its objective, `agreement` counts; the answers' cross-entropy has weight 1.
         begin: Whether the run begins in its folder or goes on there.
         progress: Called with the step, the number of steps, and the current figures.
+        held: As `train`.
 
     Raises:
         InputError: A setting, the zoo or a checkpoint does not fit.
         DivergedError: The loss is not finite.
     """
     config = settle(config, TeacherZoo.load(config.checkpoint_folder))
-    return train(config, lambda device: SoftPromptProblem(config, device), begin, progress)
+    return train(config, lambda device: SoftPromptProblem(config, device), begin, progress, held)
 
 
 class SoftPromptProblem(Problem):

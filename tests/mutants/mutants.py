@@ -6,7 +6,7 @@ the line that carries the rule. A rule that is gone takes its mutant along.
 
 from dataclasses import dataclass
 
-LEAKS, FANOUT = "test_leaks.py", "test_fanout.py"
+LEAKS, FANOUT, CLAIMS = "test_leaks.py", "test_fanout.py", "test_claims.py"
 
 
 @dataclass(frozen=True)
@@ -295,14 +295,14 @@ MUTANTS = (
     # Caches and statistics
     _leak(
         "kept scores of another zoo",
-        "evaluation/task_eval.py",
+        "evaluation/answering.py",
         "[setting.teachers[q.task.name].hash for q in questions]]",
         "len(questions)]",
         "test_kept_scores_of_another_zoo_are_not_used",
     ),
     _leak(
         "kept scores of another pool",
-        "evaluation/task_eval.py",
+        "evaluation/answering.py",
         "pool = [t.hash for t in setting.pool] if chosen.uses_pool else []",
         "pool = []",
         "test_kept_scores_of_another_pool_are_not_used",
@@ -537,8 +537,8 @@ MUTANTS = (
     Mutant(
         "validation examples that are test examples",
         "study/parts.py",
-        "return Parts(tuple(rest[: sizes.train_examples]), tuple(held_back), tuple(tested))",
-        "return Parts(tuple(rest[: sizes.train_examples]), tuple(test), tuple(tested))",
+        "return Parts(tuple(rest[: sizes.train_examples_for(name)]), tuple(held_back), tuple(tested))",
+        "return Parts(tuple(rest[: sizes.train_examples_for(name)]), tuple(test), tuple(tested))",
         "test_study_parts.py::test_validation_comes_from_the_train_split_alone",
     ),
     Mutant(
@@ -655,9 +655,9 @@ MUTANTS = (
     ),
     Mutant(
         "one process that stops the runs of another",
-        "study/runs.py",
-        "            except BusyError as error:\n                left[task, method, seed] = error\n",
-        "            except BusyError:\n                raise\n",
+        "fanout/claims.py",
+        "                    left[piece.name] = error\n",
+        "                    raise\n",
         "test_study_runs.py::test_a_run_that_another_process_works_at_is_left_to_it_and_the_others_are_finished",
     ),
     Mutant(
@@ -824,6 +824,69 @@ MUTANTS = (
         "free = max(1, most",
         "free = max(0, most",
         f"{FANOUT}::test_a_cluster_that_lost_every_node_is_waited_for",
+    ),
+    Mutant(
+        "a piece done again that another process has finished",
+        "fanout/claims.py",
+        "                if piece.is_done():\n",
+        "                if False:\n",
+        f"{CLAIMS}::test_what_another_process_finishes_meanwhile_is_not_done_again",
+    ),
+    Mutant(
+        "a folder given free before its result is written",
+        "fanout/claims.py",
+        "            by_name[name].commit(result)\n            self.held.pop(name).close()\n",
+        "            self.held.pop(name).close()\n            by_name[name].commit(result)\n",
+        f"{CLAIMS}::test_folders_are_held_until_results_are_written",
+    ),
+    Mutant(
+        "workers on another disk",
+        "fanout/shared.py",
+        "if not (self.folder / self.mark).is_file():",
+        "if not self.mark:",
+        f"{CLAIMS}::test_workers_that_see_another_disk_are_refused",
+    ),
+    Mutant(
+        "workers that begin elsewhere",
+        "fanout/shared.py",
+        "        os.chdir(self.start)\n",
+        "",
+        f"{CLAIMS}::test_a_worker_begins_where_the_driver_stands",
+    ),
+    Mutant(
+        "cells on another zoo",
+        "studies/cells.py",
+        "if TeacherZoo.load(folder).content_hash != content:",
+        "if not TeacherZoo.load(folder).content_hash:",
+        "test_ablation.py::test_a_worker_with_another_zoo_is_refused",
+    ),
+    Mutant(
+        "a multi-task adapter that several workers train",
+        "evaluation/answering.py",
+        "if trains or s == split or",
+        "if s == split or",
+        "test_task_eval.py::test_a_part_is_a_method_and_the_splits_it_answers_alike",
+    ),
+    Mutant(
+        "answers to one wording taken for those to another",
+        "evaluation/answering.py",
+        "return not METHODS[method].reads_condition and self",
+        "return self",
+        "test_task_eval.py::test_a_part_is_a_method_and_the_splits_it_answers_alike",
+    ),
+    Mutant(
+        "trials left on their way",
+        "study/search.py",
+        "            trial.study.tell(trial, state=TrialState.FAIL)\n",
+        "            pass\n",
+        "test_study_search.py::test_a_fault_in_a_trial_leaves_it_failed",
+    ),
+    Mutant(
+        "a trial pruned where it went on before",
+        "study/search.py",
+        "        if done in said:",
+        "        if done in ():",
+        "test_study_search.py::test_a_trial_that_is_made_again_goes_on_where_it_went_on_before",
     ),
     Mutant(
         "a folder that is looked for on the hub",

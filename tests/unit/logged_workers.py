@@ -5,7 +5,7 @@ Lines stand in a file of the config's output_dir; a file `kill` there asks.
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,16 @@ import numpy as np
 
 from llgbm.config import ExperimentConfig
 from llgbm.delta import Measuring
+from llgbm.evaluation.answering import EvaluationWorker, load_worker
 from llgbm.lora.factors import LoRAFactors
 from llgbm.probes import ProbeSet
+from llgbm.scoring import Score
+from llgbm.studies.cells import CellWorker
+from llgbm.study.config import Method
+from llgbm.study.folder import RunResult
+from llgbm.study.runs import RunWorker
+from llgbm.study.search import TrialWorker, Tried
+from llgbm.study.training import Settings
 from llgbm.zoo.teaching import Taught, Teaching
 
 
@@ -70,3 +78,64 @@ class LoggedMeasuring(Measuring):
             return found
 
         return logged(self.folder, factors.content_hash()[:8], work)
+
+
+class LoggedCells(CellWorker):
+    """Dies in the middle of a training; lines stand beside the study's folder."""
+
+    def perform(self, cell: str, config: ExperimentConfig, tick: Any = None) -> dict[str, Any]:
+        folder = Path(config.output_dir).parent
+
+        def die_later(step: int, **figures: Any) -> None:
+            if step == 2:
+                die_if_asked(folder)
+
+        return logged(folder, cell, lambda: super(LoggedCells, self).perform(cell, config, die_later))
+
+
+class LoggedAnswering(EvaluationWorker):
+    """Dies when it has scored a method; lines stand beside its cache."""
+
+    def score(self, method: str, splits: Sequence[str], tick: Any = None) -> dict[str, list[Score]]:
+        folder = Path(str(self.setting.cache_dir)).parent
+
+        def work() -> dict[str, list[Score]]:
+            found = super(LoggedAnswering, self).score(method, splits)
+            die_if_asked(folder)
+            return found
+
+        return logged(folder, f"{method}:{'+'.join(splits)}", work)
+
+
+def load_logged_worker(*given: Any) -> LoggedAnswering:
+    """As `load_worker`."""
+    loaded = load_worker(*given)
+    return LoggedAnswering(loaded.setting, loaded.checkpoint)
+
+
+class LoggedRuns(RunWorker):
+    """Dies in the middle of a training; lines stand beside the study's folder."""
+
+    def perform(self, task: str, method: Method, seed: int, settings: Settings, size: float, tick: Any = None) -> RunResult:
+        folder = self.study.folder.parent
+
+        def die_later(inside: float, **figures: Any) -> None:
+            if inside > size / 2:
+                die_if_asked(folder)
+
+        return logged(folder, f"{method}-{seed}", lambda: super(LoggedRuns, self).perform(task, method, seed, settings, size, die_later))
+
+
+class LoggedTrials(TrialWorker):
+    """Dies when a trial has said how far it is; lines stand beside the study's folder."""
+
+    def attempt(self, task: str, method: Method, number: int, hyperparameters: Any, size: float, tick: Any = None) -> Tried:
+        folder = self.study.folder.parent
+
+        def die_later(inside: float, **figures: Any) -> None:
+            if inside > size / 2:
+                die_if_asked(folder)
+
+        return logged(
+            folder, f"{number}", lambda: super(LoggedTrials, self).attempt(task, method, number, hyperparameters, size, die_later)
+        )

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,12 @@ from llgbm.config import preset_folder
 from llgbm.errors import InputError
 from llgbm.evaluation.statistics import replicates
 from llgbm.report.plots_study import plot_study
-from llgbm.studies import ablation
-from llgbm.studies.ablation import cell_name, load_study, run_study, study_names, summarize
+from llgbm.studies import cells
+from llgbm.studies.ablation import run_study, summarize
+from llgbm.studies.cells import CellWorker
+from llgbm.studies.variants import Study, cell_name, load_study, study_names
+from llgbm.tracking.lock import BusyError, hold
+from llgbm.zoo.folder import TeacherZoo
 
 STUDY = {
     "config": "smoke",
@@ -72,12 +77,34 @@ def test_rows_are_means_and_intervals_over_the_cells_evaluations(world: Path, re
 
 def test_finished_cells_are_not_run_again_and_another_setting_is(world: Path, overrides: dict, result: dict, monkeypatch) -> None:
     study, trained = load_study(str(world / "tiny.yaml")), []
-    monkeypatch.setattr(ablation, "train_generator", lambda config, **_: trained.append(config.experiment_name))
+    monkeypatch.setattr(cells, "train_generator", lambda config, **_: trained.append(config.experiment_name))
     assert run_study(study, world / "studies", overrides) == result
     assert not trained
     with pytest.raises(InputError):  # nothing is evaluated here: no run was trained
         run_study(study, world / "elsewhere", overrides, ["both"], [5])
     assert trained == ["both-seed5"]
+
+
+def test_a_cell_that_another_process_works_at_is_left_to_it_and_the_others_are_finished(
+    world: Path, overrides: dict, result: dict, tmp_path: Path
+) -> None:
+    study, seen = load_study(str(world / "tiny.yaml")), []
+    busy = tmp_path / "tiny" / cell_name("both", 0)
+    with hold(busy), pytest.raises(BusyError, match=f"{busy}: process .* has worked there"):
+        run_study(study, tmp_path, overrides, ["both"], progress=lambda done, total, **figures: seen.append((done, total, figures)))
+    done = {path.parent.name for path in tmp_path.rglob("eval_main.json")}
+    assert done == {cell_name("both", 1)}
+    assert (seen[0][:2], seen[-1][:2]) == ((0, 6), (3, 6))
+    assert {figures.get("cell") for _, _, figures in seen} == {None, "both/1"}
+
+
+def test_a_worker_with_another_zoo_is_refused(world: Path) -> None:
+    zoo = str(world / "zoo")
+    study, content = load_study(str(world / "tiny.yaml")), TeacherZoo.load(zoo).content_hash
+    assert CellWorker(study, {zoo: content}).identity
+    message = f"{zoo}: the worker on {socket.gethostname()} has another zoo there; give every node the same one"
+    with pytest.raises(InputError, match=message):
+        CellWorker(study, {zoo: "another"})
 
 
 def write_cells(folder: Path, right: dict[tuple[str, int], float], own_tasks: bool = False) -> dict[tuple[str, int], float]:
@@ -104,7 +131,7 @@ def write_cells(folder: Path, right: dict[tuple[str, int], float], own_tasks: bo
 
 def test_lines_are_compared_at_each_number_and_drawn(tmp_path: Path) -> None:
     right = {("a, 5", 0): 0.2, ("b, 5", 0): 0.1, ("a, 10", 0): 0.9, ("b, 10", 0): 0.4, ("b, 20", 0): 0.5}
-    study = ablation.Study("made", "smoke", {name: {} for name, _ in right}, reference="a", methods=["generated"], axis="tasks")
+    study = Study("made", "smoke", {name: {} for name, _ in right}, reference="a", methods=["generated"], axis="tasks")
     means = write_cells(tmp_path, right)
     result = summarize(study, tmp_path, list(right))
     found = {(row["variant"], row["other"]): row["difference"] for row in result["comparisons"]}
@@ -116,7 +143,7 @@ def test_lines_are_compared_at_each_number_and_drawn(tmp_path: Path) -> None:
 
 def test_folds_are_a_result_together_and_methods_are_compared(tmp_path: Path) -> None:
     folds, methods = {"fold 0": {}, "fold 1": {}}, ["generated", "ridge"]
-    study = ablation.Study("made", "smoke", folds, methods=methods, together=True)
+    study = Study("made", "smoke", folds, methods=methods, together=True)
     right = {(name, seed): 0.8 for name in folds for seed in (0, 1)}
     means = write_cells(tmp_path, right)
     for cell in right:
@@ -156,7 +183,7 @@ def test_a_soft_prompt_is_trained_beside_each_cell_that_compares_one(world: Path
 
 @pytest.mark.parametrize("own_tasks", [False, True])
 def test_the_reference_is_paired_by_task_with_seeds_averaged(tmp_path: Path, own_tasks: bool) -> None:
-    study = ablation.Study("made", "smoke", {"a": {}, "b": {}}, reference="a", methods=["generated"])
+    study = Study("made", "smoke", {"a": {}, "b": {}}, reference="a", methods=["generated"])
     right = {("a", 0): 0.9, ("a", 1): 0.8, ("b", 0): 0.3, ("b", 1): 0.4}
     means = write_cells(tmp_path, right, own_tasks)
     compared = summarize(study, tmp_path, list(right))["comparisons"]

@@ -34,3 +34,9 @@ def test_a_new_folder_takes_a_preset_or_a_file(tmp_path: Path) -> None:
 def test_a_step_without_what_it_needs_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "drift", "--output", str(tmp_path)]) == 2
     assert "no run is finished; run 'llgbm study run' first" in capsys.readouterr().err
+
+
+def test_an_engine_is_refused_where_a_step_has_no_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "drift", "--output", str(tmp_path), "--engine", "ray"]) == 2
+    said = "llgbm: study drift runs in this process; leave out --engine, which is for search, run and all\n"
+    assert capsys.readouterr().err == said

@@ -9,7 +9,7 @@ import pytest
 from llgbm.cli import COMMANDS, make_parser
 from llgbm.config import describe_fields
 from llgbm.errors import InputError
-from llgbm.studies.ablation import load_study
+from llgbm.studies.variants import load_study
 from llgbm.study.config import describe_study
 
 ROOT = Path(__file__).parents[2]

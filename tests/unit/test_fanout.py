@@ -10,7 +10,7 @@ import pytest
 from fanout_workers import Squares, Strangers, Unable
 from scripted_ray import ScriptedRay
 
-from llgbm.cli import main
+from llgbm.cli import main, make_parser
 from llgbm.errors import InputError
 from llgbm.fanout import hand, ray_crew
 from llgbm.fanout.crew import Job
@@ -167,9 +167,9 @@ def test_workers_in_other_surroundings_are_said_and_recorded(caplog, monkeypatch
     numbers = iter(range(9))
     true = hand.Hand._begin
 
-    def begin(self: Hand, job: Job) -> Any:
+    def begin(self: Hand, job: Job, shared: Any) -> Any:
         number = next(numbers)
-        hello = true(self, job)
+        hello = true(self, job, shared)
         return replace(hello, host=f"host{number}", environment={**hello.environment, "cpu_capability": f"kind {number}"})
 
     monkeypatch.setattr(hand.Hand, "_begin", begin)
@@ -247,6 +247,13 @@ def test_flags_that_do_not_fit_are_refused(flags: tuple[str, ...], sentence: str
     monkeypatch.chdir(tmp_path)
     assert main([*BUILD, *flags]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("ablate", "few"), ("study", "run"), ("evaluate",)], ids=lambda words: words[0])
+def test_trainings_and_evaluations_take_the_same_flags(command: tuple[str, ...], tmp_path: Path) -> None:
+    flags = ["--engine", "ray", "--address", "auto", "--workers", "3", "--output", str(tmp_path)]
+    args = make_parser(command[0]).parse_args([*command[1:], *flags])
+    assert (args.engine, args.address, args.workers) == ("ray", "auto", 3)
 
 
 def test_without_ray_a_sentence_says_what_to_install(capsys, monkeypatch, tmp_path) -> None:

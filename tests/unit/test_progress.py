@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from llgbm.progress import ProgressBar
+from llgbm.progress import ProgressBar, Tally
 
 
 class Terminal(io.StringIO):
@@ -20,6 +20,16 @@ def _lines(updates: list[tuple[float, int]], total: int = 1000, stream: io.Strin
         for now[0], done in updates:
             progress(done, total, loss=0.5)
     return stream.getvalue().splitlines()
+
+
+def test_pieces_of_different_sizes_are_counted_in_any_order() -> None:
+    seen, workers = [], {"busy": "1/2"}
+    tally = Tally(10.0, lambda done, total, **figures: seen.append((done, total, figures)), lambda: workers)
+    tally.add(4.0)
+    tally.tick(1.6, loss=0.5)
+    tally.add(6.0)
+    assert seen == [(4, 10, workers), (6, 10, {**workers, "loss": 0.5}), (10, 10, workers)]
+    Tally(1.0).add(1.0)
 
 
 def test_the_time_left_follows_the_rate_of_the_last_while() -> None:

@@ -8,20 +8,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from evaluation_world import build_evaluation_world
 from fanout_workers import Squares
-from logged_workers import LoggedMeasuring, LoggedTeaching, lines
+from logged_workers import LoggedCells, LoggedMeasuring, LoggedRuns, LoggedTeaching, LoggedTrials, lines, load_logged_worker
+from study_world import TASK, small_study
+from training_world import build_world
 
 from llgbm.bench.fanout import bench_fanout
 from llgbm.cli import main
 from llgbm.config import ExperimentConfig, LoRAConfig, ModelConfig, ZooConfig
 from llgbm.delta import DeltaCache, Measuring, fill_cache
 from llgbm.errors import InputError
+from llgbm.evaluation import task_eval
+from llgbm.evaluation.setting import EvaluationConfig
+from llgbm.evaluation.task_eval import evaluate
 from llgbm.fanout.crew import Job
 from llgbm.fanout.local import Local
 from llgbm.fanout.ray import RayEngine, Seat, require_answer
-from llgbm.files import hash_file
+from llgbm.files import hash_file, read_json
 from llgbm.lora.peft_io import find_adapters
 from llgbm.probes import load_probes
+from llgbm.studies import ablation
+from llgbm.studies.ablation import run_study
+from llgbm.studies.variants import Study as VariedStudy
+from llgbm.study import runs, search
+from llgbm.study.runs import run_runs
+from llgbm.study.search import open_journal, run_search
 from llgbm.zoo import build
 from llgbm.zoo.build import build_zoo
 from llgbm.zoo.micro.world import micro_suite
@@ -123,6 +135,99 @@ def test_deltas_whose_worker_is_killed_have_the_bits_of_one_process(world: Path,
     assert hashes(tmp_path / "ray").keys() == hashes(tmp_path / "local").keys()
     told = Counter(tuple(line.split()[:2]) for line in lines(tmp_path))
     assert sorted(told.values()) == [1] * 11 + [2]  # six ended once each, one was begun twice
+
+
+def begun_and_ended(folder: Path) -> list[int]:
+    """How often each line was written: each piece ends once, and those are begun twice whose worker died."""
+    return sorted(Counter(tuple(line.split()[:2]) for line in lines(folder)).values())
+
+
+def test_an_evaluation_whose_worker_is_killed_is_that_of_one_process(
+    engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_evaluation_world(tmp_path / "world")
+    methods = ("base", "teacher", "nearest", "multitask_blind")
+    config = EvaluationConfig(methods=methods, splits=("seen", "unseen_wording", "unseen_combination"))
+    monkeypatch.chdir(tmp_path)
+    expected = evaluate(None, "world/zoo", config, "local/cache").to_json()
+    monkeypatch.setattr(task_eval, "load_worker", load_logged_worker)
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "kill").touch()
+    seen = []
+    found = evaluate(None, "world/zoo", config, "ray/cache", lambda *counts, **figures: seen.append((*counts, figures)), engine).to_json()
+    assert json.dumps(found) == json.dumps(expected)
+    assert hashes(tmp_path / "ray" / "cache") == hashes(tmp_path / "local" / "cache")
+    assert begun_and_ended(tmp_path / "ray") == [1] * (2 * 8 - 1) + [2]
+    told = {line.split()[1] for line in lines(tmp_path / "ray")}
+    assert told >= {"multitask_blind:seen+unseen_wording+unseen_combination", "base:seen+unseen_wording", "nearest:unseen_wording"}
+    assert seen[-1][:2] == (40, 40)
+    assert seen[-1][2]["lost"] == 1
+
+
+def test_cells_whose_worker_is_killed_come_to_the_files_of_one_process(
+    engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths are relative to the folder in which the command is given."""
+    build_world(tmp_path / "world")
+    training = {"total_steps": 4, "save_interval": 1, "validation_fraction": 0.2}
+    values = {"lora": {"rank": 2, "alpha": 4}, "training": training}
+    study = VariedStudy("tiny", "smoke", {"both": {}, "product": {"objective": {"kl": 0}}}, seeds=[0], set=values, splits=["seen"])
+    given = {"model.name": str(tmp_path / "world" / "base"), "checkpoint_folder": "../world/zoo"}
+    found = {}
+    for where, place in (("local", None), ("ray", engine)):
+        (tmp_path / where / "studies").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / where)
+        if place:
+            monkeypatch.setattr(ablation, "CellWorker", LoggedCells)
+            Path("studies/kill").touch()
+        found[where] = run_study(study, "studies", given, engine=place)
+    assert found["ray"] == found["local"]
+    kept = [path for path in Path("studies").rglob("*") if path.suffix == ".safetensors" or path.name == "config.yaml"]
+    assert len([path for path in kept if path.parent.name == "generator"]) == 2
+    assert {path: hash_file(path) for path in kept} == {path: hash_file(tmp_path / "local" / path) for path in kept}
+    assert begun_and_ended(tmp_path / "ray" / "studies") == [1, 1, 1, 2]
+    for path in Path("studies").rglob("eval_main.json"):
+        one, other = (read_json(place / path) for place in (tmp_path / "local", tmp_path / "ray"))
+        assert one["made"].pop("run") != other["made"].pop("run")  # an absolute path
+        assert one == other
+    earlier = [read_json(path).get("earlier", []) for path in Path("studies").rglob("metadata.json")]
+    assert sorted(map(len, earlier)) == [0, 1]  # the killed run went on from its checkpoint
+    assert not list(Path("studies").rglob(".*"))
+
+
+def test_runs_of_a_study_whose_worker_is_killed_come_to_the_files_of_one_process(
+    engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, together = small_study(tmp_path / "local" / "study"), small_study(tmp_path / "ray" / "study")
+    expected = run_runs(alone).results
+    monkeypatch.setattr(runs, "RunWorker", LoggedRuns)
+    (tmp_path / "ray" / "kill").touch()
+    seen = []
+    found = run_runs(together, lambda done, total, **figures: seen.append((done, total, figures)), engine).results
+    assert [replace(one, seconds=0.0) for one in found] == [replace(one, seconds=0.0) for one in expected]
+    kept = [path.relative_to(alone.folder) for path in alone.folder.rglob("*.safetensors")]
+    assert len(kept) == 2 * 3 + 2  # states and model of each
+    assert {path: hash_file(together.folder / path) for path in kept} == {path: hash_file(alone.folder / path) for path in kept}
+    assert begun_and_ended(tmp_path / "ray") == [1, 1, 1, 2]
+    assert [(done, total) for done, total, _ in seen] == [(0, 64), (32, 64), (64, 64)]
+    assert seen[-1][2]["lost"] == 1
+    assert not list(together.folder.rglob(".*"))
+
+
+def test_a_search_whose_worker_is_killed_makes_the_trials_of_one_process(
+    engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are drawn at random: further ones would depend on which have ended."""
+    pytest.importorskip("optuna")
+    asked = {"methods": ["lora"], "search__trials": 3, "search__train_examples": 16, "search__startup_trials": 3}
+    alone, together = small_study(tmp_path / "local" / "study", **asked), small_study(tmp_path / "ray" / "study", **asked)
+    expected = run_search(alone)
+    monkeypatch.setattr(search, "TrialWorker", LoggedTrials)
+    (tmp_path / "ray" / "kill").touch()
+    assert run_search(together, engine=engine) == expected
+    one, other = (open_journal(study, TASK, "lora").trials for study in (alone, together))
+    assert [(t.params, t.value, t.intermediate_values) for t in other] == [(t.params, t.value, t.intermediate_values) for t in one]
+    assert begun_and_ended(tmp_path / "ray") == [1, 1, 1, 1, 1, 2]
 
 
 def test_what_workers_refuse_is_one_sentence(world: Path, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

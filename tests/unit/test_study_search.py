@@ -18,7 +18,7 @@ from llgbm.errors import InputError
 from llgbm.files import write_text
 from llgbm.study.config import LoRARanges
 from llgbm.study.folder import Study
-from llgbm.study.search import LOSS, open_journal, run_search, suggest
+from llgbm.study.search import LOSS, TrialWorker, open_journal, run_search, suggest
 from llgbm.study.settings import chosen_settings, read_best
 from llgbm.study.tasks.generation import GenerationTask
 from llgbm.tracking.process import this_process
@@ -161,6 +161,25 @@ def test_a_fault_in_a_trial_leaves_it_failed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="PEFT finds none of them"):
         run_search(study)
     assert _states(study) == ["FAIL"]
+
+
+def test_a_trial_that_is_made_again_goes_on_where_it_went_on_before(tmp_path: Path) -> None:
+    """A worker died that had said how far it was: that stands, though others have done better since."""
+    study = small_study(tmp_path, **SEARCH)
+    journal = open_journal(study, TASK, "lora")
+    for _ in range(2):
+        better = journal.ask()
+        for step in (1, 2):
+            better.report(0.9, step)
+        journal.tell(better, 0.9)
+    trial = journal.ask()
+    trial.report(0.5, 1)
+    drawn = suggest(trial, study.config.search, "lora")
+    shares, worker = [], TrialWorker(study.config, str(study.folder))
+    tried = worker.attempt(TASK, "lora", 2, drawn, 16.0, lambda share, **figures: shares.append(share))
+    assert tried.score is not None
+    assert _trials(study)[2].intermediate_values == {1: 0.5, 2: tried.score}
+    assert (shares[0], shares[-1]) == (0.0, 16.0)
 
 
 def _command(folder: Path) -> list[str]:

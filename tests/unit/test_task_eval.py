@@ -12,7 +12,8 @@ from tolerance import depth, relative
 
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
-from llgbm.evaluation import task_eval
+from llgbm.evaluation import answering
+from llgbm.evaluation.answering import EvaluationWorker
 from llgbm.evaluation.made import how_made
 from llgbm.evaluation.methods import METHODS
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
@@ -180,7 +181,7 @@ def test_kept_scores_are_the_scores(zoo_folder, tmp_path, monkeypatch):
     config = EvaluationConfig(splits=("seen", "unseen_wording"))
     fresh = evaluate(None, zoo_folder, config).to_json()
     assert evaluate(None, zoo_folder, config, cache_dir=tmp_path).to_json() == fresh
-    monkeypatch.setattr(task_eval, "_score", None)  # calling it would fail: everything is read
+    monkeypatch.setattr(answering, "_score", None)  # calling it would fail: everything is read
     assert evaluate(None, zoo_folder, config, cache_dir=tmp_path).to_json() == fresh
 
 
@@ -212,6 +213,23 @@ def test_a_saved_generator_is_evaluated_under_its_runs_hash(zoo_folder, tmp_path
     assert found["config_hash"] == config.get_hash()
     of = found["splits"]["seen"]
     assert of["generated"]["nll"] == pytest.approx(of["base"]["nll"], rel=NLL, abs=0)  # a new generator writes the zero adapter
+
+
+def test_a_part_is_a_method_and_the_splits_it_answers_alike(zoo_folder):
+    outline = EvaluationWorker(asked(zoo_folder, methods=("base", "generated", "multitask_blind"))).survey()
+    splits = tuple(outline.questions)
+    assert outline.parts == [
+        ("base", ("seen", "unseen_wording")),
+        ("generated", ("seen",)),
+        ("multitask_blind", splits),
+        ("base", ("unseen_combination", "unseen_both")),
+        ("generated", ("unseen_combination",)),
+        ("generated", ("unseen_wording",)),
+        ("generated", ("unseen_both",)),
+        ("base", ("mixture",)),
+        ("generated", ("mixture",)),
+    ]
+    assert not [q for asked in outline.questions.values() for q in asked if q.task.train or q.task.test]  # which would be much to send
 
 
 def test_progress_reaches_the_end(zoo_folder):
