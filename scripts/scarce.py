@@ -35,11 +35,11 @@ from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.manifest import is_zoo
 from llgbm.zoo.suites import load_suite
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB = 1 << 10
 INSIDE = "LLGBM_SCARCE_INSIDE"
 """Set in the process that may mount."""
 FIRST, MOST_TRIES = 16, 200
-"""KiB that are given at first, of memory MiB; and how often at most."""
+"""KiB that are given at first, and how often more is given at most."""
 
 
 class Scarcity:
@@ -96,13 +96,13 @@ class Files(Scarcity):
 
 
 class Memory(Scarcity):
-    """The process may map a few MiB beyond what it has mapped."""
+    """The process may map a little more than it has mapped: 64 KiB for each that is given, since a process maps in large pieces."""
 
     said = "memory ran out"
     names_place = False
 
     def limit(self, amount: int) -> None:
-        limit = psutil.Process().memory_info().vms + amount * MIB
+        limit = psutil.Process().memory_info().vms + 64 * amount * KIB
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
