@@ -13,7 +13,7 @@ REMEDIES = {
     errno.EMFILE: "let more files be open (ulimit -n)",
 }
 """What helps where the system refuses, by its number of the fault; other faults of the system are none of the user's."""
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "annot allocate memory", "std::bad_alloc")
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "annot allocate memory", "std::bad_alloc", "can't start new thread")
 """What libraries say when the system refuses memory."""
 
 
@@ -40,3 +40,9 @@ def ran_out(error: BaseException) -> bool:
     """Whether an exception says that memory ran out."""
     named = any(kind.__name__ in ("MemoryError", "OutOfMemoryError") for kind in type(error).__mro__)
     return named or any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def blame_memory(error: BaseException) -> None:
+    """Raise MemoryError where an exception says that memory ran out: no file that was being read is to blame."""
+    if ran_out(error):
+        raise MemoryError(first_line(error)) from error

@@ -395,8 +395,8 @@ MUTANTS = (
     Mutant(
         "bad input with the status of a failure",
         "cli/__init__.py",
-        "return _fail(error, BAD_INPUT, debug)",
-        "return _fail(error, FAILURE, debug)",
+        "        return BAD_INPUT\n",
+        "        return FAILURE\n",
         "test_cli.py::test_bad_input_is_one_sentence_and_status_2",
     ),
     Mutant(
@@ -537,8 +537,8 @@ MUTANTS = (
     Mutant(
         "validation examples that are test examples",
         "study/parts.py",
-        "return Parts(tuple(rest[: sizes.train_examples]), tuple(held_back), tuple(tested))",
-        "return Parts(tuple(rest[: sizes.train_examples]), tuple(test), tuple(tested))",
+        "return Parts(tuple(rest[: sizes.train_examples_for(name)]), tuple(held_back), tuple(tested))",
+        "return Parts(tuple(rest[: sizes.train_examples_for(name)]), tuple(test), tuple(tested))",
         "test_study_parts.py::test_validation_comes_from_the_train_split_alone",
     ),
     Mutant(
@@ -995,6 +995,13 @@ MUTANTS = (
         "if ran_out(error) else REMEDIES",
         "if False else REMEDIES",
         "test_cli.py::test_what_the_system_refuses_is_one_sentence_with_a_remedy_and_status_2",
+    ),
+    Mutant(
+        "an adapter that is blamed for too little memory",
+        "lora/peft_io.py",
+        "        blame_memory(error)\n",
+        "",
+        "test_errors.py::test_an_adapter_is_not_to_blame_where_memory_is_refused",
     ),
     Mutant(
         "output that nobody takes left to the interpreter's end",
