@@ -25,17 +25,18 @@ def save_harness_tasks(suite: TaskSuite, folder: str | Path) -> list[str]:
         InputError: A task's name cannot be a file's, `lm_eval --tasks` would read more into it, or it has no test examples.
     """
     folder = Path(folder)
+    group = folder / path_part(suite.name, "suite")
     names = {task.name: _checked(f"{suite.name}-{task.name}", task) for task in suite}
     refuse_twins(names.values(), "task")
     for task in suite:
-        place = folder / names[task.name]
+        place = folder / path_part(names[task.name], "task")
         parts = {"test": task.test, **({"train": task.train} if task.train else {})}
         files = {part: place.with_name(f"{place.name}-{part}.jsonl") for part in parts}
         for part, file in files.items():
             write_text(file, to_jsonl({"text": suite.framed(example.input), "answer": example.output} for example in parts[part]))
         _write_yaml(place, _described(suite, place.name, files, task.test))
     aggregated = [{"metric": "exact_match", "aggregation": "mean", "weight_by_size": False}]
-    _write_yaml(folder / suite.name, {"group": suite.name, "task": [*names.values()], "aggregate_metric_list": aggregated})
+    _write_yaml(group, {"group": suite.name, "task": [*names.values()], "aggregate_metric_list": aggregated})
     return [suite.name, *names.values()]
 
 
@@ -65,7 +66,8 @@ def _checked(name: str, task: Task) -> str:
         raise InputError(f"task {name!r} holds {special!r}, in which 'lm_eval --tasks' would read more than a name; rename it")
     if not task.test:
         raise InputError(f"task {name}: has no test examples, which are what lm-evaluation-harness asks; give it some or leave it out")
-    return path_part(name, "task")
+    path_part(name, "task")
+    return name
 
 
 def _write_yaml(place: Path, values: dict[str, Any]) -> None:
