@@ -52,7 +52,7 @@ def test_an_adapter_is_not_to_blame_where_memory_is_refused(tmp_path: Path) -> N
     write_adapter(tmp_path, factors, base_name="x")
     assert (tmp_path / "adapter_model.safetensors").stat().st_size > 1 << 25
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (1 << 20), limits[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + (1 << 24), limits[1]))
     try:
         with pytest.raises(MemoryError, match="annot allocate memory"):
             read_adapter(tmp_path)
