@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from llgbm.errors import InputError
+from llgbm.errors import InputError, system_fault
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,10 +57,11 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     try:
-        yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
-            sync(path)
-        temporary.chmod(0o777 & ~_umask())
+        with names_its_faults(folder):
+            yield temporary
+            for path in [*temporary.rglob("*"), temporary]:
+                sync(path)
+            temporary.chmod(0o777 & ~_umask())
         try:
             temporary.rename(folder)
         except OSError:
@@ -76,12 +77,16 @@ def names_its_faults(path: str | Path) -> Iterator[None]:
     """Let a fault of the system inside (disk full, file too large, no permission) name the file that was to be written.
 
     Raises:
-        OSError: The same fault, with `path` as its file name; the system leaves it out, or names a temporary file.
+        OSError: The same fault, with `path` as its file name; the system leaves it out, or names a temporary file, and safetensors makes
+            a fault of its own of it.
     """
     try:
         yield
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from error
+    except Exception as error:
+        number = system_fault(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -100,7 +105,8 @@ def link_or_copy(file: str | Path, place: str | Path) -> None:
     try:
         os.link(file, place)
     except OSError:
-        shutil.copyfile(file, place)
+        with Path(file).open("rb") as source, whole_file(place) as target:
+            shutil.copyfileobj(source, target)
 
 
 def read_text(path: str | Path) -> str:

@@ -47,6 +47,7 @@ class Framing:
         end_token: str | None = None,
         max_length: int | None = None,
         cut_left: bool = False,
+        remember: bool = True,
     ) -> None:
         """Args:
             tokenizer: Needs a padding token and an end token (or `end_token`).
@@ -56,6 +57,7 @@ class Framing:
             end_token: What is put after an answer instead of the tokenizer's end token (of a chat: the template's); one token.
             max_length: Longest sequence in tokens; None sets no limit.
             cut_left: Cut what is too long on the left (after BOS) instead of leaving it out.
+            remember: Keep what examples were spelled as; not where ever new ones come, which would fill the memory.
 
         Raises:
             InputError: No end token, one of several tokens, no chat template, or one that fails or refuses the system prompt.
@@ -67,7 +69,7 @@ class Framing:
         self.end = self._end(end_token)
         own = tokenizer.eos_token_id
         self.ends: frozenset[int] = frozenset([self.end, *ends, *([own] if isinstance(own, int) else [])])
-        self._known: dict[Example, tuple[list[int], list[int]]] = {}
+        self._known: dict[Example, tuple[list[int], list[int]]] | None = {} if remember else None
 
     @classmethod
     def of(cls, base: Base, suite: TaskSuite, zoo: ZooConfig | None = None) -> "Framing":
@@ -172,6 +174,8 @@ class Framing:
         return text
 
     def _whole(self, example: Example) -> tuple[list[int], list[int]]:
+        if self._known is None:
+            return self._spell(example, ())
         if example not in self._known:
             self._known[example] = self._spell(example, ())
         return self._known[example]

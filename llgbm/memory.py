@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from llgbm.errors import InputError
+from llgbm.errors import InputError, ran_out
 
 T = TypeVar("T")
 GIB = 1 << 30
@@ -26,8 +26,6 @@ SHARE = 0.75
 """Of the memory that is free, what the plan gives away: allocators round up, and operations need scratch memory."""
 COMFORTABLE_BYTES = {"cpu": 1 << 26, "cuda": GIB}
 """Larger forwards are no faster, by kind of device; on the CPU because they leave its caches, measured on the micro base."""
-REFUSALS = ("not enough memory", "can't allocate memory")
-"""What torch says on the CPU when the system refuses memory."""
 CGROUP = Path("/sys/fs/cgroup")
 logger = logging.getLogger(__name__)
 
@@ -47,6 +45,7 @@ class MemoryPlan:
         self._chosen: dict[tuple[str, int, int, int], int] = {}
         self._lowered: dict[str, int] = {}
         self._said: set[str] = set()
+        self._begun: set[str] = set()
 
     def free_bytes(self, settled: bool = True) -> int:
         """What new work may take now; unless `settled`, memory that was freed but did not go back to the system counts as taken."""
@@ -63,17 +62,37 @@ class MemoryPlan:
             row_bytes: What each row takes.
             most: More are not wanted.
             fixed_bytes: What the work takes however many rows share it.
+
+        Raises:
+            InputError: When a kind of work begins, `memory_gb` has no room for one row of it, here or in a process that must divide alike.
         """
         key = (kind, row_bytes, most, fixed_bytes)
         if key not in self._chosen:
-            free, wanted = self.free_bytes(settled=False), most * row_bytes + fixed_bytes
+            free, wanted, rows = self.free_bytes(settled=False), most * row_bytes + fixed_bytes, most
             if wanted > free:
                 free = self.free_bytes()
-                self._chosen[key] = max(1, min(most, (free - fixed_bytes) // max(1, row_bytes)))
+                least = 1 if kind in self._begun else self._room_for_one(row_bytes + fixed_bytes)
+                rows = max(least, min(most, (free - fixed_bytes) // max(1, row_bytes)))
             if self.agree is not None:
-                self._chosen[key] = self.agree(self._chosen.get(key, most))
-            self._say(kind, self._chosen.get(key, most), most, row_bytes, fixed_bytes, free)
+                rows = self.agree(rows)
+            if rows < 1:
+                raise InputError(self._too_small(kind, row_bytes + fixed_bytes))
+            self._begun.add(kind)
+            if rows < most or self.agree is not None:
+                self._chosen[key] = rows
+            self._say(kind, rows, most, row_bytes, fixed_bytes, free)
         return min(self._chosen.get(key, most), self._lowered.get(kind, most))
+
+    def _room_for_one(self, bytes_of_one: int) -> int:
+        """1 if a row fits into the budget to the last byte, or there is no budget; else 0."""
+        return int(self.memory_gb is None or used_bytes(self.device) + bytes_of_one <= self.memory_gb * GIB)
+
+    def _too_small(self, kind: str, bytes_of_one: int) -> str:
+        taken = used_bytes(self.device) / GIB
+        return (
+            f"memory_gb {self.memory_gb:g} is too little: {taken:.2f} GiB are taken already, and one row of {kind} takes "
+            f"{bytes_of_one / GIB:.2g} more; give {taken + bytes_of_one / GIB / SHARE + 0.05:.1f} or more, or leave it out"
+        )
 
     def _say(self, kind: str, rows: int, most: int, row_bytes: int, fixed_bytes: int, free: int) -> None:
         """Tell the choice, if the user asked for a budget or memory made it; each kind once."""
@@ -125,11 +144,6 @@ class MemoryPlan:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return rows // 2
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in REFUSALS)
 
 
 def used_bytes(device: torch.device, settled: bool = True) -> int:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING
 
-from llgbm.errors import InputError, first_line
+from llgbm.errors import REMEDIES, InputError, first_line, ran_out, system_fault
 from llgbm.progress import quietly
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ class Terminated(BaseException):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for failure, 2 for bad input, 130 on Ctrl-C, 141 on a closed pipe, 143 on SIGTERM."""
+    """Run one command; returns the exit status.
+
+    It is 0, 1 for failure, 2 for bad input, a full disk and too little memory, 130 on Ctrl-C, 141 on a closed pipe, 143 on SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug, quiet = "--debug" in arguments, "--quiet" in arguments
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks transformers for it
@@ -75,17 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, so that a closed pipe is noticed while it can be answered
             return status
     except BrokenPipeError:
-        return _leave_closed_pipes()
+        _leave_stuck_streams()
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         print(f"llgbm: interrupted; {GOES_ON}", file=sys.stderr)
         return INTERRUPTED
     except Terminated:
         print(f"llgbm: terminated; {GOES_ON}", file=sys.stderr)
         return TERMINATED
-    except InputError as error:
-        return _fail(error, BAD_INPUT, debug)
     except Exception as error:  # the last resort of a program: one sentence for the user, the traceback with --debug
-        return _fail(error, FAILURE, debug)
+        return _fail(error, debug)
 
 
 @contextmanager
@@ -105,16 +107,17 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _leave_closed_pipes() -> int:
-    """The reader has gone (`llgbm ... | head`): let the interpreter's last flush go nowhere, and say nothing."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+def _leave_stuck_streams() -> list[str]:
+    """Let the last flush of streams that nobody takes any more (`llgbm ... | head`, a file on a full disk) go nowhere; which these are."""
+    nowhere, stuck = os.open(os.devnull, os.O_WRONLY), []
+    for name, stream in (("standard output", sys.stdout), ("standard error", sys.stderr)):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(nowhere, stream.fileno())
+            stuck.append(name)
     os.close(nowhere)
-    return BROKEN_PIPE
+    return stuck
 
 
 @contextmanager
@@ -174,17 +177,25 @@ def _overview() -> str:
     return "\n".join([*lines, "", *ENDING])
 
 
-def _fail(error: Exception, status: int, debug: bool) -> int:
+def _fail(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    print(f"llgbm: {_sentence(error)}", file=sys.stderr)
-    return status
+    if isinstance(error, InputError):
+        print(f"llgbm: {str(error) or type(error).__name__}", file=sys.stderr)
+        return BAD_INPUT
+    remedy = "free memory, or let less be done at once (--memory_gb)" if ran_out(error) else REMEDIES.get(system_fault(error) or 0)
+    said = _sentence(error, _leave_stuck_streams() if remedy else [])
+    print(f"llgbm: {said}" + (f"; {remedy}; {GOES_ON}" if remedy else ""), file=sys.stderr)
+    return BAD_INPUT if remedy else FAILURE
 
 
-def _sentence(error: Exception) -> str:
-    if isinstance(error, InputError) and str(error):
-        return str(error)
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+def _sentence(error: Exception, stuck: Sequence[str]) -> str:
+    """What is wrong, and where; `stuck` are the streams that take no more."""
     said = first_line(error)
-    return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or [*stuck, "standard output, or a file"][0]
+        return f"{where}: {error.strerror}"
+    told = "" if said == type(error).__name__ else said
+    if ran_out(error):
+        return "memory ran out" + (f" ({told})" if told else "")
+    return f"{type(error).__name__}: {told}" if told else said

@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "cache": ("llgbm.bench.cache", "bench_cache"),
     "evaluate": ("llgbm.bench.evaluate", "bench_evaluate"),
     "serve": ("llgbm.bench.serve", "bench_serve"),
+    "hostile": ("llgbm.bench.hostile", "bench_hostile"),
     "tracking": ("llgbm.bench.tracking", "bench_tracking"),
     "store": ("llgbm.bench.tracking", "bench_store"),
     "memory-500m": ("llgbm.bench.memory", "bench_memory_500m"),

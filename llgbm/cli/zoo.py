@@ -57,6 +57,8 @@ def add_arguments(parser: CommandParser) -> None:
     frame = "another frame: a text with {input} and \\n for a new line, or chat"
     tasks.add_argument("--frame", default=None, metavar="X", help=frame)
     tasks.add_argument("--save", default=None, metavar="DIR", help="write the suite as a JSONL folder")
+    harness = "write its tasks as YAML for lm-evaluation-harness, with a group of the suite's name"
+    tasks.add_argument("--save_lm_eval", default=None, metavar="DIR", help=harness)
     tasks.add_argument("--figure", default=None, metavar="FILE", help="draw tasks by domain and split (.png or .svg)")
     reword = actions.add_parser("reword", help="the same teachers, in other words", description=REWORD, example=REWORDED)
     add_folder(reword, *ZOO_NAMES, default=ZOO, help="the zoo")
@@ -143,6 +145,10 @@ def _tasks(args: Namespace) -> int:
     if args.save:
         suite = suite.with_whole_mixtures()
         suite.save(args.save)
+    if args.save_lm_eval:
+        from llgbm.zoo.harness import save_harness_tasks
+
+        save_harness_tasks(suite, args.save_lm_eval)
     if args.figure:
         from llgbm.report.plots import plot_suite
 

@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 
 from llgbm.checking import RECORD, read_as
 from llgbm.delta.entries import ENTRIES_FILE, DeltaRecord, Entries
-from llgbm.errors import InputError
+from llgbm.errors import InputError, blame_memory
 from llgbm.files import hash_json, read_json, write_bytes, write_json
 from llgbm.names import path_part
 
@@ -169,6 +169,7 @@ class DeltaCache:
                 return load(content)["delta"]
             fault = "its bytes are not those that were written"
         except (OSError, SafetensorError, KeyError) as error:
+            blame_memory(error)
             fault = f"it cannot be read ({error})"
         self.faults.append(f"{path}: the delta of {name} is corrupt, {fault}")
         return None

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from llgbm.checking import RECORD, Integer, Text, read_as
 from llgbm.errors import InputError
-from llgbm.files import absolute, sync
+from llgbm.files import absolute, names_its_faults, sync
 from llgbm.names import path_part
 
 ENTRIES_FILE = "adapters.jsonl"
@@ -100,7 +100,7 @@ class Entries:
     def append(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Write records, path -> record, and know them. Only one process at a time may, and after `read`."""
         lines = [json.dumps({"path": path, **record, "place": absolute(path)}) for path, record in records.items()]
-        with self.file.open("ab") as file:
+        with names_its_faults(self.file), self.file.open("ab") as file:
             file.truncate(self._end)  # what a process was writing when it was killed
             file.write("".join(f"{line}\n" for line in lines).encode())
             file.flush()

@@ -52,6 +52,20 @@ def shard_layers(functional: FunctionalLoRA, base: PreTrainedModel, device: torc
     functional.memory.agree = partial(_least, device=device)
 
 
+def shared_bytes(functional: FunctionalLoRA, processes: int) -> tuple[int, int]:
+    """Bytes of a base's weights that each of several processes keeps with `shard_layers`, and of what it gathers while it computes.
+
+    Of each parameter in a layer the first process has the largest share. Two layers are whole at once, the one that is computed and the
+    one after it, whose numbers are on their way.
+    """
+    stack = layer_stack(functional.model, functional.n_layers)
+    layers = [] if stack is None else [list(layer.parameters()) for layer in stack]
+    in_layers = {id(parameter): parameter for layer in layers for parameter in layer}
+    kept = sum(parameter.nbytes for parameter in functional.model.parameters() if id(parameter) not in in_layers)
+    kept += sum(-(-p.shape[0] // processes) * (p.nbytes // p.shape[0]) for p in in_layers.values())
+    return kept, 2 * max((sum(parameter.nbytes for parameter in layer) for layer in layers), default=0)
+
+
 def _move_own(module: nn.Module, device: torch.device, but: set[int]) -> None:
     """Move what a module holds itself, in place, so that whoever shares it finds it moved."""
     for parameter in module.parameters(recurse=False):

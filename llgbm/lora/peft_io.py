@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llgbm.checking import shown
-from llgbm.errors import InputError, first_line
+from llgbm.errors import InputError, blame_memory, first_line
 from llgbm.files import write_bytes, write_json
 from llgbm.lora.adapter_config import CONFIG_FILE, read_config
 from llgbm.lora.factors import LoRAFactors
@@ -200,6 +200,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 warnings.simplefilter("ignore", UserWarning)  # torch asks for reports of protocols it does not write itself
                 return dict(torch.load(file, map_location="cpu", weights_only=True))
     except (SafetensorError, RuntimeError, EOFError, ValueError, TypeError, OSError, UnpicklingError) as error:
+        blame_memory(error)
         raise InputError(f"adapter {folder}: {file.name} is truncated or broken ({first_line(error)}); copy or train it again") from error
     raise InputError(f"adapter {folder}: {TENSOR_FILE} is missing; copy or train the adapter again")
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llgbm.dataset import encode_texts
-from llgbm.errors import InputError
+from llgbm.errors import InputError, blame_memory
 from llgbm.files import hash_json, hash_tensors, write_bytes
 from llgbm.zoo.base import Base, content_of
 
@@ -153,6 +153,7 @@ class SentenceEncoder:
         try:
             self._model = SentenceTransformer(str(folder) if known else source, device="cpu", trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
+            blame_memory(error)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"text encoder {source} cannot be loaded ({reason}); 'hashing' needs no download") from error
         self._transformer: Any = self._model[0].auto_model

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llgbm.errors import InputError
+from llgbm.errors import InputError, blame_memory
 from llgbm.files import read_json, write_bytes, write_json
 from llgbm.hub import fetched, hub_name, on_hub
 from llgbm.models.encoder import TextEncoder, build_encoder
@@ -190,6 +190,7 @@ class ConditionReader(nn.Module):
         try:
             weights = load_file(folder / WEIGHTS_FILE)
         except (OSError, SafetensorError) as error:
+            blame_memory(error)
             raise InputError(f"{folder / WEIGHTS_FILE}: cannot be read ({error}); save the {cls.kind} again") from error
         load_weights(network, weights, folder / WEIGHTS_FILE)
         return network.eval()

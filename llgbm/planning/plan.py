@@ -1,7 +1,7 @@
 """The plan of an experiment: memory and time of each stage on devices of a kind, before anything of it is loaded or computed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from llgbm.config import ExperimentConfig
@@ -63,13 +63,15 @@ def make_plan(config: ExperimentConfig, load: Workload, devices: Devices) -> Pla
         raise InputError(
             f"the costs are of {devices.costs.dtype}, model.dtype is {config.model.dtype}; measure them with --calibrate in that precision"
         )
+    if config.training.shard_base and devices.count < 2:
+        raise InputError("training.shard_base spreads the base over devices, and there is one; plan with more (--gpus), or set it to false")
     plan = _plan(config, load, devices)
     if not plan.too_large():
         return plan
     stage = max(plan.too_large(), key=lambda one: one.least_bytes)
     raise InputError(
         f"{stage.name}: {config.model.name} in {config.model.dtype} needs devices of {_gib(stage.least_bytes / SHARE)} GiB, these have "
-        f"{_gib(devices.memory_bytes)}; {_remedy(config, load, devices)}"
+        f"{_gib(devices.memory_bytes)}; {_remedy(plan, config, load)}"
     )
 
 
@@ -111,32 +113,47 @@ def _plan(config: ExperimentConfig, load: Workload, devices: Devices) -> Plan:
     return Plan(stages, devices)
 
 
-def _remedy(config: ExperimentConfig, load: Workload, devices: Devices) -> str:
-    """The first setting under which everything fits, tried one after another, each with those before it."""
+def _remedy(plan: Plan, config: ExperimentConfig, load: Workload) -> str:
+    """The first settings under which everything fits: one after another is added that makes a stage smaller which is too large."""
     said: list[str] = []
-    least = 0.0
-    for text, changed in _savings(config):
+    for text, changed in _savings(plan.devices.count):
+        tried = changed(config)
+        planned = plan if tried == config else _plan(tried, load, plan.devices)
+        if not _is_smaller(planned, plan):
+            continue
+        config, plan = tried, planned
         said.append(text)
-        stages = _plan(changed, load, devices)
-        if not stages.too_large():
+        if not plan.too_large():
             return f"set {', '.join(said)}"
-        least = max(stage.least_bytes for stage in stages.stages)
-    return f"take devices of {math.ceil(least / SHARE / GIB)} GiB and set {', '.join(said)}, or take a smaller base"
+    least = max(stage.least_bytes for stage in plan.stages)
+    settings = f" and set {', '.join(said)}" if said else ""
+    return f"take devices of {math.ceil(least / SHARE / GIB)} GiB{settings}, or take a smaller base"
 
 
-def _savings(config: ExperimentConfig) -> Iterator[tuple[str, ExperimentConfig]]:
+def _is_smaller(plan: Plan, former: Plan) -> bool:
+    """Whether a stage that was too large needs less than before."""
+    large = {stage.name: stage.least_bytes for stage in former.too_large()}
+    return any(stage.name in large and stage.least_bytes < large[stage.name] for stage in plan.stages)
+
+
+def _savings(devices: int) -> list[tuple[str, Callable[[ExperimentConfig], ExperimentConfig]]]:
     """Settings that save memory, in the order in which they cost least."""
-    if config.model.dtype == "float32":
-        config = replace(config, model=replace(config.model, dtype="bfloat16"))
-        yield "model.dtype to bfloat16", config
-    training, zoo = replace(config.training, gradient_checkpointing=True), replace(config.zoo, gradient_checkpointing=True)
-    config = replace(config, training=training, zoo=zoo)
-    yield "zoo.gradient_checkpointing and training.gradient_checkpointing to true", config
-    if config.generator.size != "s":
-        config = replace(config, generator=replace(config.generator, size="s"))
-        yield "generator.size to s", config
-    if config.lora.rank > 4:
-        yield "lora.rank to 4", replace(config, lora=replace(config.lora, rank=4))
+    return [
+        ("model.dtype to bfloat16", lambda config: replace(config, model=replace(config.model, dtype="bfloat16"))),
+        (
+            "zoo.gradient_checkpointing and training.gradient_checkpointing to true",
+            lambda config: replace(
+                config, training=replace(config.training, gradient_checkpointing=True), zoo=replace(config.zoo, gradient_checkpointing=True)
+            ),
+        ),
+        *(
+            [("training.shard_base to true", lambda config: replace(config, training=replace(config.training, shard_base=True)))]
+            if devices > 1
+            else []
+        ),
+        ("generator.size to s", lambda config: replace(config, generator=replace(config.generator, size="s"))),
+        ("lora.rank to 4", lambda config: replace(config, lora=replace(config.lora, rank=min(4, config.lora.rank)))),
+    ]
 
 
 def _gib(size: float) -> str:

@@ -12,6 +12,7 @@ from llgbm.delta.engine import adapters_at_once as deltas_at_once
 from llgbm.evaluation.methods import METHODS
 from llgbm.functional_lora import FunctionalLoRA, recompute_layers
 from llgbm.functional_lora.measure import comfortable_rows, logits_bytes, row_bytes, rows_at_once
+from llgbm.functional_lora.sharding import shared_bytes
 from llgbm.planning.paper import PaperMemory, weights_bytes
 from llgbm.planning.steps import Generator, Rows, Teachers, forward, reads_base, share_of_layers
 from llgbm.planning.work import Work, count
@@ -62,11 +63,12 @@ class Planner:
         functional: The base on paper, new for each stage.
         config: The experiment.
         load: How much of everything.
-        devices: How many share the work; each has the base, and in training the generator.
+        devices: How many share the work; each has the base, but for a training that spreads it, and in training the generator.
     """
 
     def __init__(self, functional: FunctionalLoRA, config: ExperimentConfig, load: Workload, devices: int) -> None:
         self.functional, self.config, self.load, self.devices = functional, config, load, devices
+        self.base_bytes = weights_bytes(functional)
         rank = max(config.zoo.ranks or [config.lora.rank])
         self.adapter_bytes = 4 * rank * sum(d_in + d_out for d_in, d_out in functional.shapes.values())
 
@@ -107,6 +109,8 @@ class Planner:
         functional, load, training = self.functional, self.load, self.config.training
         if training.gradient_checkpointing:
             recompute_layers(functional)
+        if training.shard_base:
+            self._share()
         trained, reads = Generator(functional, self.config), reads_base(self.config)
         weights = sum(parameter.nbytes for parameter in trained.network.parameters())
         own, examples = math.ceil(training.tasks_per_step / self.devices), training.examples_per_task
@@ -122,6 +126,7 @@ class Planner:
         if reads:
             work += self._scored() * (training.train_examples * load.adapters / self.devices)
         what = f"{weights / 4e6:.1f}M parameters, {training.total_steps} steps of {training.tasks_per_step} adapters, {together} at once"
+        what += f", the base's layers in {self.devices} shares" if training.shard_base else ""
         return self._stage(
             "generator", what, written, together, together * examples if reads else 0, sizes, work, training.tasks_per_step, state
         )
@@ -142,6 +147,11 @@ class Planner:
         memory = self.functional.memory
         assert isinstance(memory, PaperMemory)
         memory.taken += size
+
+    def _share(self) -> None:
+        """From here on each device has its share of the base alone, and room for what it gathers."""
+        self.base_bytes = sum(shared_bytes(self.functional, self.devices))
+        self._take(self.base_bytes - weights_bytes(self.functional))
 
     def _scored(self) -> Work:
         """Of one row, scored among as many as share a forward."""
@@ -175,7 +185,7 @@ class Planner:
         state: float = 0,
     ) -> Stage:
         """Of adapters that take `each` bytes, and rows that take `sizes`, beside the base and some state; `parts` can be shared out."""
-        fixed = weights_bytes(self.functional) + state
+        fixed = self.base_bytes + state
         return Stage(name, what, fixed + each + sizes(min(rows, 1)), fixed + adapters * each + sizes(rows), work, min(self.devices, parts))
 
 

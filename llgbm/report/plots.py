@@ -20,6 +20,7 @@ from scipy.spatial.distance import squareform
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from llgbm.files import whole_file
 from llgbm.percent import percent
 from llgbm.report.embeddings import cosine_similarities
 from llgbm.zoo.suite import TaskSuite
@@ -39,8 +40,10 @@ def saved_figure(path: str | Path, width: float, height: float) -> Iterator[Figu
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"svg.hashsalt": "llgbm"}):
-        figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+        with whole_file(path.with_suffix(".png")) as file:
+            figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+        with whole_file(path.with_suffix(".svg")) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})
 
 
 def bare_axes(axes: Axes) -> None:

@@ -118,13 +118,16 @@ class Gateway:
             raise RefusedError(401, "the token is missing or wrong; send it as 'Authorization: Bearer TOKEN'")
 
     async def _json(self, request: Request) -> Any:
-        body = b""
+        body = bytearray()
         try:
-            async for part in request.stream():
-                body += part
-                if len(body) > self.limits.body_bytes:
-                    raise RefusedError(413, f"the request has more than {self.limits.body_bytes} bytes")
+            async with asyncio.timeout(self.limits.seconds):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > self.limits.body_bytes:
+                        raise RefusedError(413, f"the request has more than {self.limits.body_bytes} bytes")
             return json.loads(body)
+        except TimeoutError as error:
+            raise RefusedError(408, f"the request did not arrive within {self.limits.seconds:g} seconds; send it at once") from error
         except (ValueError, RecursionError) as error:
             raise RefusedError(400, f"the request is no JSON ({str(error)[:80]})") from error
         except ClientDisconnect as error:

@@ -10,6 +10,7 @@ from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA, greedy_decode
 from llgbm.functional_lora.decoding import padded_left
 from llgbm.functional_lora.families import COUNT_PADDING
+from llgbm.functional_lora.measure import rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.serve.shelf import Shelf
 
@@ -118,6 +119,13 @@ class Engine:
             job.answer.set_result(answer)
 
     def _decode(self, jobs: Sequence[Job]) -> list[Answer]:
+        """Answers of a batch, as many together as memory takes."""
+        longest = max(len(job.prompt) + job.max_tokens for job in jobs)
+        rows = rows_at_once(self.functional, "decoding", longest, len(jobs), answers=1)
+        parts = self.functional.memory.run("decoding", len(jobs), 1, rows, lambda part, _: self._decode_part([jobs[i] for i in part]))
+        return [answer for part in parts for answer in part]
+
+    def _decode_part(self, jobs: Sequence[Job]) -> list[Answer]:
         known = self.shelf.take([job.sentence for job in jobs if job.sentence is not None])
         factors = LoRAFactors.stack([self._none if job.sentence is None else known[job.sentence] for job in jobs])
         device, framing = self.functional.device, self.framing

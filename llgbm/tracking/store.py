@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from llgbm.checking import RECORD, Integer, read_as
 from llgbm.errors import InputError
-from llgbm.files import hash_file, read_json, sync, write_json
+from llgbm.files import hash_file, names_its_faults, read_json, sync, write_json
 from llgbm.names import path_part, refuse_twins, relative_path
 from llgbm.tracking.blobs import GRACE_S, BlobStore
 from llgbm.tracking.process import timestamp
@@ -306,7 +306,7 @@ def _write_new(path: Path, value: Any) -> bool:
     """Write a JSON file unless one is there; whether it was written. Readers see all of it or nothing."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with names_its_faults(path), os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())

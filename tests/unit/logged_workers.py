@@ -68,7 +68,7 @@ class LoggedMeasuring(Measuring):
     def load(cls, config: ExperimentConfig, probes: ProbeSet, *others: Any) -> "LoggedMeasuring":
         made = super().load(config, probes, *others)
         assert isinstance(made, cls)
-        made.folder = Path(config.output_dir)
+        made.folder, made.engine.adapters_at_once = Path(config.output_dir), 1
         return made
 
     def deltas(self, factors: LoRAFactors, tick: Any = None) -> np.ndarray:

@@ -41,8 +41,10 @@ def test_predictions_at_the_last_token_are_those_of_the_plain_model(base: Base, 
         assert_near(behavior.predictions.log_probs[row], values, scale=logits, length=512, depth=depth(5))
 
 
-def test_states_at_the_last_token_give_the_fingerprint(base: Base, factors: LoRAFactors) -> None:
-    engine = DeltaEngine(base, ANSWERED, memory_gb=1e-9)  # one adapter a forward
+def test_states_at_the_last_token_give_the_fingerprint(base: Base, factors: LoRAFactors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llgbm.memory.SHARE", 1e-9)  # one adapter a forward
+    engine = DeltaEngine(base, ANSWERED)
+    monkeypatch.undo()
     states = engine.behavior(factors, predictions=False).states
     assert states is not None
     differences = states[-1].unflatten(0, (3, 2)) - engine.base_states[0]

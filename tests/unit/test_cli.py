@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import torch
 
-from llgbm.cli import COMMANDS, main
+from llgbm.cli import COMMANDS, GOES_ON, main
 from llgbm.cli.options import add_config_arguments, read_config
 from llgbm.cli.parser import CommandParser
 from llgbm.errors import InputError
-from llgbm.files import write_text
+from llgbm.files import names_its_faults, write_text
 from llgbm.progress import ProgressBar
 from llgbm.zoo.micro.world import micro_suite
 from llgbm.zoo.suites import load_suite
@@ -197,3 +200,36 @@ def test_a_fault_of_the_system_names_the_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(command, "run", lambda args: write_text(tmp_path / "file" / "below", ""))
     assert main(["zoo", "list"]) == 1
     assert capsys.readouterr().err == f"llgbm: {tmp_path / 'file'}: File exists\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
+@pytest.mark.parametrize("command", [["zoo", "tasks"], ["--version"]])
+def test_output_on_a_full_disk_ends_with_one_sentence(command: list[str]) -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "llgbm", *command], stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
+    assert done.returncode == 2
+    assert done.stderr == f"llgbm: standard output: No space left on device; free some there; {GOES_ON}\n"
+
+
+def _on_full_disk(args: object) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as file, names_its_faults("deltas/adapters.jsonl"):
+        file.write(b"x")
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (_on_full_disk, "deltas/adapters.jsonl: No space left on device; free some there"),
+        (lambda args: bytearray(1 << 60), "memory ran out; free memory, or let less be done at once (--memory_gb)"),
+        (lambda args: torch.empty(1 << 60), "memory ran out (*emory: you*); free memory, or let less be done at once (--memory_gb)"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence_with_a_remedy_and_status_2(
+    work: Callable[[object], object], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import llgbm.cli.zoo as command
+
+    monkeypatch.setattr(command, "run", work)
+    assert main(["zoo", "list"]) == 2
+    assert fnmatch(capsys.readouterr().err, f"llgbm: {said}; {GOES_ON}\n")

@@ -166,9 +166,11 @@ def test_layers_agree_with_each_other(base: Base, zoo: list[Path]) -> None:
 
 
 @pytest.mark.numeric
-def test_chunks_do_not_change_the_result(base: Base, zoo: list[Path]) -> None:
+def test_chunks_do_not_change_the_result(base: Base, zoo: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     factors = LoRAFactors.stack([read_adapter(path) for path in zoo])
-    small = DeltaEngine(base, PROBES, memory_gb=1e-9)
+    monkeypatch.setattr("llgbm.memory.SHARE", 1e-9)
+    small = DeltaEngine(base, PROBES)
+    monkeypatch.undo()
     assert small.adapters_at_once == 1
     assert_near(small.deltas(factors), DeltaEngine(base, PROBES).deltas(factors), scale=small.base_states, **WIDTHS)
 
@@ -471,6 +473,7 @@ TWO_PROCESSES = """
 import sys
 from pathlib import Path
 from accelerate import PartialState
+import llgbm.memory
 from llgbm.delta import DeltaCache, DeltaEngine, compute_deltas
 from llgbm.lora.peft_io import find_adapters
 from llgbm.probes import ProbeSet
@@ -478,7 +481,8 @@ from llgbm.zoo.base import load_base
 
 state = PartialState(cpu=True)
 assert state.num_processes == int(sys.argv[3]), state.num_processes
-engine = DeltaEngine(load_base("micro"), ProbeSet("three", ("abc", "a longer probe", "12")), memory_gb=1e-9)
+llgbm.memory.SHARE = 1e-9  # one adapter a forward
+engine = DeltaEngine(load_base("micro"), ProbeSet("three", ("abc", "a longer probe", "12")))
 report = compute_deltas(engine, find_adapters(sys.argv[1]), DeltaCache(sys.argv[2]))
 assert len(report.computed) == 4, report  # of all processes together
 state.destroy_process_group()

@@ -1,6 +1,7 @@
 """The growing file of a cache's records: what is written, what a kill leaves, and what other versions left."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,19 @@ def test_a_mended_delta_is_mended_for_every_path(tmp_path: Path) -> None:
     assert cache.held({"copy": "key0"}) == {"copy"}
     cache.save_delta("a0", np.full(2, 7.0), key="key0")
     np.testing.assert_array_equal(DeltaCache(tmp_path).get_delta("copy"), np.full(2, 7.0))
+
+
+def test_a_file_that_may_not_grow_is_named_and_what_was_stored_stays(tmp_path: Path) -> None:
+    cache = _saved(tmp_path, 3)
+    file = tmp_path / "adapters.jsonl"
+    before = file.stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before + before // 2, limits[1]))  # room for a part of what comes
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '{file}'"):
+            cache.save_deltas({f"b{i}": (f"other{i}", np.full(2, i)) for i in range(3)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {"a0", "a1", "a2"} <= set(DeltaCache(tmp_path).get_all_deltas())
+    cache.save_deltas({f"b{i}": (f"other{i}", np.full(2, i)) for i in range(3)})
+    assert set(DeltaCache(tmp_path).get_all_deltas()) == {"a0", "a1", "a2", "b0", "b1", "b2"}

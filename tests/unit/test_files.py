@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
@@ -20,6 +21,7 @@ from llgbm.files import (
     hash_file,
     hash_json,
     hash_tensors,
+    link_or_copy,
     names_its_faults,
     read_json,
     read_text,
@@ -130,6 +132,25 @@ def test_a_full_disk_names_the_file() -> None:
     with device.open("wb", buffering=0) as file, full as caught, names_its_faults(device):
         file.write(b"x")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
+
+
+def test_a_fault_that_a_library_only_mentions_names_the_folder(tmp_path: Path) -> None:
+    fault = pytest.raises(FileNotFoundError, match=rf"No such file or directory: '{tmp_path / 'model'}'")
+    with fault, whole_folder(tmp_path / "model") as folder:
+        save_file({"a": torch.zeros(2)}, folder / "nowhere" / "a.safetensors")
+    with pytest.raises(OSError, match=r"^no number, only words$"), names_its_faults(tmp_path):
+        raise OSError("no number, only words")
+
+
+def test_a_copy_in_the_place_of_a_link_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", unable)
+    (tmp_path / "file").write_bytes(bytes(5000))
+    link_or_copy(tmp_path / "file", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == bytes(5000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "file"]
 
 
 def test_hash_json_ignores_key_order_but_not_type() -> None:

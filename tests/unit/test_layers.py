@@ -20,7 +20,7 @@ LAYERS = (
     ("zoo.gguf",),
     ("zoo.named",),
     ("zoo.suites", "zoo.base", "zoo.manifest"),
-    ("zoo.importing",),
+    ("zoo.importing", "zoo.harness"),
     ("dataset",),
     ("framing",),
     ("functional_lora",),

@@ -35,8 +35,9 @@ from llgbm.models.writer import GeneratorSpec
 from llgbm.report.collect import collect_run
 from llgbm.zoo.base import load_base
 from llgbm.zoo.build import build_zoo
+from llgbm.zoo.harness import save_harness_tasks
 from llgbm.zoo.named import MICRO_FOLDER
-from llgbm.zoo.suite import ALPACA_FRAME, Task
+from llgbm.zoo.suite import ALPACA_FRAME, Example, Task, TaskSuite
 from llgbm.zoo.suites import load_suite
 
 ROOT = Path(__file__).parents[2]
@@ -189,6 +190,67 @@ def test_a_teachers_exact_match_is_the_one_of_llgbm_evaluate(tasks, zoo):
     found = {row["model"]: row["value"] for row in document["scores"] if row["metric"] == "exact_match"}
     assert found == {method: own[method]["exact_match"] for method in ("base", "teacher")}
     assert 0 < found["teacher"] < 1
+
+
+@pytest.fixture(scope="module")
+def exported(zoo, tmp_path_factory) -> Path:
+    """The zoo's suite as the harness's tasks."""
+    folder = tmp_path_factory.mktemp("exported")
+    assert main(["zoo", "tasks", "--suite", str(zoo.parent / "suite"), "--save_lm_eval", str(folder)]) == 0
+    return folder
+
+
+def test_a_suite_s_tasks_for_the_harness_score_as_llgbm_evaluate_does(exported, zoo):
+    config = EvaluationConfig(splits=("unseen_combination",), methods=("base", "teacher"), max_examples=ROWS)
+    own = evaluate(None, zoo, config).to_json()["splits"]["unseen_combination"]
+    document = evaluate_lm(None, zoo, config, HarnessConfig((f"micro-{UNSEEN}",), str(exported), batch_size="4"))
+    found = {row["model"]: row["value"] for row in document["scores"] if row["metric"] == "exact_match"}
+    assert found == {method: own[method]["exact_match"] for method in ("base", "teacher")}
+    assert 0 < found["teacher"] < 1
+
+
+@pytest.mark.slow
+def test_the_harness_s_own_command_runs_exported_tasks_offline(exported, zoo, tmp_path):
+    adapter = zoo / "code" / UNSEEN / "seed0"
+    model = ["--model", "hf", "--model_args", f"pretrained={MICRO_FOLDER},peft={adapter}", "--device", "cpu", "--batch_size", "4"]
+    asked = ["--tasks", "micro", "--include_path", str(exported), "--num_fewshot", "1", "--limit", "4"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "DISABLE_MULTIPROC": "1"}
+    command = [sys.executable, "-m", "lm_eval", *model, *asked, "--output_path", str(tmp_path / "scores.json")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **offline}, timeout=550)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (file,) = tmp_path.rglob("scores_*.json")
+    results = read_json(file)["results"]
+    assert {"micro", f"micro-{SEEN}", f"micro-{UNSEEN}"} == {*results}
+    alone = [results[f"micro-{name}"]["exact_match,none"] for name in (SEEN, UNSEEN)]
+    assert results["micro"]["exact_match,none"] == pytest.approx(sum(alone) / 2)
+
+
+def test_texts_of_exported_tasks_are_no_templates(tmp_path):
+    tricky = Task("odd", "d", "seen", "x", test=(Example("{{ 1 + 1 }} {input}", "{% raw %}"),))
+    suite = TaskSuite("mine", {"odd": tricky}, frame="{{ nothing }} {input}\n> ")
+    assert save_harness_tasks(suite, tmp_path) == ["mine", "mine-odd"]
+    (row,) = (json.loads(line) for line in (tmp_path / "mine-odd-test.jsonl").read_text().splitlines())
+    assert row == {"text": "{{ nothing }} {{ 1 + 1 }} {input}\n> ", "answer": "{% raw %}"}
+    task: Any = TaskManager(include_path=str(tmp_path), include_defaults=False).load(["mine-odd"])["tasks"]["mine-odd"]
+    (doc,) = task.test_docs()
+    assert (task.doc_to_text(doc), task.doc_to_target(doc)) == (row["text"], row["answer"])
+    chat = TaskSuite("chats", {"odd": tricky}, frame="chat", system="Be brief.")
+    save_harness_tasks(chat, tmp_path)
+    assert yaml.safe_load((tmp_path / "chats-odd.yaml").read_text())["description"] == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("name", "test", "message"),
+    [
+        ("a, b", (Example("a", "b"),), r"task 'mine-a, b' holds ',', in which 'lm_eval --tasks' would read more than a name; rename it"),
+        ("a/b", (Example("a", "b"),), r"task 'mine-a/b' holds the separator"),
+        ("a", (), r"task mine-a: has no test examples, which are what lm-evaluation-harness asks"),
+    ],
+)
+def test_a_task_that_the_harness_cannot_ask_is_refused(tmp_path, name, test, message):
+    with pytest.raises(InputError, match=message):
+        save_harness_tasks(TaskSuite("mine", {name: Task(name, "d", "seen", "x", test=test)}), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_adapter_is_put_in_alone_and_taken_out_again():

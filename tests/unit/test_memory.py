@@ -36,13 +36,25 @@ def test_budget_counts_what_is_loaded_and_lowers_the_rows(caplog):
     caplog.set_level("INFO", logger="llgbm")
     device = torch.device("cpu")
     loaded = used_bytes(device)
-    assert MemoryPlan(device, memory_gb=1e-9).at_once("work", 10, 100) == 1
     plan = MemoryPlan(device, memory_gb=(loaded + (1 << 28)) / GIB)
     assert 0 < plan.free_bytes() <= 1 << 28
     rows = plan.at_once("work", 1 << 20, 1000, fixed_bytes=1 << 26)
     assert 64 <= rows <= 1 + (0.75 * (1 << 28) - (1 << 26)) / (1 << 20)
     assert f"work takes {rows} rows at once (1000 would be the most), 1.0 MB each and 67 MB in any case" in caplog.text
     assert MemoryPlan(device).at_once("work", 1, 7) == 7
+
+
+def test_a_budget_without_room_for_a_row_is_refused_where_work_begins() -> None:
+    device = torch.device("cpu")
+    plan = MemoryPlan(device, memory_gb=(used_bytes(device) + (1 << 28)) / GIB)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"memory_gb .* is too little: .* GiB are taken already, and one row of work takes 0\.31 more"):
+            plan.at_once("work", 1 << 28, 100, fixed_bytes=1 << 26)
+    assert plan.at_once("work", 1 << 20, 100) == 100
+    assert plan.at_once("work", 1 << 28, 100, fixed_bytes=1 << 26) == 1  # it goes on as well as it can
+    plan.agree = lambda number: 0
+    with pytest.raises(InputError, match="one row of other work takes"):
+        plan.at_once("other work", 1, 2)
 
 
 def test_blocks_are_whole_groups_or_parts_of_one():

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from llgbm.config import ExperimentConfig, ModelConfig, build, preset_values
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.functional_lora.measure import row_bytes
+from llgbm.functional_lora.sharding import shared_bytes
 from llgbm.lora.peft_io import target_shapes
 from llgbm.memory import GIB, SHARE
 from llgbm.planning.costs import SAMPLES, UnitCosts, calibrate, fit_units, load_costs
-from llgbm.planning.paper import architecture, paper_base
-from llgbm.planning.plan import Devices, make_plan, workload
+from llgbm.planning.paper import architecture, paper_base, weights_bytes
+from llgbm.planning.plan import Devices, _savings, make_plan, workload
 from llgbm.planning.stages import Workload
 from llgbm.planning.steps import Generator, Rows, Teachers, forward
 from llgbm.planning.work import Work, count, on_paper
@@ -172,6 +174,47 @@ def test_what_cannot_fit_is_refused_with_a_setting_under_which_it_does() -> None
     assert make_plan(changed, LOAD, Devices(1, 0.98 * least / SHARE, replace(COSTS, dtype="bfloat16")))
     with pytest.raises(InputError, match=r"take devices of \d+ GiB and set .*, or take a smaller base"):
         make_plan(config, LOAD, Devices(1, 1e6, COSTS))
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    """A base of four equal layers, all savings that cost little made."""
+    size = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 2, "vocab_size": 64}
+    folder = tmp_path_factory.mktemp("deep")
+    LlamaConfig(**size).save_pretrained(folder)
+    config = _config(name=str(folder), dtype="bfloat16")
+    training, zoo = replace(config.training, gradient_checkpointing=True), replace(config.zoo, gradient_checkpointing=True)
+    return replace(config, training=training, zoo=zoo)
+
+
+@pytest.mark.slow
+def test_a_base_in_shares_takes_less_of_each_device_and_is_named_where_that_is_enough(deep: ExperimentConfig) -> None:
+    costs = replace(COSTS, dtype="bfloat16")
+    shared = replace(deep, training=replace(deep.training, shard_base=True))
+    whole, parts = (make_plan(config, LOAD, Devices(4, 4 * GIB, costs)) for config in (deep, shared))
+    with on_paper():
+        base = paper_base(deep.model, deep.lora.target_modules, "cpu", 4 * GIB)
+        saved = weights_bytes(base) - sum(shared_bytes(base, 4))
+    assert saved > 0
+    for one, other in zip(whole.stages, parts.stages, strict=True):
+        assert one.least_bytes - other.least_bytes == (saved if one.name == "generator" else 0)
+    assert "the base's layers in 4 shares" in parts.stages[2].what
+    *others, least = sorted(stage.least_bytes for stage in whole.stages)
+    assert least == whole.stages[2].least_bytes
+    small = max((others[-1] + least) / 2, least - saved / 2) / SHARE
+    with pytest.raises(InputError, match=r"^generator: .* needs devices of .*; set training\.shard_base to true$"):
+        make_plan(deep, LOAD, Devices(4, small, costs))
+
+
+def test_only_several_devices_are_told_to_share_a_base() -> None:
+    assert [any("shard_base" in text for text, _ in _savings(count)) for count in (1, 2)] == [False, True]
+
+
+def test_a_base_is_not_shared_by_one_device() -> None:
+    config = _config()
+    config = replace(config, training=replace(config.training, shard_base=True))
+    with pytest.raises(InputError, match=r"shard_base spreads the base over devices, and there is one; plan with more \(--gpus\)"):
+        make_plan(config, LOAD, Devices(1, 4 * GIB, COSTS))
 
 
 def test_costs_of_another_precision_are_refused() -> None:

@@ -16,7 +16,7 @@ from training_world import build_world
 
 from llgbm.bench.fanout import bench_fanout
 from llgbm.cli import main
-from llgbm.config import ExperimentConfig, LoRAConfig, ModelConfig, ZooConfig
+from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig
 from llgbm.delta import DeltaCache, Measuring, fill_cache
 from llgbm.errors import InputError
 from llgbm.evaluation import task_eval
@@ -120,10 +120,13 @@ def test_a_zoo_whose_worker_is_killed_has_the_bits_of_one_process(
     assert record["workers"]["lost"] == 1
 
 
-def test_deltas_whose_worker_is_killed_have_the_bits_of_one_process(world: Path, engine: RayEngine, tmp_path: Path) -> None:
+def test_deltas_whose_worker_is_killed_have_the_bits_of_one_process(
+    world: Path, engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A chunk is one adapter, so that there are six."""
     (tmp_path / "kill").touch()
-    asked = ExperimentConfig(model=ModelConfig(memory_gb=1e-9), output_dir=str(tmp_path))
+    monkeypatch.setattr("llgbm.memory.SHARE", 1e-9)
+    asked = ExperimentConfig(output_dir=str(tmp_path))
     arguments, paths, reports = (asked, load_probes("generic")), find_adapters(world / "local"), []
     for place, where, kind in ((engine, "ray", LoggedMeasuring), (Local(), "local", Measuring)):
         with place.crew(Job(kind.load, arguments)) as crew:

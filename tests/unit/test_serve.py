@@ -1,7 +1,9 @@
 """The server over real HTTP: answers are those of the adapters alone, whoever asks beside; what is refused, and with which status."""
 
+import gc
 import json
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -9,28 +11,35 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 from training_world import build_world, changed
 
+from llgbm.bench.hostile import BROKEN, PATHS, Address, bench_hostile, slow
 from llgbm.bench.serve import bench_serve, serving
 from llgbm.cli import main
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.framing import Framing
-from llgbm.functional_lora import complete
+from llgbm.functional_lora import FunctionalLoRA, complete
+from llgbm.memory import GIB, used_bytes
 from llgbm.serve.engine import Answer, BusyError, Engine, Job
 from llgbm.serve.requests import Limits, Reader, RefusedError
 from llgbm.serve.server import Served, make_server
 from llgbm.serve.shelf import Shelf
 from llgbm.training.behavior import train_generator
+from llgbm.zoo.base import BaseOptions
+from llgbm.zoo.suite import Example
 
-LIMITS = Limits(adapters=60, waiting=300, batch=16, body_bytes=4000, sentence_characters=200, new_tokens=12)
+LIMITS = Limits(adapters=60, waiting=300, batch=16, body_bytes=4000, sentence_characters=200, new_tokens=12, seconds=300.0)
 SENTENCES = [f"Write the string backwards, number {i}." for i in range(50)]
 
 
@@ -183,9 +192,104 @@ def test_with_a_token_only_who_has_it_is_answered(config: ExperimentConfig) -> N
 
 
 def test_who_waits_too_long_is_told(config: ExperimentConfig) -> None:
-    with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1e-6))) as address:
+    served = Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=0.5))
+    served.engine.close()  # so that nobody answers
+    with serving(served) as address:
         status, found = ask(address, "/v1/chat/completions", chat("base"))
-        assert (status, "no answer within 1e-06 seconds" in found["error"]["message"]) == (504, True)
+        assert (status, "no answer within 0.5 seconds" in found["error"]["message"]) == (504, True)
+
+
+def test_clients_that_stop_half_way_are_told_or_left_and_hold_up_nobody(config: ExperimentConfig) -> None:
+    with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1.0))) as address:
+        to = Address("127.0.0.1", int(address.rpartition(":")[2]), psutil.Process())
+        assert Counter(slow(to, 20)) == {200: 20, 0: 20, 408: 20}
+        with to.begin(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea") as dripping:
+            said = b"".join(iter(lambda: dripping.recv(1000), b""))
+            assert said.count(b"200 OK") == 1
+
+
+def test_a_connection_on_which_nothing_comes_is_closed(config: ExperimentConfig) -> None:
+    with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1.0))) as address:
+        to = Address("127.0.0.1", int(address.rpartition(":")[2]), psutil.Process())
+        with to.begin(b"") as silent:
+            assert select.select([silent], [], [], 60)[0]
+            assert silent.recv(1) == b""
+
+
+def test_a_server_with_a_client_that_never_ends_its_request_can_be_stopped(config: ExperimentConfig) -> None:
+    served = Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=2.0))
+    with serving(served) as address:
+        to = Address("127.0.0.1", int(address.rpartition(":")[2]), psutil.Process())
+        held = to.begin(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        assert ask(address, "/healthz")[0] == 200
+        start = time.monotonic()
+    assert time.monotonic() - start < 60
+    held.close()
+
+
+def test_prompts_leave_nothing_in_memory(served: Served, address: str) -> None:
+    def examples() -> int:
+        gc.collect()
+        return sum(type(held) is Example for held in gc.get_objects())
+
+    say(address, "base", "ab")
+    before = examples()
+    for i in range(40):
+        say(address, "base", f"ab{i}")
+    assert examples() == before
+
+
+def test_no_more_adapters_are_kept_than_half_of_the_memory_takes(config: ExperimentConfig) -> None:
+    budget = (used_bytes(torch.device("cpu")) + (1 << 28)) / GIB
+    limits = replace(LIMITS, adapters=10**9, batch=10**9)
+    found = Served(config.run_folder, BaseOptions(memory_gb=budget), "alpaca", limits)
+    size = sum(tensor.nbytes for tensor in found.engine.shelf.take(["x"])["x"].tensors())
+    assert 1 < found.limits.batch == found.limits.adapters == found.engine.shelf.most <= (1 << 28) // (2 * size)
+    found.engine.close()
+
+
+def test_a_batch_that_memory_does_not_take_is_answered_in_parts(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[int] = []
+    decode = Engine._decode_part
+
+    def refusing(self: Engine, jobs: Any) -> Any:
+        parts.append(len(jobs))
+        if len(jobs) > 2:
+            torch.empty(1 << 60, dtype=torch.uint8)  # the system refuses this
+        return decode(self, jobs)
+
+    monkeypatch.setattr(Engine, "_decode_part", refusing)
+    shelf = served.engine.shelf
+    engine = Engine(FunctionalLoRA(served.base.model, shelf.generator.spec.shapes), served.engine.framing, shelf, 8, 50)
+    jobs = [Job(None, [5] * (1 + i % 3), 2) for i in range(8)]
+    engine._answer(jobs)
+    engine.close()
+    assert [job.answer.exception(0) for job in jobs] == [None] * 8
+    assert parts[0] == 8
+    assert [job.answer.result().prompt_tokens for job in jobs] == [len(job.prompt) for job in jobs]
+
+
+@pytest.mark.slow
+def test_hostile_requests_get_their_status_and_leave_the_memory_as_it_was(config: ExperimentConfig) -> None:
+    """The figures of `llgbm bench hostile`, with fewer requests."""
+    rows = {row["requests"]: row for row in bench_hostile(config, adapters=300, clients=20)["rows"]}
+    statuses = {name: row["statuses"] for name, row in rows.items()}
+    assert statuses.pop("a header of 1 MB") in ("400: 1", "0: 1")
+    assert statuses == {
+        "a sentence of 10 MB": "413: 1",
+        "a body without end": "413: 1",
+        "a prompt of 200 kB": "400: 1",
+        "4,001 turns": "400: 1",
+        "paths as names of models": f"404: {len(PATHS)}",
+        "a path as a sentence": "200: 1",
+        "broken JSON": f"400: {len(BROKEN)}",
+        "JSON 100,000 deep": "400: 1",
+        "max_tokens of 10 and 5,000 digits": "400: 2",
+        "20 clients that stop in the header, as many in the body": "0: 20 200: 20 408: 20",
+        "300 adapters, one after another": "200: 300",
+        "300 prompts to the base": "200: 300",
+    }
+    assert all(row["mib_after"] - row["mib_before"] < 60 for row in rows.values()), rows
 
 
 def test_a_full_queue_refuses(served: Served) -> None:

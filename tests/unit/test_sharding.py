@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from llgbm.config import ModelConfig
+from llgbm.functional_lora.sharding import shared_bytes
+from llgbm.memory import GIB
+from llgbm.planning.paper import paper_base, weights_bytes
+from llgbm.planning.work import on_paper
+
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -30,6 +36,7 @@ said = {
     "kept": sum(p.to_local().numel() for p in layers.parameters()) / sum(p.numel() for p in layers.parameters()),
     "left": sum(p.numel() for p in base.model.model.layers.parameters() if p.device.type != "meta"),
     "apart": max(float((out.logits - same.logits).abs().max()), *(float((out.hidden[k] - same.hidden[k]).abs().max()) for k in (1, 2))),
+    "bytes": sum(getattr(p, "to_local", lambda p=p: p)().nbytes for p in functional.model.parameters()),
     "free": free,
     "rows": functional.memory.at_once("rows", GIB // 64, 1000),
     "again": functional.memory.at_once("rows", GIB // 64, 1000),
@@ -55,6 +62,16 @@ def test_each_process_keeps_its_share_and_computes_the_whole(said: list[dict[str
     assert [one["kept"] for one in said] == [0.5, 0.5]
     assert [one["left"] for one in said] == [0, 0]
     assert max(one["apart"] for one in said) < 1e-4
+
+
+def test_a_plan_knows_what_each_process_keeps(said: list[dict[str, float]]) -> None:
+    with on_paper():
+        paper = paper_base(ModelConfig("micro"), ["q_proj"], "cpu", GIB)
+        (kept, gathered), whole = shared_bytes(paper, 2), weights_bytes(paper)
+        alone, _ = shared_bytes(paper, 1)
+    assert [one["bytes"] for one in said] == [kept, kept]
+    assert alone == whole > kept
+    assert 0 < gathered < whole - kept
 
 
 def test_processes_divide_their_work_alike(said: list[dict[str, float]]) -> None:

@@ -22,7 +22,6 @@ from llgbm.evaluation.task_eval import Evaluation, evaluate, read_evaluation, ru
 from llgbm.files import write_json
 from llgbm.functional_lora import greedy_decode
 from llgbm.scoring import Score
-from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import TeacherZoo
 
 UNTRAINED = ("base", "few_shot", "teacher", "generated", "shuffled_condition", "nearest", "merged_topk", "mean_adapter")
@@ -156,8 +155,9 @@ def test_intervals_and_tests_are_clustered_by_the_tasks_attributes(zoo_folder):
     assert document["tasks"][5]["attributes"] == {"operation": "op 1"}
 
 
-def test_chunks_and_memory_change_nothing(zoo_folder, document):
-    other = run_evaluation(asked(zoo_folder, adapters_at_once=2, base=BaseOptions(memory_gb=1e-9), methods=UNTRAINED)).to_json()
+def test_chunks_and_memory_change_nothing(zoo_folder, document, monkeypatch):
+    monkeypatch.setattr("llgbm.memory.SHARE", 1e-9)
+    other = run_evaluation(asked(zoo_folder, adapters_at_once=2, methods=UNTRAINED)).to_json()
     for mine, theirs in zip(other["tasks"], document["tasks"], strict=True):
         assert mine["exact"] == {method: theirs["exact"][method] for method in UNTRAINED}
         assert mine["nll"] == pytest.approx({method: theirs["nll"][method] for method in UNTRAINED}, rel=NLL, abs=0)
