@@ -725,6 +725,20 @@ MUTANTS = (
         "test_entries.py::test_a_line_that_a_kill_left_unfinished_is_not_read_and_goes",
     ),
     Mutant(
+        "an adapter that is blamed where memory is refused",
+        "lora/peft_io.py",
+        "        blame_memory(error)\n",
+        "",
+        "test_errors.py::test_an_adapter_is_not_to_blame_where_memory_is_refused",
+    ),
+    Mutant(
+        "tasks read in one other wording, however many are asked for",
+        "training/step.py",
+        "for copy in range(readings)",
+        "for copy in range(1)",
+        "test_attribute_generator.py::test_a_step_reads_each_task_in_as_many_other_wordings_as_asked",
+    ),
+    Mutant(
         "slots that read what the regression knows by heart",
         "models/attribute_generator.py",
         "        if not self.training:\n            mean",

@@ -48,7 +48,7 @@ def test_a_base_that_is_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_not_to_blame_where_memory_is_refused(tmp_path: Path) -> None:
-    factors = LoRAFactors.initialize({"model.layers.0.q_proj": (1 << 14, 16)}, 512, 1.0)
+    factors = LoRAFactors.initialize({"model.layers.0.q_proj": (1 << 16, 16)}, 512, 1.0)
     factors.b["model.layers.0.q_proj"].fill_(1.0)
     write_adapter(tmp_path, factors, base_name="x")
     stored = tmp_path / "adapter_model.safetensors"
