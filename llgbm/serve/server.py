@@ -1,9 +1,12 @@
 """A server on a port, from a generator's folder."""
 
+import logging
 import socket
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 import uvicorn
 from starlette.applications import Starlette
 
@@ -11,14 +14,22 @@ from llgbm.errors import InputError
 from llgbm.evaluation.side_by_side import FRAMES, chosen_frame
 from llgbm.framing import Framing, context_length
 from llgbm.functional_lora import FunctionalLoRA
+from llgbm.models.encoder import BaseEncoder
 from llgbm.models.ensemble import load_generator
+from llgbm.models.writer import AdapterWriter
 from llgbm.serve.app import Gateway
-from llgbm.serve.engine import Engine
+from llgbm.serve.batches import Batches
+from llgbm.serve.engine import Backend, Engine
 from llgbm.serve.requests import Limits, Reader
 from llgbm.serve.shelf import Shelf
-from llgbm.zoo.base import BaseOptions, load_recorded
+from llgbm.serve.vllm import Vllm
+from llgbm.vllm_engine import device_type, load_vllm
+from llgbm.zoo.base import Base, BaseOptions, load_recorded
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+AUTO, FUNCTIONAL, VLLM = "auto", "functional", "vllm"
+BACKENDS = (AUTO, FUNCTIONAL, VLLM)
+logger = logging.getLogger(__name__)
 
 
 class Served:
@@ -30,9 +41,11 @@ class Served:
         frame: As `llgbm try` takes it: chat, alpaca, none, or auto.
         limits: Of requests.
         token: What clients have to send.
+        backend: functional: this package's batch; vllm; auto: vLLM where it is installed and takes base and adapters.
 
     Raises:
-        InputError: No generator there, its base cannot be loaded, or it has no chat template and chat is asked for.
+        InputError: No generator there, its base cannot be loaded, it has no chat template and chat is asked for, or vLLM is asked
+            for and is not installed, runs elsewhere than `options.device`, or does not take base or adapters.
     """
 
     def __init__(
@@ -42,17 +55,46 @@ class Served:
         frame: str = "auto",
         limits: Limits | None = None,
         token: str | None = None,
+        backend: str = AUTO,
     ) -> None:
-        limits, generator = limits or Limits(), load_generator(run)
+        limits, asked, generator = limits or Limits(), options or BaseOptions(), load_generator(run)
         if generator.spec.base is None:
             raise InputError(f"{run}: does not say for which base it writes; train it anew with 'llgbm train'")
-        self.base = load_recorded(f"generator {run}", generator.spec.base, options)
-        functional = FunctionalLoRA(self.base.model, generator.spec.shapes, (options or BaseOptions()).memory_gb)
+        device = asked.device or generator.spec.base.device
+        by_vllm = backend == VLLM or (backend == AUTO and find_spec("vllm") is not None)
+        if by_vllm:
+            load_vllm()
+        self.base = load_recorded(f"generator {run}", generator.spec.base, replace(asked, device="cpu" if by_vllm else device))
         self.frame = chosen_frame(self.base, frame)
         framing, bare = (Framing(self.base.tokenizer, FRAMES[name], max_length=context_length(self.base)) for name in (self.frame, "none"))
         limits = replace(limits, batch=min(limits.batch, limits.adapters))
-        self.engine = Engine(functional, framing, Shelf(generator, self.base, limits.adapters), limits.batch, limits.waiting)
+        try:
+            made = _vllm(generator, self.base, framing, limits, asked) if by_vllm else None
+        except InputError as error:
+            if backend == VLLM:
+                raise
+            logger.warning("%s (answers come by the backend '%s')", error, FUNCTIONAL)
+            made = None
+        self.backend = FUNCTIONAL if made is None else VLLM
+        if made is None:
+            made = _functional(generator, self.base, framing, limits, device, asked.memory_gb)
+        self.engine = Engine(made, limits.waiting)
         self.app: Starlette = Gateway(self.engine, Reader(framing, bare, limits), limits, token).app()
+
+
+def _functional(generator: AdapterWriter, base: Base, framing: Framing, limits: Limits, device: str, memory_gb: float | None) -> Backend:
+    base.model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
+    shelf = Shelf(lambda sentence: generator.generate(description=sentence, base=base), limits.adapters)
+    return Batches(FunctionalLoRA(base.model, generator.spec.shapes, memory_gb), framing, shelf, limits.batch)
+
+
+def _vllm(generator: AdapterWriter, base: Base, framing: Framing, limits: Limits, asked: BaseOptions) -> Backend:
+    if asked.device not in (None, device_type()):
+        raise InputError(f"--device is {asked.device}, but the vLLM that is installed runs on {device_type()}; leave it out")
+    made = Vllm(generator, base, framing, limits.batch, limits.adapters, asked.memory_gb)
+    if generator.spec.encoder != BaseEncoder.name:
+        base.model.to("meta")  # pyright: ignore[reportArgumentType]  # vLLM has weights of its own
+    return made
 
 
 def make_server(served: Served, host: str, port: int, token: str | None) -> tuple[uvicorn.Server, socket.socket]:

@@ -24,6 +24,7 @@ from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.framing import Framing
 from llgbm.functional_lora import complete
+from llgbm.serve.batches import Batches
 from llgbm.serve.engine import Answer, BusyError, Engine, Job
 from llgbm.serve.requests import Limits, Reader, RefusedError
 from llgbm.serve.server import Served, make_server
@@ -43,7 +44,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
 
 @pytest.fixture(scope="module")
 def served(config: ExperimentConfig) -> Served:
-    return Served(config.run_folder, frame="alpaca", limits=LIMITS)
+    return Served(config.run_folder, frame="alpaca", limits=LIMITS, backend="functional")
+
+
+def new_engine(served: Served, most: int, waiting: int, shelf: Shelf | None = None) -> Engine:
+    """Another engine over the same base."""
+    backend: Any = served.engine.backend
+    shelf = served.engine.shelf if shelf is None else shelf
+    return Engine(Batches(backend.functional, backend.framing, shelf, most), waiting)
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +83,12 @@ def say(address: str, model: str, text: str = "abcd") -> str:
 
 
 def test_answers_are_those_of_the_adapter(served: Served, address: str) -> None:
-    engine, sentence = served.engine, "Reverse it, please."
-    expected = complete(engine.functional, engine.shelf.generator.generate(description=sentence), engine.framing, ["abcd"], 12)
+    backend: Any = served.engine.backend
+    sentence = "Reverse it, please."
+    expected = complete(backend.functional, backend.shelf.write(sentence), backend.framing, ["abcd"], 12)
     assert say(address, f"task: {sentence}") == expected[0].strip()
     assert say(address, f"task:   Reverse it,\n please.") == expected[0].strip()  # noqa: F541
-    assert say(address, "base") == complete(engine.functional, None, engine.framing, ["abcd"], 12)[0].strip()
+    assert say(address, "base") == complete(backend.functional, None, backend.framing, ["abcd"], 12)[0].strip()
     assert [model["id"] for model in ask(address, "/v1/models")[1]["data"]] == ["base", f"task: {sentence}"]
 
 
@@ -172,7 +181,7 @@ def test_completions_refuse_what_they_cannot_do(address: str) -> None:
 
 
 def test_with_a_token_only_who_has_it_is_answered(config: ExperimentConfig) -> None:
-    served = Served(config.run_folder, frame="alpaca", limits=LIMITS, token="secret")
+    served = Served(config.run_folder, frame="alpaca", limits=LIMITS, token="secret", backend="functional")
     with serving(served, "secret") as address:
         for token in (None, "secre", "secret2", "\u00e9"):
             assert ask(address, "/v1/models", token=token and token.encode().decode("latin-1"))[0] == 401
@@ -183,13 +192,13 @@ def test_with_a_token_only_who_has_it_is_answered(config: ExperimentConfig) -> N
 
 
 def test_who_waits_too_long_is_told(config: ExperimentConfig) -> None:
-    with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1e-6))) as address:
+    with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1e-6), backend="functional")) as address:
         status, found = ask(address, "/v1/chat/completions", chat("base"))
         assert (status, "no answer within 1e-06 seconds" in found["error"]["message"]) == (504, True)
 
 
 def test_a_full_queue_refuses(served: Served) -> None:
-    engine = Engine(served.engine.functional, served.engine.framing, served.engine.shelf, 1, 1)
+    engine = new_engine(served, 1, 1)
     engine.close()
     engine.submit(Job(None, [5], 1))
     with pytest.raises(BusyError, match="1 requests wait already"):
@@ -198,13 +207,12 @@ def test_a_full_queue_refuses(served: Served) -> None:
 
 def test_a_fault_of_one_batch_is_told_and_the_next_is_answered(served: Served) -> None:
     class Broken(Shelf):
-        def take(self, sentences: Any) -> Any:
-            if sentences:
+        def take(self, sentences: Any, in_use: Any = ()) -> Any:
+            if list(sentences):
                 raise RuntimeError("out of memory")
-            return super().take(sentences)
+            return {}
 
-    shelf = served.engine.shelf
-    engine = Engine(served.engine.functional, served.engine.framing, Broken(shelf.generator, shelf.base, 2), 4, 10)
+    engine = new_engine(served, 4, 10, Broken(served.engine.shelf.write, 2))
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.submit(Job("x", [5], 1)).result(60)
     assert isinstance(engine.submit(Job(None, [5], 1)).result(60), Answer)
@@ -212,7 +220,7 @@ def test_a_fault_of_one_batch_is_told_and_the_next_is_answered(served: Served) -
 
 
 def test_the_adapter_unused_for_longest_goes(served: Served) -> None:
-    shelf = Shelf(served.engine.shelf.generator, served.base, 2)
+    shelf = Shelf(served.engine.shelf.write, 2)
     first = shelf.take(["a", "b"])
     shelf.take(["a"])
     shelf.take(["c"])
@@ -225,10 +233,10 @@ def test_the_adapter_unused_for_longest_goes(served: Served) -> None:
 
 def test_bases_that_count_padding_get_prompts_of_one_length(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[set[int]] = []
-    decode = Engine._decode
-    monkeypatch.setattr("llgbm.serve.engine.COUNT_PADDING", (served.base.model.config.model_type,))
-    monkeypatch.setattr(Engine, "_decode", lambda self, jobs: lengths.append({len(job.prompt) for job in jobs}) or decode(self, jobs))
-    engine = Engine(served.engine.functional, served.engine.framing, served.engine.shelf, 8, 50)
+    decode = Batches._decode
+    monkeypatch.setattr("llgbm.serve.batches.COUNT_PADDING", (served.base.model.config.model_type,))
+    monkeypatch.setattr(Batches, "_decode", lambda self, jobs: lengths.append({len(job.prompt) for job in jobs}) or decode(self, jobs))
+    engine = new_engine(served, 8, 50)
     jobs = [Job(None, [5] * (1 + i % 3), 2) for i in range(12)]
     for answer in [engine.submit(job) for job in jobs]:
         answer.result(60)
@@ -237,8 +245,9 @@ def test_bases_that_count_padding_get_prompts_of_one_length(served: Served, monk
 
 
 def test_figures_of_a_small_crowd(config: ExperimentConfig) -> None:
-    figures = bench_serve(config, requests=12, adapters=4)
+    figures = bench_serve(config, requests=12, adapters=4)["rows"][0]
     assert (figures["requests"], figures["adapters"], figures["lost"]) == (12, 4, 0)
+    assert figures["backend"] == "functional"
     assert 0 < figures["kept_p50_ms"] <= figures["kept_p99_ms"]
 
 
