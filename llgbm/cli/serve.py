@@ -13,6 +13,7 @@ from llgbm.files import read_text
 HELP = "Serve generated adapters over HTTP, by OpenAI's paths."
 EXAMPLE = "llgbm serve --port 8000"
 TOKEN = "LLGBM_SERVE_TOKEN"
+BACKENDS = ("auto", "functional", "vllm")
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -22,6 +23,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="0: any that is free (default: %(default)s)")
     parser.add_argument("--token_file", default=None, metavar="FILE", help=f"its text has to come with requests; or set {TOKEN}")
     parser.add_argument("--frame", default="auto", help="chat, alpaca, none, or auto: chat where the base has a template")
+    backend = "functional: this package's batch; vllm; auto: vLLM where it is installed and takes the base (default: %(default)s)"
+    parser.add_argument("--backend", default="auto", choices=BACKENDS, metavar="X", help=backend)
     parser.add_argument("--adapters", type=int, default=256, metavar="N", help="adapters kept in memory (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="requests answered together (default: %(default)s)")
     parser.add_argument("--waiting", type=int, default=1024, metavar="N", help="requests that may wait (default: %(default)s)")
@@ -47,11 +50,11 @@ def run(args: Namespace) -> int:
     token = read_text(Path(args.token_file)).strip() if args.token_file else os.environ.get(TOKEN)
     if args.token_file and not token:
         raise InputError(f"{args.token_file}: is empty; write a token into it")
-    served = Served(args.run, read_base_options(args), args.frame, Limits(**given), token)
+    served = Served(args.run, read_base_options(args), args.frame, Limits(**given), token, args.backend)
     server, listening = make_server(served, args.host, args.port, token)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"base {served.base.name}, frame {served.frame}: http://{shown}:{port} (Ctrl-C ends it)", flush=True)
+    print(f"base {served.base.name}, frame {served.frame}, backend {served.backend}: http://{shown}:{port} (Ctrl-C ends it)", flush=True)
     try:
         server.run([listening])
     finally:

@@ -1,11 +1,14 @@
 """A server on a port, from a generator's folder."""
 
+import logging
 import math
 import socket
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -15,14 +18,22 @@ from llgbm.evaluation.side_by_side import FRAMES, chosen_frame
 from llgbm.framing import Framing, context_length
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.memory import MemoryPlan
+from llgbm.models.encoder import BaseEncoder
 from llgbm.models.ensemble import load_generator
+from llgbm.models.writer import AdapterWriter
 from llgbm.serve.app import Gateway
-from llgbm.serve.engine import Engine
+from llgbm.serve.batches import Batches
+from llgbm.serve.engine import Backend, Engine
 from llgbm.serve.requests import Limits, Reader
 from llgbm.serve.shelf import Shelf
-from llgbm.zoo.base import BaseOptions, load_recorded
+from llgbm.serve.vllm import Vllm
+from llgbm.vllm_engine import device_type, load_vllm
+from llgbm.zoo.base import Base, BaseOptions, load_recorded
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+AUTO, FUNCTIONAL, VLLM = "auto", "functional", "vllm"
+BACKENDS = (AUTO, FUNCTIONAL, VLLM)
+logger = logging.getLogger(__name__)
 
 
 class Served:
@@ -34,9 +45,11 @@ class Served:
         frame: As `llgbm try` takes it: chat, alpaca, none, or auto.
         limits: Of requests.
         token: What clients have to send.
+        backend: functional: this package's batch; vllm; auto: vLLM where it is installed and takes base and adapters.
 
     Raises:
-        InputError: No generator there, its base cannot be loaded, or it has no chat template and chat is asked for.
+        InputError: No generator there, its base cannot be loaded, it has no chat template and chat is asked for, or vLLM is asked
+            for and is not installed, runs elsewhere than `options.device`, or does not take base or adapters.
     """
 
     def __init__(
@@ -46,22 +59,57 @@ class Served:
         frame: str = "auto",
         limits: Limits | None = None,
         token: str | None = None,
+        backend: str = AUTO,
     ) -> None:
-        limits, generator = limits or Limits(), load_generator(run)
+        limits, asked, generator = limits or Limits(), options or BaseOptions(), load_generator(run)
         if generator.spec.base is None:
             raise InputError(f"{run}: does not say for which base it writes; train it anew with 'llgbm train'")
-        self.base = load_recorded(f"generator {run}", generator.spec.base, options)
-        functional = FunctionalLoRA(self.base.model, generator.spec.shapes, (options or BaseOptions()).memory_gb)
+        device = asked.device or generator.spec.base.device
+        by_vllm = backend == VLLM or (backend == AUTO and find_spec("vllm") is not None)
+        if by_vllm:
+            load_vllm()
+        self.base = load_recorded(f"generator {run}", generator.spec.base, replace(asked, device="cpu" if by_vllm else device))
         self.frame = chosen_frame(self.base, frame)
         context = context_length(self.base)
         framing, bare = (Framing(self.base.tokenizer, FRAMES[name], max_length=context, remember=False) for name in (self.frame, "none"))
-        size = sum(4 * generator.spec.rank * (d_in + d_out) for d_in, d_out in generator.spec.shapes.values())
-        memory = functional.memory if functional.device.type == "cpu" else MemoryPlan("cpu")
-        kept = memory.at_once("adapters that are kept", 2 * size, limits.adapters)  # half of the memory is for answers
-        limits = replace(limits, adapters=kept, batch=min(limits.batch, kept))
-        self.engine = Engine(functional, framing, Shelf(generator, self.base, limits.adapters), limits.batch, limits.waiting)
-        self.limits = limits
+        limits = replace(limits, batch=min(limits.batch, limits.adapters))
+        try:
+            made = _vllm(generator, self.base, framing, limits, asked) if by_vllm else None
+        except InputError as error:
+            if backend == VLLM:
+                raise
+            logger.warning("%s (answers come by the backend '%s')", error, FUNCTIONAL)
+            made = None
+        self.backend = FUNCTIONAL if made is None else VLLM
+        if made is None:
+            self.base.model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
+            functional = FunctionalLoRA(self.base.model, generator.spec.shapes, asked.memory_gb)
+            limits = _within_memory(limits, functional, generator.spec.rank)
+            made = _functional(generator, self.base, functional, framing, limits)
+        self.engine, self.limits = Engine(made, limits.waiting), limits
         self.app: Starlette = Gateway(self.engine, Reader(framing, bare, limits), limits, token).app()
+
+
+def _within_memory(limits: Limits, functional: FunctionalLoRA, rank: int) -> Limits:
+    """No more adapters kept than half of the memory takes; the other half is for answers."""
+    size = sum(4 * rank * (d_in + d_out) for d_in, d_out in functional.shapes.values())
+    memory = functional.memory if functional.device.type == "cpu" else MemoryPlan("cpu")
+    kept = memory.at_once("adapters that are kept", 2 * size, limits.adapters)
+    return replace(limits, adapters=kept, batch=min(limits.batch, kept))
+
+
+def _functional(generator: AdapterWriter, base: Base, functional: FunctionalLoRA, framing: Framing, limits: Limits) -> Backend:
+    shelf = Shelf(lambda sentence: generator.generate(description=sentence, base=base), limits.adapters)
+    return Batches(functional, framing, shelf, limits.batch)
+
+
+def _vllm(generator: AdapterWriter, base: Base, framing: Framing, limits: Limits, asked: BaseOptions) -> Backend:
+    if asked.device not in (None, device_type()):
+        raise InputError(f"--device is {asked.device}, but the vLLM that is installed runs on {device_type()}; leave it out")
+    made = Vllm(generator, base, framing, limits.batch, limits.adapters, asked.memory_gb)
+    if generator.spec.encoder != BaseEncoder.name:
+        base.model.to("meta")  # pyright: ignore[reportArgumentType]  # vLLM has weights of its own
+    return made
 
 
 def make_server(served: Served, host: str, port: int, token: str | None) -> tuple[uvicorn.Server, socket.socket]:

@@ -1,27 +1,26 @@
 """Adapters by the sentence that describes their task, written on first use; the ones asked for last are kept."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable
+from typing import Generic, TypeVar
 
-from llgbm.lora.factors import LoRAFactors
-from llgbm.models.writer import AdapterWriter
-from llgbm.zoo.base import Base
+T = TypeVar("T")
 
 
-class Shelf:
-    """Generated adapters, in memory.
+class Shelf(Generic[T]):
+    """Generated adapters, in the form that a backend reads.
 
     Args:
-        generator: What writes them.
-        base: For generators that read with it.
+        write: Makes a sentence's adapter.
         most: Adapters that are kept; the one unused for longest goes first.
+        drop: Called with one that goes.
     """
 
-    def __init__(self, generator: AdapterWriter, base: Base, most: int) -> None:
-        self.generator, self.base, self.most = generator, base, most
+    def __init__(self, write: Callable[[str], T], most: int, drop: Callable[[T], None] = lambda _: None) -> None:
+        self.write, self.most, self.drop = write, most, drop
         self.written = 0
         """Adapters written so far, those that were dropped since included."""
-        self._kept: OrderedDict[str, LoRAFactors] = OrderedDict()
+        self._kept: OrderedDict[str, T] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -31,15 +30,26 @@ class Shelf:
         """Those with an adapter, the one used last at the end."""
         return list(self._kept)
 
-    def take(self, sentences: Sequence[str]) -> dict[str, LoRAFactors]:
-        """The adapter of each sentence, written where it is missing: one by one, so that its bits do not depend on who asks beside."""
+    @property
+    def kept(self) -> Collection[T]:
+        """The adapters, in the order of `sentences`."""
+        return self._kept.values()
+
+    def take(self, sentences: Iterable[str], in_use: Collection[str | None] = ()) -> dict[str, T]:
+        """The adapter of each sentence, written where it is missing: one by one, so that its bits do not depend on who asks beside.
+
+        Args:
+            sentences: Whose adapters are wanted.
+            in_use: Sentences whose adapters stay, because they are being read.
+        """
         taken = {}
         for sentence in dict.fromkeys(sentences):
             if sentence not in self._kept:
-                self._kept[sentence] = self.generator.generate(description=sentence, base=self.base)
+                self._kept[sentence] = self.write(sentence)
                 self.written += 1
             self._kept.move_to_end(sentence)
             taken[sentence] = self._kept[sentence]
-        while len(self._kept) > self.most:
-            self._kept.popitem(last=False)
+        surplus = len(self._kept) - self.most
+        for sentence in [sentence for sentence in self._kept if sentence not in in_use][: max(0, surplus)]:
+            self.drop(self._kept.pop(sentence))
         return taken

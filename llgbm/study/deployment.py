@@ -7,6 +7,7 @@ import dataclasses
 import platform
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +126,14 @@ def measure_backend(
 ) -> BackendFindings:
     """Compare a backend's tokens, and time it if they are right."""
     try:
-        serving = BACKENDS[backend](served)
+        with closing(BACKENDS[backend](served)) as serving:
+            differs = disagreement(serving, reference)
+            if differs:
+                return BackendFindings(served.name, backend, f"its tokens are not the reference's, so its times do not count ({differs})")
+            servings = time_backend(serving, prompts, config, tick)
+            return BackendFindings(served.name, backend, None, reference.tokens, reference.changed, servings, time_switches(serving))
     except InputError as error:
         return BackendFindings(served.name, backend, str(error))
-    differs = disagreement(serving, reference)
-    if differs:
-        return BackendFindings(served.name, backend, f"its tokens are not the reference's, so its times do not count ({differs})")
-    servings = time_backend(serving, prompts, config, tick)
-    return BackendFindings(served.name, backend, None, reference.tokens, reference.changed, servings, time_switches(serving))
 
 
 def random_prompts(served: Served, count: int, tokens: int) -> Int[Tensor, "B T"]:

@@ -10,6 +10,7 @@ from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import ALL_LINEAR, read_adapters, target_shapes
 from llgbm.study.folder import Study
+from llgbm.study.parity import ADAPTERS
 from llgbm.study.serving import Served, prepared
 from llgbm.zoo.base import load_configured
 
@@ -43,7 +44,8 @@ def serve_model(study: Study, name: str, folder: Path) -> tuple[Served, str]:
     about = (
         f"{count} random ones of rank {config.rank}" if trained is None else f"{trained.n_adapters} of the study's LoRA runs, for {count}"
     )
-    return prepared(name, model, factors, folder, config.new_tokens), about
+    room = {"prompt_tokens": config.prompt_tokens, "requests": max(*config.batch_sizes, ADAPTERS)}
+    return prepared(name, model, factors, folder, config.new_tokens, **room), about
 
 
 def random_llama() -> LlamaForCausalLM:

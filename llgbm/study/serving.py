@@ -4,7 +4,6 @@ Shapes: B requests of T tokens, N new tokens each, K adapters.
 """
 
 import copy
-import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.functional_lora.decoding import greedy_decode
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import write_adapter
+from llgbm.vllm_engine import adapter_options, cache_bytes, check_model, load_vllm, lora_request, started
 
 Kind = Literal["base", "merged", "adapters"]
 Serve = Callable[[Int[Tensor, "B T"], Sequence[int]], Int[Tensor, "B N"]]
@@ -40,6 +39,10 @@ class Served:
     folder: Path
     """Each adapter as a PEFT directory, `adapter-K`; written by `prepared`."""
     new_tokens: int
+    prompt_tokens: int = 32
+    """Longest prompt."""
+    requests: int = 16
+    """Most in one batch; with the tokens of each, what backends need to know that reserve a cache."""
 
     @property
     def pad(self) -> int:
@@ -64,10 +67,10 @@ class Served:
         return whole.merge_and_unload().eval()
 
 
-def prepared(name: str, model: PreTrainedModel, factors: LoRAFactors, folder: Path, new_tokens: int) -> Served:
-    """A copy of the model that never stops early, and its adapters on disk."""
+def prepared(name: str, model: PreTrainedModel, factors: LoRAFactors, folder: Path, new_tokens: int, **room: int) -> Served:
+    """A copy of the model that never stops early, and its adapters on disk; `room` as in `Served`."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    served = Served(name, model, factors, folder, new_tokens)
+    served = Served(name, model, factors, folder, new_tokens, **room)
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=served.pad)
     for index in range(factors.n_adapters):
         write_adapter(served.adapter_folder(index), factors, index, base_name=name)
@@ -89,8 +92,26 @@ class Backend(Protocol):
         """Name -> one change from an adapter to another."""
         ...
 
+    @property
+    def reserved_bytes(self) -> int:
+        """Memory for work that it holds outside of this process at all times, for each kind of request."""
+        ...
 
-class PeftBackend:
+    def close(self) -> None:
+        """Give back what it holds outside of this process."""
+        ...
+
+
+class InProcess:
+    """What backends share that hold nothing outside of this process."""
+
+    reserved_bytes = 0
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class PeftBackend(InProcess):
     """transformers' `generate` with its cache; adapters as PEFT modules, chosen by row in a mixed batch."""
 
     def __init__(self, served: Served) -> None:
@@ -148,7 +169,7 @@ class PeftBackend:
         return model.eval()
 
 
-class FunctionalBackend:
+class FunctionalBackend(InProcess):
     """This package's batch: one base GEMM for all rows, two small batched ones for their adapters."""
 
     def __init__(self, served: Served) -> None:
@@ -190,25 +211,21 @@ def _grouped(adapters: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 class VllmBackend:
-    """vLLM with resident adapters (`enable_lora`), greedy, in float32 as the others."""
+    """vLLM with resident adapters, greedy, in float32 as the others; each kind of request has an engine, and so a process, of its own."""
 
     def __init__(self, served: Served) -> None:
-        if importlib.util.find_spec("vllm") is None:
-            raise InputError("vLLM is not installed; pip install vllm where there is a build for it")
+        self._vllm = load_vllm()
+        check_model(served.name, served.model.config)
         self.served = served
-        self.engines: dict[Kind, Any] = {}
+        self._engines: dict[Kind, Any] = {}
 
     def server(self, kind: Kind) -> Serve:
-        vllm: Any = importlib.import_module("vllm")
-        request: Any = importlib.import_module("vllm.lora.request").LoRARequest
-        if kind not in self.engines:
-            self.engines[kind] = self._engine(vllm, kind)
-        engine, served = self.engines[kind], self.served
-        sampling = vllm.SamplingParams(temperature=0.0, max_tokens=served.new_tokens, ignore_eos=True, detokenize=False)
+        engine, new_tokens = self._engine(kind), self.served.new_tokens
+        sampling = self._vllm.SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True, detokenize=False)
 
         def serve(prompts: Int[Tensor, "B T"], adapters: Sequence[int]) -> Int[Tensor, "B N"]:
             given = [{"prompt_token_ids": row} for row in prompts.tolist()]
-            chosen = [request(str(i), i + 1, str(served.adapter_folder(i))) for i in adapters] if kind == "adapters" else None
+            chosen = [self._request(index) for index in adapters] if kind == "adapters" else None
             out = engine.generate(given, sampling, lora_request=chosen, use_tqdm=False)
             return torch.tensor([list(one.outputs[0].token_ids) for one in out])
 
@@ -218,15 +235,50 @@ class VllmBackend:
         return [*self.served.model.parameters(), *(self.served.factors.tensors() if kind == "adapters" else ())]
 
     def switches(self) -> dict[str, Callable[[], Any]]:
-        return {}
+        engine, more = self._engine("adapters").llm_engine, self._request(1, self.served.factors.n_adapters)
 
-    def _engine(self, vllm: Any, kind: Kind) -> Any:
-        folder = self.served.folder / f"vllm-{kind}"
-        (self.served.merged(0) if kind == "merged" else self.served.model).save_pretrained(folder)
-        ranks = [rank for of_module in self.served.factors.ranks.values() for rank in of_module]
-        adapters = {"enable_lora": True, "max_loras": self.served.factors.n_adapters, "max_lora_rank": max(8, *ranks)}
-        chosen = adapters if kind == "adapters" else {}
-        return vllm.LLM(str(folder), skip_tokenizer_init=True, dtype="float32", gpu_memory_utilization=0.25, **chosen)
+        def load() -> None:
+            engine.add_lora(more)
+            engine.remove_lora(more.lora_int_id)
+
+        return {"read from disk, choose and drop": load}
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Its cache."""
+        served = self.served
+        return cache_bytes(served.model.config, served.requests, served.prompt_tokens + served.new_tokens, 4)
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.llm_engine.engine_core.shutdown()
+        self._engines.clear()
+
+    def _request(self, index: int, number: int | None = None) -> Any:
+        """Asks for an adapter, under a number of its own or another one."""
+        number = index if number is None else number
+        return lora_request(str(number), number + 1, str(self.served.adapter_folder(index)))
+
+    def _engine(self, kind: Kind) -> Any:
+        if kind not in self._engines:
+            self._engines[kind] = started(self.served.name, lambda: self._start(kind))
+        return self._engines[kind]
+
+    def _start(self, kind: Kind) -> Any:
+        served, folder = self.served, self.served.folder / f"vllm-{kind}"
+        (served.merged(0) if kind == "merged" else served.model).save_pretrained(folder)
+        ranks = [rank for of_module in served.factors.ranks.values() for rank in of_module]
+        count = served.factors.n_adapters
+        return self._vllm.LLM(
+            str(folder),
+            skip_tokenizer_init=True,
+            dtype="float32",
+            max_model_len=served.prompt_tokens + served.new_tokens,
+            max_num_seqs=served.requests,
+            kv_cache_memory_bytes=self.reserved_bytes,
+            enable_prefix_caching=False,
+            **(adapter_options(max(ranks), count, count + 1) if kind == "adapters" else {}),
+        )
 
 
 BACKENDS: dict[str, Callable[[Served], Backend]] = {"peft": PeftBackend, "functional": FunctionalBackend, "vllm": VllmBackend}

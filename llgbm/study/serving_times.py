@@ -45,7 +45,7 @@ class Serving:
     weights_bytes: Integer
     """Model and all resident adapters."""
     peak_bytes: Integer
-    """Tensors beyond them at the worst moment of a batch, its cache included."""
+    """Tensors beyond them at the worst moment of a batch, its cache included; of vLLM only the cache that it reserves is seen."""
     ratio: Number
     """Median over rounds of the time against that of the merged model in the same round."""
 
@@ -83,7 +83,9 @@ def time_backend(
     """
     asked = [(way, size) for size in config.batch_sizes for way in ways(config.adapters)]
     servers = {kind: backend.server(kind) for kind in ("base", "merged", "adapters")}
-    peaks = [peak_bytes(lambda w=way, s=size: _serve(servers, w, s, prompts, 0), prompts.device) for way, size in asked]
+    peaks = [
+        peak_bytes(lambda w=way, s=size: _serve(servers, w, s, prompts, 0), prompts.device) + backend.reserved_bytes for way, size in asked
+    ]
     seconds: list[list[float]] = [[] for _ in asked]
     rng, begun = random.Random(0), time.monotonic()
     for turn in range(config.repeats):

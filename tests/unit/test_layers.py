@@ -23,7 +23,7 @@ LAYERS = (
     ("zoo.importing", "zoo.harness"),
     ("dataset",),
     ("framing",),
-    ("functional_lora",),
+    ("functional_lora", "vllm_engine"),
     ("scoring", "probes"),
     ("zoo.folder", "matching"),
     ("zoo.trainer", "zoo.reword", "zoo.imported"),

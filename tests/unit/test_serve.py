@@ -31,6 +31,7 @@ from llgbm.errors import InputError
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA, complete
 from llgbm.memory import GIB, used_bytes
+from llgbm.serve.batches import Batches
 from llgbm.serve.engine import Answer, BusyError, Engine, Job
 from llgbm.serve.requests import Limits, Reader, RefusedError
 from llgbm.serve.server import Served, make_server
@@ -52,7 +53,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
 
 @pytest.fixture(scope="module")
 def served(config: ExperimentConfig) -> Served:
-    return Served(config.run_folder, frame="alpaca", limits=LIMITS)
+    return Served(config.run_folder, frame="alpaca", limits=LIMITS, backend="functional")
+
+
+def new_engine(served: Served, most: int, waiting: int, shelf: Shelf | None = None) -> Engine:
+    """Another engine over the same base."""
+    backend: Any = served.engine.backend
+    shelf = served.engine.shelf if shelf is None else shelf
+    return Engine(Batches(backend.functional, backend.framing, shelf, most), waiting)
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +92,12 @@ def say(address: str, model: str, text: str = "abcd") -> str:
 
 
 def test_answers_are_those_of_the_adapter(served: Served, address: str) -> None:
-    engine, sentence = served.engine, "Reverse it, please."
-    expected = complete(engine.functional, engine.shelf.generator.generate(description=sentence), engine.framing, ["abcd"], 12)
+    backend: Any = served.engine.backend
+    sentence = "Reverse it, please."
+    expected = complete(backend.functional, backend.shelf.write(sentence), backend.framing, ["abcd"], 12)
     assert say(address, f"task: {sentence}") == expected[0].strip()
     assert say(address, f"task:   Reverse it,\n please.") == expected[0].strip()  # noqa: F541
-    assert say(address, "base") == complete(engine.functional, None, engine.framing, ["abcd"], 12)[0].strip()
+    assert say(address, "base") == complete(backend.functional, None, backend.framing, ["abcd"], 12)[0].strip()
     assert [model["id"] for model in ask(address, "/v1/models")[1]["data"]] == ["base", f"task: {sentence}"]
 
 
@@ -181,7 +190,7 @@ def test_completions_refuse_what_they_cannot_do(address: str) -> None:
 
 
 def test_with_a_token_only_who_has_it_is_answered(config: ExperimentConfig) -> None:
-    served = Served(config.run_folder, frame="alpaca", limits=LIMITS, token="secret")
+    served = Served(config.run_folder, frame="alpaca", limits=LIMITS, token="secret", backend="functional")
     with serving(served, "secret") as address:
         for token in (None, "secre", "secret2", "\u00e9"):
             assert ask(address, "/v1/models", token=token and token.encode().decode("latin-1"))[0] == 401
@@ -192,7 +201,7 @@ def test_with_a_token_only_who_has_it_is_answered(config: ExperimentConfig) -> N
 
 
 def test_who_waits_too_long_is_told(config: ExperimentConfig) -> None:
-    served = Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=0.5))
+    served = Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=0.5), backend="functional")
     served.engine.close()  # so that nobody answers
     with serving(served) as address:
         status, found = ask(address, "/v1/chat/completions", chat("base"))
@@ -200,7 +209,7 @@ def test_who_waits_too_long_is_told(config: ExperimentConfig) -> None:
 
 
 def test_clients_that_stop_half_way_are_told_or_left_and_hold_up_nobody(config: ExperimentConfig) -> None:
-    with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1.0))) as address:
+    with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1.0), backend="functional")) as address:
         to = Address("127.0.0.1", int(address.rpartition(":")[2]), psutil.Process())
         assert Counter(slow(to, 20)) == {200: 20, 0: 20, 408: 20}
         with to.begin(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea") as dripping:
@@ -209,7 +218,7 @@ def test_clients_that_stop_half_way_are_told_or_left_and_hold_up_nobody(config: 
 
 
 def test_a_connection_on_which_nothing_comes_is_closed(config: ExperimentConfig) -> None:
-    with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1.0))) as address:
+    with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1.0), backend="functional")) as address:
         to = Address("127.0.0.1", int(address.rpartition(":")[2]), psutil.Process())
         with to.begin(b"") as silent:
             assert select.select([silent], [], [], 60)[0]
@@ -217,7 +226,7 @@ def test_a_connection_on_which_nothing_comes_is_closed(config: ExperimentConfig)
 
 
 def test_a_server_with_a_client_that_never_ends_its_request_can_be_stopped(config: ExperimentConfig) -> None:
-    served = Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=2.0))
+    served = Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=2.0), backend="functional")
     with serving(served) as address:
         to = Address("127.0.0.1", int(address.rpartition(":")[2]), psutil.Process())
         held = to.begin(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
@@ -242,7 +251,7 @@ def test_prompts_leave_nothing_in_memory(served: Served, address: str) -> None:
 def test_no_more_adapters_are_kept_than_half_of_the_memory_takes(config: ExperimentConfig) -> None:
     budget = (used_bytes(torch.device("cpu")) + (1 << 28)) / GIB
     limits = replace(LIMITS, adapters=10**9, batch=10**9)
-    found = Served(config.run_folder, BaseOptions(memory_gb=budget), "alpaca", limits)
+    found = Served(config.run_folder, BaseOptions(memory_gb=budget), "alpaca", limits, backend="functional")
     size = sum(tensor.nbytes for tensor in found.engine.shelf.take(["x"])["x"].tensors())
     assert 1 < found.limits.batch == found.limits.adapters == found.engine.shelf.most <= (1 << 28) // (2 * size)
     found.engine.close()
@@ -250,23 +259,23 @@ def test_no_more_adapters_are_kept_than_half_of_the_memory_takes(config: Experim
 
 def test_a_batch_that_memory_does_not_take_is_answered_in_parts(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[int] = []
-    decode = Engine._decode_part
+    decode = Batches._decode_part
 
-    def refusing(self: Engine, jobs: Any) -> Any:
+    def refusing(self: Batches, jobs: Any) -> Any:
         parts.append(len(jobs))
         if len(jobs) > 2:
             torch.empty(1 << 60, dtype=torch.uint8)  # the system refuses this
         return decode(self, jobs)
 
-    monkeypatch.setattr(Engine, "_decode_part", refusing)
-    shelf = served.engine.shelf
-    engine = Engine(FunctionalLoRA(served.base.model, shelf.generator.spec.shapes), served.engine.framing, shelf, 8, 50)
+    monkeypatch.setattr(Batches, "_decode_part", refusing)
+    own: Any = served.engine.backend
+    batches = Batches(FunctionalLoRA(own.functional.model, own.functional.shapes), own.framing, own.shelf, 8)
     jobs = [Job(None, [5] * (1 + i % 3), 2) for i in range(8)]
-    engine._answer(jobs)
-    engine.close()
-    assert [job.answer.exception(0) for job in jobs] == [None] * 8
+    for job in jobs:
+        batches.take(job)
+    answers = [answer for _, answer in batches.step()]
     assert parts[0] == 8
-    assert [job.answer.result().prompt_tokens for job in jobs] == [len(job.prompt) for job in jobs]
+    assert [isinstance(answer, Answer) and answer.prompt_tokens for answer in answers] == [len(job.prompt) for job in jobs]
 
 
 @pytest.mark.slow
@@ -293,7 +302,7 @@ def test_hostile_requests_get_their_status_and_leave_the_memory_as_it_was(config
 
 
 def test_a_full_queue_refuses(served: Served) -> None:
-    engine = Engine(served.engine.functional, served.engine.framing, served.engine.shelf, 1, 1)
+    engine = new_engine(served, 1, 1)
     engine.close()
     engine.submit(Job(None, [5], 1))
     with pytest.raises(BusyError, match="1 requests wait already"):
@@ -302,13 +311,12 @@ def test_a_full_queue_refuses(served: Served) -> None:
 
 def test_a_fault_of_one_batch_is_told_and_the_next_is_answered(served: Served) -> None:
     class Broken(Shelf):
-        def take(self, sentences: Any) -> Any:
-            if sentences:
+        def take(self, sentences: Any, in_use: Any = ()) -> Any:
+            if list(sentences):
                 raise RuntimeError("out of memory")
-            return super().take(sentences)
+            return {}
 
-    shelf = served.engine.shelf
-    engine = Engine(served.engine.functional, served.engine.framing, Broken(shelf.generator, shelf.base, 2), 4, 10)
+    engine = new_engine(served, 4, 10, Broken(served.engine.shelf.write, 2))
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.submit(Job("x", [5], 1)).result(60)
     assert isinstance(engine.submit(Job(None, [5], 1)).result(60), Answer)
@@ -316,7 +324,7 @@ def test_a_fault_of_one_batch_is_told_and_the_next_is_answered(served: Served) -
 
 
 def test_the_adapter_unused_for_longest_goes(served: Served) -> None:
-    shelf = Shelf(served.engine.shelf.generator, served.base, 2)
+    shelf = Shelf(served.engine.shelf.write, 2)
     first = shelf.take(["a", "b"])
     shelf.take(["a"])
     shelf.take(["c"])
@@ -329,10 +337,10 @@ def test_the_adapter_unused_for_longest_goes(served: Served) -> None:
 
 def test_bases_that_count_padding_get_prompts_of_one_length(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[set[int]] = []
-    decode = Engine._decode
-    monkeypatch.setattr("llgbm.serve.engine.COUNT_PADDING", (served.base.model.config.model_type,))
-    monkeypatch.setattr(Engine, "_decode", lambda self, jobs: lengths.append({len(job.prompt) for job in jobs}) or decode(self, jobs))
-    engine = Engine(served.engine.functional, served.engine.framing, served.engine.shelf, 8, 50)
+    decode = Batches._decode
+    monkeypatch.setattr("llgbm.serve.batches.COUNT_PADDING", (served.base.model.config.model_type,))
+    monkeypatch.setattr(Batches, "_decode", lambda self, jobs: lengths.append({len(job.prompt) for job in jobs}) or decode(self, jobs))
+    engine = new_engine(served, 8, 50)
     jobs = [Job(None, [5] * (1 + i % 3), 2) for i in range(12)]
     for answer in [engine.submit(job) for job in jobs]:
         answer.result(60)
@@ -341,8 +349,9 @@ def test_bases_that_count_padding_get_prompts_of_one_length(served: Served, monk
 
 
 def test_figures_of_a_small_crowd(config: ExperimentConfig) -> None:
-    figures = bench_serve(config, requests=12, adapters=4)
+    figures = bench_serve(config, requests=12, adapters=4)["rows"][0]
     assert (figures["requests"], figures["adapters"], figures["lost"]) == (12, 4, 0)
+    assert figures["backend"] == "functional"
     assert 0 < figures["kept_p50_ms"] <= figures["kept_p99_ms"]
 
 

@@ -19,14 +19,16 @@ from llgbm.zoo.suites import load_suite
 TARGETS = ["q_proj", "down_proj"]
 
 
-def build_world(folder: Path, n_tasks: int = 6, b_scale: float = 0.3, n_unseen: int = 0, attributes: bool = True) -> ExperimentConfig:
+def build_world(
+    folder: Path, n_tasks: int = 6, b_scale: float = 0.3, n_unseen: int = 0, attributes: bool = True, width: int = 16
+) -> ExperimentConfig:
     """Write base, suite and zoo below `folder`; the config that trains on them in a second.
 
     Asked for, there are teachers of unseen combinations and of a mixture beside those of seen tasks.
     """
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    shape = {"hidden_size": width, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **shape, **ends)).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
