@@ -732,6 +732,13 @@ MUTANTS = (
         "test_serve_vllm.py::test_no_more_adapters_are_kept_than_were_asked_for",
     ),
     Mutant(
+        "a folder that goes while another sentence has its adapter",
+        "serve/vllm.py",
+        "        if request not in self.shelf.kept:\n",
+        "        if True:\n",
+        "test_serve_vllm.py::test_sentences_whose_adapters_do_the_same_share_one",
+    ),
+    Mutant(
         "an adapter that goes while it is read",
         "serve/shelf.py",
         "for sentence in self._kept if sentence not in in_use]",
@@ -1142,6 +1149,13 @@ MUTANTS = (
         "adapters=kept, batch",
         "batch",
         "test_serve.py::test_no_more_adapters_are_kept_than_half_of_the_memory_takes",
+    ),
+    Mutant(
+        "a request that is waited for without end",
+        "serve/app.py",
+        "async with asyncio.timeout(self.limits.seconds):",
+        "async with asyncio.timeout(None):",
+        "test_serve.py::test_clients_that_stop_half_way_are_told_or_left_and_hold_up_nobody",
     ),
     Mutant(
         "connections that are held open for nothing",

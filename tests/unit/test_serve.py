@@ -14,6 +14,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,10 @@ def test_who_waits_too_long_is_told(config: ExperimentConfig) -> None:
 def test_clients_that_stop_half_way_are_told_or_left_and_hold_up_nobody(config: ExperimentConfig) -> None:
     with serving(Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=1.0), backend="functional")) as address:
         to = Address("127.0.0.1", int(address.rpartition(":")[2]), psutil.Process())
-        assert Counter(slow(to, 20)) == {200: 20, 0: 20, 408: 20}
+        found = Counter[int]()
+        with suppress(TimeoutError):  # a client that is held without end
+            found.update(slow(to, 20))
+        assert found == {200: 20, 0: 20, 408: 20}
         with to.begin(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea") as dripping:
             said = b"".join(iter(lambda: dripping.recv(1000), b""))
             assert said.count(b"200 OK") == 1

@@ -70,7 +70,9 @@ def jobs(served: Served) -> list[Job]:
 
 
 def answers(engine: Engine, asked: list[Job]) -> list[Answer]:
-    return [answer.result(600) for answer in [engine.submit(job) for job in asked]]
+    waiting = [engine.submit(job) for job in asked]
+    assert [answer.exception(600) for answer in waiting] == [None] * len(asked)
+    return [answer.result() for answer in waiting]
 
 
 def backend_of(served: Served) -> Any:
