@@ -135,8 +135,7 @@ class GeneratorConfig:
     slots: Integer = Field(default=1, ge=1)
     """Parts of a condition that are read apart, each by a small trunk of its own, and summed; 1: one pool for everything."""
     slots_share: Number = Field(default=0.25, ge=0)
-    """How much slots count beside the regression that reads attributes, too: little where vectors are hashes; where they are a language
-    model's states of single words (minilm) and tasks are many, so much (8) that slots decide."""
+    """How much slots count beside the regression that reads attributes, too; 8 lets them decide."""
     ridge: Integer = Field(default=0, ge=0)
     """Start from a ridge regression to this many directions of the teachers' weights, to which the network adds; 0: start at zero."""
     shrinkage: Number = Field(default=0.01, gt=0)

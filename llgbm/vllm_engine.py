@@ -18,9 +18,14 @@ BLOCK_TOKENS = 128
 OTHERWISE = "the backend 'functional' takes it"
 
 
+def is_installed() -> bool:
+    """Whether there is a vLLM, which is not imported for that."""
+    return importlib.util.find_spec("vllm") is not None
+
+
 def load_vllm() -> Any:
     """The package. InputError where it is not installed."""
-    if importlib.util.find_spec("vllm") is None:
+    if not is_installed():
         raise InputError("vLLM is not installed; pip install vllm where there is a build for it")
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -7,13 +7,13 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 from llgbm.bench.clock import timed
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
-from llgbm.serve.server import FUNCTIONAL, VLLM, Served, make_server
+from llgbm.serve.server import FUNCTIONAL, Served, make_server
+from llgbm.vllm_engine import is_installed
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.suite import Example, Task
 
@@ -35,7 +35,7 @@ def bench_serve(config: ExperimentConfig, requests: int = REQUESTS, adapters: in
         (tasks[i % len(tasks)], tasks[i % len(tasks)].test[i // len(tasks) % len(tasks[i % len(tasks)].test)]) for i in range(requests)
     ]
     served = [Served(config.run_folder, backend=FUNCTIONAL)]
-    if find_spec(VLLM) is not None:
+    if is_installed():
         served.append(Served(config.run_folder))  # vLLM where it takes the base
     return {"rows": [{"backend": one.backend, "adapters": len(tasks), **_figures(one, asked)} for one in served]}
 

@@ -4,7 +4,6 @@ import logging
 import math
 import socket
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from llgbm.serve.engine import Backend, Engine
 from llgbm.serve.requests import Limits, Reader
 from llgbm.serve.shelf import Shelf
 from llgbm.serve.vllm import Vllm
-from llgbm.vllm_engine import device_type, load_vllm
+from llgbm.vllm_engine import device_type, is_installed, load_vllm
 from llgbm.zoo.base import Base, BaseOptions, load_recorded
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -65,7 +64,7 @@ class Served:
         if generator.spec.base is None:
             raise InputError(f"{run}: does not say for which base it writes; train it anew with 'llgbm train'")
         device = asked.device or generator.spec.base.device
-        by_vllm = backend == VLLM or (backend == AUTO and find_spec("vllm") is not None)
+        by_vllm = backend == VLLM or (backend == AUTO and is_installed())
         if by_vllm:
             load_vllm()
         self.base = load_recorded(f"generator {run}", generator.spec.base, replace(asked, device="cpu" if by_vllm else device))
@@ -84,17 +83,16 @@ class Served:
         if made is None:
             self.base.model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
             functional = FunctionalLoRA(self.base.model, generator.spec.shapes, asked.memory_gb)
-            limits = _within_memory(limits, functional, generator.spec.rank)
+            limits = _within_memory(limits, functional, generator.spec.emitted())
             made = _functional(generator, self.base, functional, framing, limits)
         self.engine, self.limits = Engine(made, limits.waiting), limits
         self.app: Starlette = Gateway(self.engine, Reader(framing, bare, limits), limits, token).app()
 
 
-def _within_memory(limits: Limits, functional: FunctionalLoRA, rank: int) -> Limits:
-    """No more adapters kept than half of the memory takes; the other half is for answers."""
-    size = sum(4 * rank * (d_in + d_out) for d_in, d_out in functional.shapes.values())
+def _within_memory(limits: Limits, functional: FunctionalLoRA, numbers: int) -> Limits:
+    """No more adapters, of so many numbers each, kept than half of the memory takes; the other half is for answers."""
     memory = functional.memory if functional.device.type == "cpu" else MemoryPlan("cpu")
-    kept = memory.at_once("adapters that are kept", 2 * size, limits.adapters)
+    kept = memory.at_once("adapters that are kept", 2 * 4 * numbers, limits.adapters)
     return replace(limits, adapters=kept, batch=min(limits.batch, kept))
 
 

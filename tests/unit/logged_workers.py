@@ -113,17 +113,23 @@ def load_logged_worker(*given: Any) -> LoggedAnswering:
     return LoggedAnswering(loaded.setting, loaded.checkpoint)
 
 
+def dying_half_way(folder: Path, size: float) -> Callable[..., None]:
+    """Progress of a piece of that size, in whose middle the process may die."""
+
+    def report(inside: float, **figures: Any) -> None:
+        if inside > size / 2:
+            die_if_asked(folder)
+
+    return report
+
+
 class LoggedRuns(RunWorker):
     """Dies in the middle of a training; lines stand beside the study's folder."""
 
     def perform(self, task: str, method: Method, seed: int, settings: Settings, size: float, tick: Any = None) -> RunResult:
         folder = self.study.folder.parent
-
-        def die_later(inside: float, **figures: Any) -> None:
-            if inside > size / 2:
-                die_if_asked(folder)
-
-        return logged(folder, f"{method}-{seed}", lambda: super(LoggedRuns, self).perform(task, method, seed, settings, size, die_later))
+        report = dying_half_way(folder, size)
+        return logged(folder, f"{method}-{seed}", lambda: super(LoggedRuns, self).perform(task, method, seed, settings, size, report))
 
 
 class LoggedTrials(TrialWorker):
@@ -131,11 +137,5 @@ class LoggedTrials(TrialWorker):
 
     def attempt(self, task: str, method: Method, number: int, hyperparameters: Any, size: float, tick: Any = None) -> Tried:
         folder = self.study.folder.parent
-
-        def die_later(inside: float, **figures: Any) -> None:
-            if inside > size / 2:
-                die_if_asked(folder)
-
-        return logged(
-            folder, f"{number}", lambda: super(LoggedTrials, self).attempt(task, method, number, hyperparameters, size, die_later)
-        )
+        report = dying_half_way(folder, size)
+        return logged(folder, f"{number}", lambda: super(LoggedTrials, self).attempt(task, method, number, hyperparameters, size, report))

@@ -100,15 +100,20 @@ def test_nothing_is_chosen_by_test_examples(tmp_path: Path, monkeypatch: pytest.
     assert set(scored) == {"validation"}
 
 
-def test_bad_trials_are_pruned(tmp_path: Path) -> None:
-    """A median of good trials in the journal, then one that learns nothing."""
-    study = small_study(tmp_path, **{**SEARCH, "search__trials": 3, "search__lora__learning_rate": [1e-9, 1e-9]})
-    journal = open_journal(study, TASK, "lora")
+def _add_good_trials(journal: optuna.Study) -> None:
+    """Two, which were good from their first step on."""
     for _ in range(2):
         trial = journal.ask()
         for step in (1, 2):
             trial.report(0.9, step)
         journal.tell(trial, 0.9)
+
+
+def test_bad_trials_are_pruned(tmp_path: Path) -> None:
+    """A median of good trials in the journal, then one that learns nothing."""
+    study = small_study(tmp_path, **{**SEARCH, "search__trials": 3, "search__lora__learning_rate": [1e-9, 1e-9]})
+    journal = open_journal(study, TASK, "lora")
+    _add_good_trials(journal)
     run_search(study)
     assert _states(study) == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert read_best(study, TASK, "lora").trials == 3  # type: ignore[union-attr]
@@ -167,11 +172,7 @@ def test_a_trial_that_is_made_again_goes_on_where_it_went_on_before(tmp_path: Pa
     """A worker died that had said how far it was: that stands, though others have done better since."""
     study = small_study(tmp_path, **SEARCH)
     journal = open_journal(study, TASK, "lora")
-    for _ in range(2):
-        better = journal.ask()
-        for step in (1, 2):
-            better.report(0.9, step)
-        journal.tell(better, 0.9)
+    _add_good_trials(journal)
     trial = journal.ask()
     trial.report(0.5, 1)
     drawn = suggest(trial, study.config.search, "lora")
