@@ -9,15 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psutil
 
+from llgbm.bench.clock import timed
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 
@@ -68,9 +69,9 @@ def bench_hostile(config: ExperimentConfig, adapters: int = 10_000, clients: int
         for i in range(2 * KEPT):  # what is made once, and a full shelf
             ask(address, f"task: Warm up, number {i}.")
         for name, work in attacks(adapters, clients).items():
-            before, start = _mib(address), time.perf_counter()
-            found = Counter(work(address))
-            seconds = time.perf_counter() - start
+            before = _mib(address)
+            answered, seconds = timed(partial(work, address))
+            found = Counter(answered)
             after = _mib(address)
             statuses = " ".join(f"{status}: {count}" for status, count in sorted(found.items()))
             rows.append(
