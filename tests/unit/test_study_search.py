@@ -170,7 +170,8 @@ def test_a_fault_in_a_trial_leaves_it_failed(tmp_path: Path) -> None:
 
 def test_a_trial_that_is_made_again_goes_on_where_it_went_on_before(tmp_path: Path) -> None:
     """A worker died that had said how far it was: that stands, though others have done better since."""
-    study = small_study(tmp_path, **SEARCH)
+    steps = {"search__lora__batch_size": [4], "search__lora__accumulation": [1]}  # as many as there are validations at least
+    study = small_study(tmp_path, **SEARCH, **steps)
     journal = open_journal(study, TASK, "lora")
     _add_good_trials(journal)
     trial = journal.ask()
