@@ -37,6 +37,11 @@ def lora_request(name: str, number: int, folder: str) -> Any:
     return importlib.import_module("vllm.lora.request").LoRARequest(name, number, folder)
 
 
+def is_end(error: Exception) -> bool:
+    """Whether vLLM's process is gone, so that whatever is asked of this engine will fail."""
+    return isinstance(error, importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError)
+
+
 def device_type() -> str:
     """The kind of device that the installed vLLM was built for."""
     return importlib.import_module("vllm.platforms").current_platform.device_type

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from llgbm.errors import first_line
-from llgbm.serve.engine import Answer, BusyError, Engine, Job
+from llgbm.serve.engine import Answer, BusyError, DeadError, Engine, Job
 from llgbm.serve.requests import BASE, TASK, Limits, Reader, RefusedError
 
 logger = logging.getLogger(__name__)
@@ -88,8 +88,9 @@ class Gateway:
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def health(self, request: Request) -> Response:
-        """That the server is there."""
-        return JSONResponse({"status": "ok"})
+        """Whether requests are answered; 503 when none will be any more."""
+        fault = self.engine.fault
+        return JSONResponse({"status": "ok"} if fault is None else {"status": "failed", "reason": fault}, 200 if fault is None else 503)
 
     async def page(self, request: Request) -> Response:
         """The page to try it on."""
@@ -139,6 +140,8 @@ class Gateway:
             answer = await asyncio.wait_for(asyncio.wrap_future(self.engine.submit(job)), self.limits.seconds)
         except BusyError as error:
             raise RefusedError(429, str(error)) from error
+        except DeadError as error:
+            raise RefusedError(503, str(error)) from error
         except TimeoutError as error:
             raise RefusedError(504, f"no answer within {self.limits.seconds:g} seconds; try again later") from error
         except Exception as error:  # of the engine, which goes on

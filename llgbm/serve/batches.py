@@ -24,6 +24,7 @@ class Batches:
 
     def __init__(self, functional: FunctionalLoRA, framing: Framing, shelf: Shelf[LoRAFactors], most: int) -> None:
         self.functional, self.framing, self.shelf, self.most = functional, framing, shelf, most
+        self.fault: str | None = None
         self._held: list[Job] = []
         self._none = LoRAFactors.zeros(functional.shapes, 1, 1.0)
 

@@ -15,6 +15,10 @@ class BusyError(Exception):
     """So many requests wait already that one more would wait too long."""
 
 
+class DeadError(Exception):
+    """No request is answered any more."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a request gets."""
@@ -52,6 +56,8 @@ class Backend(Protocol):
     """The adapters."""
     most: int
     """Jobs it takes on at a time."""
+    fault: str | None
+    """Why it will never answer again."""
 
     def __len__(self) -> int:
         """Jobs it has taken on and not yet answered."""
@@ -94,8 +100,15 @@ class Engine:
         """Requests that wait, about."""
         return self._jobs.qsize() + len(self.backend)
 
+    @property
+    def fault(self) -> str | None:
+        """Why nothing will be answered any more."""
+        return self.backend.fault if self._thread.is_alive() else "what computes answers has ended"
+
     def submit(self, job: Job) -> "Future[Answer]":
-        """Let a job wait for its turn. BusyError when too many wait."""
+        """Let a job wait for its turn. BusyError when too many wait, DeadError when it would wait for ever."""
+        if self.fault is not None:
+            raise DeadError(f"nothing is answered any more ({self.fault}); the server has to be started again")
         try:
             self._jobs.put_nowait(job)
         except queue.Full as error:

@@ -38,6 +38,8 @@ class Limits:
     """Adapters kept in memory."""
     waiting: int = 1024
     """Requests that wait."""
+    resting: int = 256
+    """Connections beyond those of requests that wait or are answered."""
     batch: int = 32
     """Requests answered together."""
     body_bytes: int = 1 << 18
@@ -48,6 +50,11 @@ class Limits:
     """Longest answer."""
     seconds: float = 60.0
     """A request that was not answered until then is given up."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open at a time."""
+        return self.waiting + self.batch + self.resting
 
 
 @record(frozen=True, config=RECORD)

@@ -124,7 +124,7 @@ def make_server(served: Served, host: str, port: int, token: str | None) -> tupl
         raise InputError(f"cannot listen on {host} port {port} ({error}); give another --port") from error
     config = uvicorn.Config(
         served.app,
-        http=_impatient(served.limits.seconds),
+        http=_impatient(served.limits.seconds, served.limits.connections),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -133,13 +133,24 @@ def make_server(served: Served, host: str, port: int, token: str | None) -> tupl
     return uvicorn.Server(config), listening
 
 
-def _impatient(seconds: float) -> type[H11Protocol]:
-    """uvicorn's protocol, which also closes connections whose next request has not begun after so long, be it drop by drop."""
+def _impatient(seconds: float, most: int) -> type[H11Protocol]:
+    """uvicorn's protocol, which also closes connections whose next request has not begun after so long, be it drop by drop.
+
+    Of more connections than `most` the oldest without a request goes at once; with a request on every one, the newest.
+    """
+    opened: dict[Impatient, None] = {}
 
     class Impatient(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            opened[self] = None
+            if len(opened) > most:
+                next(connection for connection in opened if connection._rests()).timeout_keep_alive_handler()
             self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            opened.pop(self, None)
+            super().connection_lost(exc)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
@@ -148,8 +159,11 @@ def _impatient(seconds: float) -> type[H11Protocol]:
         def _watch(self) -> None:
             self.loop.call_later(seconds, self._give_up, self.cycle)
 
+        def _rests(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
         def _give_up(self, last: Any) -> None:
-            if self.cycle is last and (last is None or last.response_complete):
+            if self.cycle is last and self._rests():
                 self.timeout_keep_alive_handler()
 
     return Impatient

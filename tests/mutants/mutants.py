@@ -1160,9 +1160,37 @@ MUTANTS = (
     Mutant(
         "connections that are held open for nothing",
         "serve/server.py",
-        "http=_impatient(served.limits.seconds),",
+        "http=_impatient(served.limits.seconds, served.limits.connections),",
         'http="h11",',
         "test_serve.py::test_a_connection_on_which_nothing_comes_is_closed",
+    ),
+    Mutant(
+        "any number of open connections",
+        "serve/server.py",
+        "            if len(opened) > most:\n",
+        "            if False:\n",
+        "test_serve.py::test_of_more_connections_than_a_server_holds_one_that_rests_is_closed",
+    ),
+    Mutant(
+        "a request closed to make room for a connection",
+        "serve/server.py",
+        "return self.cycle is None or self.cycle.response_complete",
+        "return True",
+        "test_serve.py::test_of_more_connections_than_a_server_holds_one_that_rests_is_closed",
+    ),
+    Mutant(
+        "a server called healthy that answers nothing",
+        "serve/engine.py",
+        'self.backend.fault if self._thread.is_alive() else "what computes answers has ended"',
+        "self.backend.fault",
+        "test_serve.py::test_who_asks_where_nothing_is_answered_any_more_is_told_at_once",
+    ),
+    Mutant(
+        "vLLM's end taken for the fault of one request",
+        "serve/vllm.py",
+        "            self.fault = first_line(error)\n",
+        "            pass\n",
+        "test_serve_vllm.py::test_a_dead_engine_fails_who_waits_and_says_so",
     ),
     Mutant(
         "a batch beyond memory that nobody gets an answer of",

@@ -24,6 +24,10 @@ class LoRARequest:
     lora_path: str
 
 
+class EngineDeadError(Exception):
+    """Its process is gone."""
+
+
 @dataclass
 class Options:
     """What an engine, or a request, is asked for by name."""
@@ -104,7 +108,7 @@ class LLMEngine:
     def step(self) -> list[Any]:
         if self.dies:
             self.requests = []
-            raise RuntimeError("EngineCore encountered an issue")
+            raise EngineDeadError("EngineCore encountered an issue")
         used = {request.adapter.lora_int_id for request in self.requests if request.adapter}
         assert len(used) <= self.asked["max_loras"]
         done = []
@@ -144,6 +148,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
         "vllm": {"EngineArgs": options, "SamplingParams": options, "LLMEngine": LLMEngine},
         "vllm.lora.request": {"LoRARequest": LoRARequest},
         "vllm.config.lora": {"MaxLoRARanks": Literal[1, 8, 16]},
+        "vllm.v1.engine.exceptions": {"EngineDeadError": EngineDeadError},
         "vllm.platforms": {"current_platform": SimpleNamespace(device_type="cpu")},
         "vllm.model_executor.models": {"ModelRegistry": registry, "supports_lora": lambda model: model is not None},
         "vllm.v1.attention.backends.cpu_attn": {"CPUAttentionBackend": _Attention},

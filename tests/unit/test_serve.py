@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,19 @@ def new_engine(served: Served, most: int, waiting: int, shelf: Shelf | None = No
     backend: Any = served.engine.backend
     shelf = served.engine.shelf if shelf is None else shelf
     return Engine(Batches(backend.functional, backend.framing, shelf, most), waiting)
+
+
+class Slow(Shelf):
+    """Holds up whoever takes an adapter until it may go on."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def take(self, sentences: Any, in_use: Any = ()) -> Any:
+        self.begun.set()
+        self.go_on.wait(60)
+        return super().take(sentences, in_use)
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +217,12 @@ def test_with_a_token_only_who_has_it_is_answered(config: ExperimentConfig) -> N
 
 def test_who_waits_too_long_is_told(config: ExperimentConfig) -> None:
     served = Served(config.run_folder, frame="alpaca", limits=replace(LIMITS, seconds=0.5), backend="functional")
-    served.engine.close()  # so that nobody answers
+    backend: Any = served.engine.backend
+    backend.shelf = slow_shelf = Slow(backend.shelf.write, 2)
     with serving(served) as address:
-        status, found = ask(address, "/v1/chat/completions", chat("base"))
+        status, found = ask(address, "/v1/chat/completions", chat("task: x"))
         assert (status, "no answer within 0.5 seconds" in found["error"]["message"]) == (504, True)
+        slow_shelf.go_on.set()
 
 
 def test_clients_that_stop_half_way_are_told_or_left_and_hold_up_nobody(config: ExperimentConfig) -> None:
@@ -227,6 +243,30 @@ def test_a_connection_on_which_nothing_comes_is_closed(config: ExperimentConfig)
         with to.begin(b"") as silent:
             assert select.select([silent], [], [], 60)[0]
             assert silent.recv(1) == b""
+
+
+def test_of_more_connections_than_a_server_holds_one_that_rests_is_closed(config: ExperimentConfig) -> None:
+    limits = replace(LIMITS, waiting=1, batch=1, resting=3)
+    with serving(Served(config.run_folder, frame="alpaca", limits=limits, backend="functional")) as address, ExitStack() as stack:
+        to = Address("127.0.0.1", int(address.rpartition(":")[2]), psutil.Process())
+        asking = stack.enter_context(to.begin(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"))
+        assert ask(address, "/healthz")[0] == 200  # the request before this one has begun
+        resting = [stack.enter_context(to.begin(b"")) for _ in range(limits.connections)]
+        assert select.select([resting[0]], [], [], 60)[0]
+        assert resting[0].recv(1) == b""
+        assert ask(address, "/healthz")[0] == 200  # which takes the place of another
+        assert resting[1].recv(1) == b""
+        assert select.select([asking, *resting[2:]], [], [], 0)[0] == []
+
+
+def test_who_asks_where_nothing_is_answered_any_more_is_told_at_once(config: ExperimentConfig) -> None:
+    served = Served(config.run_folder, frame="alpaca", limits=LIMITS, backend="functional")
+    with serving(served) as address:
+        served.engine.close()
+        found = ask(address, "/healthz")
+        assert found == (503, {"status": "failed", "reason": "what computes answers has ended"})
+        status, said = ask(address, "/v1/chat/completions", chat("base"))
+        assert (status, "the server has to be started again" in said["error"]["message"]) == (503, True)
 
 
 def test_a_server_with_a_client_that_never_ends_its_request_can_be_stopped(config: ExperimentConfig) -> None:
@@ -309,11 +349,15 @@ def test_hostile_requests_get_their_status_and_leave_the_memory_as_it_was(config
 
 
 def test_a_full_queue_refuses(served: Served) -> None:
-    engine = new_engine(served, 1, 1)
-    engine.close()
+    shelf = Slow(served.engine.shelf.write, 2)
+    engine = new_engine(served, 1, 1, shelf)
+    engine.submit(Job("x", [5], 1))
+    assert shelf.begun.wait(60)
     engine.submit(Job(None, [5], 1))
     with pytest.raises(BusyError, match="1 requests wait already"):
         engine.submit(Job(None, [5], 1))
+    shelf.go_on.set()
+    engine.close()
 
 
 def test_a_fault_of_one_batch_is_told_and_the_next_is_answered(served: Served) -> None:

@@ -22,7 +22,7 @@ from llgbm.cli import main
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.serve.batches import Batches
-from llgbm.serve.engine import Answer, Engine, Job
+from llgbm.serve.engine import Answer, DeadError, Engine, Job
 from llgbm.serve.requests import Limits
 from llgbm.serve.server import Served
 from llgbm.serve.vllm import Vllm
@@ -169,10 +169,13 @@ def test_a_dead_engine_fails_who_waits_and_says_so(config: ExperimentConfig, mon
     monkeypatch.setattr(scripted_vllm.LLMEngine, "reason", "error")
     with pytest.raises(RuntimeError, match=r"vLLM gave the answer up \(error\)"):
         served.engine.submit(Job(None, [5], 3)).result(60)
+    assert served.engine.fault is None
     monkeypatch.setattr(scripted_vllm.LLMEngine, "dies", True)
     for job in [served.engine.submit(Job(None, [5], 3)) for _ in range(5)]:
-        with pytest.raises(RuntimeError, match="EngineCore encountered an issue"):
+        with pytest.raises(scripted_vllm.EngineDeadError):
             job.result(60)
+    with pytest.raises(DeadError, match="nothing is answered any more"):
+        served.engine.submit(Job(None, [5], 3))
     served.engine.close()
 
 
