@@ -110,11 +110,7 @@ def _check_examples(task: str, results: Sequence[RunResult]) -> None:
 
 
 def _accuracy(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
-    """H1, over the tasks that full fine-tuning learned and of each task; or which step it needs.
-
-    Where full fine-tuning is not shown to beat answers that need no training there is nothing to keep, and to be as good says nothing:
-    trials of non-inferiority call it assay sensitivity.
-    """
+    """H1, over the tasks that full fine-tuning learned and of each task; or which step it needs."""
     cells = score_cells(study)
     if not cells:
         return "needs a finished run of each method with the same seed; run 'llgbm study run'"
@@ -122,11 +118,19 @@ def _accuracy(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
     claim = f"LoRA keeps at least {percent(1 - margin)} of full fine-tuning's score"
     lora, full = ([of_task[method] for of_task in cells.values()] for method in ("lora", "full"))
     whole = Pairs("H1", None, claim, "example", "LoRA scores as full fine-tuning does", lora, full, margin, more_is_better=True)
-    baselines = read_checks(study).baselines
-    untrained = {task: _best_untrained(study, task, baselines.get(task, {})) for task in cells}
+    return _of_learned(whole, list(cells), _meanings(study, config.alpha))
+
+
+def _of_learned(whole: Pairs, tasks: Sequence[str], meanings: Mapping[str, dict[str, Any]]) -> list[Pairs]:
+    """A claim over the tasks that full fine-tuning learned, and of each task.
+
+    Where it is not shown to beat answers that need no training there is nothing to keep, and neither to be as good nor to move as
+    little says anything: trials of non-inferiority call it assay sensitivity.
+    """
+    rows = enumerate(tasks)
     each = [
-        dataclasses.replace(pairs, **_meaning(pairs.other, untrained[task], config.alpha))
-        for task, pairs in zip(cells, _of_each(whole, list(cells)), strict=True)
+        dataclasses.replace(whole, task=task, lora=[whole.lora[i]], other=[whole.other[i]], **meanings.get(task, {"caveat": UNCHECKED}))
+        for i, task in rows
     ]
     learned = [pairs for pairs in each if pairs.decidable]
     if not learned:
@@ -134,9 +138,18 @@ def _accuracy(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
         return [dataclasses.replace(whole, caveat=caveat, decidable=False), *each]
     left_out = [str(pairs.task) for pairs in each if not pairs.decidable]
     caveat = f"without {', '.join(left_out)}, where full fine-tuning is not shown to beat untrained answers" if left_out else ""
-    if None in untrained.values():
+    if any(pairs.caveat == UNCHECKED for pairs in each):
         caveat = UNCHECKED
     return [dataclasses.replace(whole, lora=[p.lora[0] for p in learned], other=[p.other[0] for p in learned], caveat=caveat), *each]
+
+
+def _meanings(study: Study, alpha: float) -> dict[str, dict[str, Any]]:
+    """Task -> what its full fine-tuning, set beside untrained answers, lets a claim mean; tasks without a pair of runs are left out."""
+    baselines = read_checks(study).baselines
+    return {
+        task: _meaning([of_task["full"]], _best_untrained(study, task, baselines.get(task, {})), alpha)
+        for task, of_task in score_cells(study).items()
+    }
 
 
 def _best_untrained(study: Study, task: str, baselines: Mapping[str, Mapping[str, float]]) -> tuple[str, float] | None:
@@ -159,7 +172,7 @@ def _meaning(full: Cells, untrained: tuple[str, float] | None, alpha: float) -> 
 
 
 def _drift(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
-    """H2, by CKA."""
+    """H2, by CKA, over the tasks that full fine-tuning learned and of each task; or which step it needs."""
     found = read_drift(study)
     tasks = [task for task in found.tasks if task.reduction] if found else []
     lora, full = drift_cells(tasks, "cka")
@@ -168,11 +181,7 @@ def _drift(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
     margin = config.drift_reduction
     claim = f"LoRA drifts at least {percent(margin)} less than full fine-tuning"
     whole = Pairs("H2", None, claim, "probe", f"LoRA drifts {percent(2 * margin)} less", lora, full, margin)
-    return [whole, *_of_each(whole, [task.task for task in tasks])]
-
-
-def _of_each(whole: Pairs, tasks: Sequence[str]) -> list[Pairs]:
-    return [dataclasses.replace(whole, task=task, lora=[whole.lora[i]], other=[whole.other[i]]) for i, task in enumerate(tasks)]
+    return _of_learned(whole, [task.task for task in tasks], _meanings(study, config.alpha))
 
 
 def _overhead(study: Study, config: HypothesesConfig) -> list[Pairs] | str:

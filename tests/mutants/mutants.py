@@ -668,6 +668,13 @@ MUTANTS = (
         "test_hypotheses.py::test_a_claim_that_is_clear_by_itself_alone_is_not_supported",
     ),
     Mutant(
+        "a verdict on the drift of what nobody learned",
+        "study/claims.py",
+        "    return _of_learned(whole, [task.task for task in tasks], _meanings(study, config.alpha))\n",
+        "    return _of_learned(whole, [task.task for task in tasks], {task.task: {} for task in tasks})\n",
+        "test_hypotheses.py::test_h2_says_nothing_of_tasks_that_full_fine_tuning_did_not_learn",
+    ),
+    Mutant(
         "scores of different examples that are paired",
         "study/claims.py",
         "        if one.example_ids != results[0].example_ids:",

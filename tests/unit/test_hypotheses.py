@@ -107,6 +107,19 @@ def test_h1_says_nothing_of_tasks_that_full_fine_tuning_did_not_learn(tmp_path: 
     assert both.why.startswith("Without two, where full fine-tuning is not shown to beat untrained answers; ")
 
 
+def test_h2_says_nothing_of_tasks_that_full_fine_tuning_did_not_learn(tmp_path: Path) -> None:
+    study = made_up(tmp_path, seeds=7)
+    run_drift(study)
+    add_baselines(study, {"one": 0.5, "two": 0.78})
+    findings = run_hypotheses(study)
+    one, two, both = (found(findings, "H2", task) for task in ("one", "two", None))
+    assert set(one.verdict.values()) == {"supported"}
+    assert set(two.verdict.values()) == {"undecided"}
+    assert (both.lora, both.other) == (one.lora, one.other)
+    assert both.why.startswith("Without two, where full fine-tuning is not shown to beat untrained answers; ")
+    assert two.why.startswith("Full fine-tuning (80%) is not shown to beat untrained answers (majority, 78%); of these trained models")
+
+
 def test_h1_is_undecided_where_nothing_was_learned_at_all(tmp_path: Path) -> None:
     study = made_up(tmp_path, seeds=7)
     add_baselines(study, {"one": 0.8, "two": 0.81})

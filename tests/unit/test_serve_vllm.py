@@ -11,7 +11,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+import psutil
 import pytest
 import scripted_vllm
 from training_world import build_world, changed
@@ -177,6 +180,23 @@ def test_a_dead_engine_fails_who_waits_and_says_so(config: ExperimentConfig, mon
     with pytest.raises(DeadError, match="nothing is answered any more"):
         served.engine.submit(Job(None, [5], 3))
     served.engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not INSTALLED, reason="no vLLM")
+def test_the_end_of_a_real_engine_is_noticed(config: ExperimentConfig) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    served = Served(config.run_folder, frame="alpaca", limits=LIMITS, backend="vllm")
+    with serving(served) as address:
+        ask = asker(address)
+        body = json.dumps({"model": "base", "messages": [{"role": "user", "content": "abcd"}], "max_tokens": 3}).encode()
+        ask(body)
+        for process in set(psutil.Process().children(recursive=True)) - before:
+            process.kill()
+        with pytest.raises(HTTPError, match=r"500|503"):
+            ask(body)
+        with pytest.raises(HTTPError, match="503"):
+            urlopen(f"{address}/healthz", timeout=60)
 
 
 def test_auto_answers_without_vllm_what_vllm_does_not_take(
