@@ -37,9 +37,13 @@ def lora_request(name: str, number: int, folder: str) -> Any:
     return importlib.import_module("vllm.lora.request").LoRARequest(name, number, folder)
 
 
-def is_end(error: Exception) -> bool:
-    """Whether vLLM's process is gone, so that whatever is asked of this engine will fail."""
-    return isinstance(error, importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError)
+def end_of(engine: Any) -> str | None:
+    """Why nothing more comes of an engine: its process is gone. One that was killed leaves whoever waits for a step waiting."""
+    try:
+        engine.engine_core.ensure_alive()
+    except importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError as error:
+        return first_line(error)
+    return None
 
 
 def device_type() -> str:

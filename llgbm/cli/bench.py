@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "broken": ("llgbm.bench.broken", "bench_broken"),
     "cache": ("llgbm.bench.cache", "bench_cache"),
     "evaluate": ("llgbm.bench.evaluate", "bench_evaluate"),
+    "queries": ("llgbm.bench.queries", "bench_queries"),
     "serve": ("llgbm.bench.serve", "bench_serve"),
     "hostile": ("llgbm.bench.hostile", "bench_hostile"),
     "tracking": ("llgbm.bench.tracking", "bench_tracking"),

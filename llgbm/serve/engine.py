@@ -56,8 +56,11 @@ class Backend(Protocol):
     """The adapters."""
     most: int
     """Jobs it takes on at a time."""
-    fault: str | None
-    """Why it will never answer again."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why it will never answer again."""
+        ...
 
     def __len__(self) -> int:
         """Jobs it has taken on and not yet answered."""
@@ -116,9 +119,10 @@ class Engine:
         return job.answer
 
     def close(self) -> None:
-        """Answer what waits, then stop."""
-        self._jobs.put(None)
-        self._thread.join()
+        """Answer what waits, unless nothing is answered any more, then stop."""
+        if self.fault is None:
+            self._jobs.put(None)
+            self._thread.join()
         self.backend.close()
 
     def _work(self) -> None:

@@ -138,7 +138,7 @@ def _impatient(seconds: float, most: int) -> type[H11Protocol]:
 
     Of more connections than `most` the oldest without a request goes at once; with a request on every one, the newest.
     """
-    opened: dict[Impatient, None] = {}
+    opened: dict[Any, None] = {}
 
     class Impatient(H11Protocol):
         def connection_made(self, transport: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llgbm.errors import InputError, first_line
+from llgbm.errors import InputError
 from llgbm.framing import Framing
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import write_adapter
@@ -19,7 +19,7 @@ from llgbm.memory import MemoryPlan
 from llgbm.models.writer import AdapterWriter
 from llgbm.serve.engine import Answer, Job
 from llgbm.serve.shelf import Shelf
-from llgbm.vllm_engine import adapter_options, cache_bytes, check_model, device_type, is_end, load_vllm, lora_request, started
+from llgbm.vllm_engine import adapter_options, cache_bytes, check_model, device_type, end_of, load_vllm, lora_request, started
 from llgbm.zoo.base import Base
 from llgbm.zoo.named import loadable_name, name_on_hub
 
@@ -53,7 +53,6 @@ class Vllm:
         options = adapter_options(generator.spec.rank, most + 1, adapters + 2)  # that of zeros, and one that is about to go
         self.shelf: Shelf[Any] = Shelf(self._write, adapters, self._drop)
         self._numbers, self._requests = itertools.count(1), itertools.count()
-        self.fault: str | None = None
         self._running: dict[str, Job] = {}
         self._failed: list[tuple[Job, Exception]] = []
         self._place, self._engine = tempfile.TemporaryDirectory(prefix="llgbm-adapters-"), None
@@ -68,12 +67,15 @@ class Vllm:
     def __len__(self) -> int:
         return len(self._running) + len(self._failed)
 
+    @property
+    def fault(self) -> str | None:
+        return end_of(self._engine)
+
     def take(self, job: Job) -> None:
         try:
             number = str(next(self._requests))
             self._engine.add_request(number, {"prompt_token_ids": job.prompt}, self._sampling(job), lora_request=self._adapter(job))
         except Exception as error:  # the engine has to outlive whatever one job holds; who asked gets the reason
-            self._note(error)
             self._failed.append((job, error))
         else:
             self._running[number] = job
@@ -87,14 +89,9 @@ class Vllm:
             self._give_up([number for number, job in self._running.items() if job.answer.cancelled()])
             outputs = self._engine.step() if self._running else []
         except Exception as error:  # as above
-            self._note(error)
             lost, self._running = self._running, {}
             return [(job, error) for job in lost.values()]
         return [self._answered(output) for output in outputs if output.finished and output.request_id in self._running]
-
-    def _note(self, error: Exception) -> None:
-        if is_end(error):
-            self.fault = first_line(error)
 
     def close(self) -> None:
         """End vLLM's processes and remove the folders."""

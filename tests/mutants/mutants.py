@@ -1193,11 +1193,11 @@ MUTANTS = (
         "test_serve.py::test_who_asks_where_nothing_is_answered_any_more_is_told_at_once",
     ),
     Mutant(
-        "vLLM's end taken for the fault of one request",
+        "vLLM's end that nobody notices",
         "serve/vllm.py",
-        "            self.fault = first_line(error)\n",
-        "            pass\n",
-        "test_serve_vllm.py::test_a_dead_engine_fails_who_waits_and_says_so",
+        "        return end_of(self._engine)\n",
+        "        return None\n",
+        "test_serve_vllm.py::test_an_engine_that_was_killed_is_noticed_though_no_step_of_it_ends",
     ),
     Mutant(
         "a batch beyond memory that nobody gets an answer of",

@@ -5,6 +5,7 @@ answered by the adapter in the last place. The same tests run on vLLM itself whe
 """
 
 import sys
+import threading
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -53,7 +54,9 @@ class LLMEngine:
     """Decodes one token of every request in a step, without a cache."""
 
     dies = False
-    """Whether the next step fails, as one does whose process is gone."""
+    """Whether the next step fails, as one does whose process ends by a fault."""
+    killed = False
+    """Whether no step ends, as happens where the process was killed."""
     reason = "length"
     """Why answers end; vLLM says `stop` too, and `abort` or `error` of those it gave up."""
 
@@ -63,7 +66,7 @@ class LLMEngine:
         self.adapters: dict[int, LoRARequest] = {}
         self.requests: list[_Request] = []
         self.given_up: list[str] = []
-        self.engine_core = SimpleNamespace(shutdown=lambda: None)
+        self.engine_core = SimpleNamespace(shutdown=lambda: None, ensure_alive=self._ensure_alive)
 
     @classmethod
     def from_engine_args(cls, asked: Options) -> "LLMEngine":
@@ -106,9 +109,11 @@ class LLMEngine:
 
     @torch.no_grad()
     def step(self) -> list[Any]:
+        if self.killed:
+            threading.Event().wait()
         if self.dies:
             self.requests = []
-            raise EngineDeadError("EngineCore encountered an issue")
+        self._ensure_alive()
         used = {request.adapter.lora_int_id for request in self.requests if request.adapter}
         assert len(used) <= self.asked["max_loras"]
         done = []
@@ -120,6 +125,10 @@ class LLMEngine:
             SimpleNamespace(request_id=one.number, finished=True, outputs=[SimpleNamespace(token_ids=one.new, finish_reason=self.reason)])
             for one in done
         ]
+
+    def _ensure_alive(self) -> None:
+        if self.dies or self.killed:
+            raise EngineDeadError("EngineCore encountered an issue")
 
     def _further(self, request: _Request, adapter: int | None) -> bool:
         if adapter is not None:
