@@ -21,6 +21,7 @@ from llgbm.functional_lora.virtual import virtual_tokens
 from llgbm.matching import score_answers
 from llgbm.scoring import KEPT, Score
 from llgbm.zoo.base import BaseIdentity, content_of
+from llgbm.zoo.folder import Teacher
 
 CACHE_FORMAT = 4
 WITHOUT_EFFECT = ("splits", "methods", "predictor", "soft_prompt", "foreign", "adapters_at_once", "base")
@@ -60,7 +61,7 @@ class EvaluationWorker:
         self.methods, splits = choose_methods(setting), setting.splits()
         self.questions = {split: setting.questions(split) for split in splits}
         self.worded = {split: [q.reworded(*setting.condition_kind) for q in asked] for split, asked in self.questions.items()}
-        asked = [setting.teachers[question.task.name] for of_split in self.questions.values() for question in of_split]
+        asked = [teacher for of_split in self.questions.values() for teacher in self._taught(of_split)]
         pool = setting.pool if any(METHODS[method].uses_pool for method in self.methods) else []
         setting.zoo.check([*dict.fromkeys([*asked, *pool])])  # scores that were kept stand under the hashes of the manifest
 
@@ -77,7 +78,11 @@ class EvaluationWorker:
     @cached_property
     def fingerprints(self) -> dict[str, dict[str, float]]:
         """With a predictor, for each split: mean cosine to the teachers' fingerprints, predicted and of the pool's mean."""
-        return {} if self.setting.predictor is None else {split: self._fingerprint_cosines(split) for split in self.questions}
+        return (
+            {}
+            if self.setting.predictor is None
+            else {split: self._fingerprint_cosines(split) for split, asked in self.questions.items() if self._taught(asked)}
+        )
 
     def survey(self) -> Outline:
         """What there is to score."""
@@ -97,7 +102,7 @@ class EvaluationWorker:
     def score(self, method: str, splits: Sequence[str], tick: Tick | None = None) -> dict[str, list[Score]]:
         """For each split one score per question."""
         if METHODS[method].needs_predictor:
-            assert self.fingerprints  # every worker measures them in the same company
+            assert self.fingerprints or self.setting.untaught  # every worker measures them in the same company
         scores, done = dict[str, list[Score]](), 0
         for split in splits:
             same = next((other for other in scores if self._answers_alike(method, split, other)), None)
@@ -136,10 +141,14 @@ class EvaluationWorker:
         found = [[next(scores) for _ in group] for group in asked]
         return [Score.join(group) if len(group) > 1 else group[0] for group in found]
 
+    def _taught(self, questions: Sequence[Question]) -> list[Teacher]:
+        """The teachers of the questions' tasks: of all, or of none where the split has none."""
+        return [self.setting.teachers[q.task.name] for q in questions if q.task.name in self.setting.teachers]
+
     def _fingerprint_cosines(self, split: str) -> dict[str, float]:
         """How near the predicted fingerprints are to those of the questions' teachers, and how near the pool's mean is to them."""
         setting, questions = self.setting, self.questions[split]
-        actual = setting.fingerprints([setting.teachers[q.task.name] for q in questions])
+        actual = setting.fingerprints(self._taught(questions))
         mean = setting.fingerprints(setting.pool).mean(0, keepdim=True)
         return {
             "predicted": torch.cosine_similarity(setting.predict(questions), actual).mean().item(),
@@ -174,7 +183,7 @@ def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
     """Hash of everything a method that needs no network of ours depends on."""
     chosen = METHODS[method]
     config = {k: v for k, v in asdict(setting.config).items() if k not in WITHOUT_EFFECT}
-    zoo = [setting.zoo.suite_entry.hash, [setting.teachers[q.task.name].hash for q in questions]]
+    zoo = [setting.zoo.suite_entry.hash, [setting.teachers[q.task.name].hash for q in questions if q.task.name in setting.teachers]]
     pool = [t.hash for t in setting.pool] if chosen.uses_pool else []
     condition = [setting.encoder.content_id, *setting.condition_kind, questions[0].split] if chosen.reads_condition else []
     tasks = [q.task.name for q in questions] + sorted({parse_split(q.split)[2] for q in questions} - {""})

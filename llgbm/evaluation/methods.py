@@ -46,6 +46,8 @@ class Method:
     uses_pool: bool
     """Whether the seen teachers are part of the method."""
     source: str
+    needs_teacher: bool = False
+    """Whether it needs the asked task's own teacher."""
     needs_predictor: bool = False
     needs_soft_prompt: bool = False
     needs_foreign: bool = False
@@ -187,15 +189,27 @@ METHODS: dict[str, Method] = {
     "instructed_few_shot": Method(
         instructed_few_shot, False, True, False, "in-context learning, arXiv:2005.14165, told the task", instructs=True
     ),
-    "teacher": Method(teacher, False, False, False, "LoRA, arXiv:2106.09685"),
+    "teacher": Method(teacher, False, False, False, "LoRA, arXiv:2106.09685", needs_teacher=True),
     "generated": Method(generated, True, True, False, "this package"),
     "foreign": Method(foreign, False, True, False, "the one given", needs_foreign=True),
     "shuffled_condition": Method(shuffled_condition, True, True, False, "control"),
     "nearest": Method(nearest, False, True, True, "retrieval by condition; LoraRetriever, arXiv:2402.09997"),
     "merged_topk": Method(merged_topk, False, True, True, "LoraHub, arXiv:2307.13269, with similarities as weights"),
-    "nearest_predicted": Method(nearest_predicted, False, True, True, "Delta Activations, arXiv:2509.04442, predicted", True),
-    "merged_predicted": Method(merged_predicted, False, True, True, "LoraHub, arXiv:2307.13269, by predicted fingerprint", True),
-    "nearest_fingerprint": Method(nearest_fingerprint, False, False, True, "Delta Activations, arXiv:2509.04442; an upper bound", True),
+    "nearest_predicted": Method(
+        nearest_predicted, False, True, True, "Delta Activations, arXiv:2509.04442, predicted", needs_predictor=True
+    ),
+    "merged_predicted": Method(
+        merged_predicted, False, True, True, "LoraHub, arXiv:2307.13269, by predicted fingerprint", needs_predictor=True
+    ),
+    "nearest_fingerprint": Method(
+        nearest_fingerprint,
+        False,
+        False,
+        True,
+        "Delta Activations, arXiv:2509.04442; an upper bound",
+        needs_teacher=True,
+        needs_predictor=True,
+    ),
     "mean_adapter": Method(mean_adapter, False, False, True, "model soups, arXiv:2203.05482, on weight changes"),
     "ridge": Method(ridge, False, True, True, "kernel ridge regression, doi:10.5555/645527.657464"),
     "ridge_attributes": Method(ridge_attributes, False, True, True, "the same, twice", needs_attributes=True),
@@ -234,6 +248,11 @@ def choose_methods(setting: Setting) -> list[str]:
             raise InputError(f"method {name} needs a trained writer of soft prompts; give --soft_prompt, or leave the method out")
         if METHODS[name].needs_foreign and setting.foreign is None:
             raise InputError(f"method {name} needs a generator to import; give --method module:function, or leave the method out")
+        if METHODS[name].needs_teacher and setting.untaught:
+            raise InputError(
+                f"method {name} needs the teachers of the tasks that are asked for, and zoo {setting.zoo.folder} has none of split "
+                f"{setting.untaught[0]}; build them, or leave the method out"
+            )
         if METHODS[name].needs_attributes and not setting.has_attributes:
             raise InputError(
                 f"method {name} needs the attributes of tasks, and suite {setting.zoo.suite.name} has none; "
@@ -241,6 +260,7 @@ def choose_methods(setting: Setting) -> list[str]:
             )
     without = {flag for flag in ("generator", "predictor", "soft_prompt", "foreign") if getattr(setting, flag) is None}
     without |= set() if setting.has_attributes else {"attributes"}
+    without |= {"teacher"} if setting.untaught else set()
     possible = [n for n, m in METHODS.items() if not any(getattr(m, f"needs_{flag}") for flag in without)]
     return list(setting.config.methods) or [name for name in possible if setting.framing.is_chat or not METHODS[name].instructs]
 

@@ -203,14 +203,24 @@ class Setting(Workspace):
         return torch.stack([self._fingerprints[t.path] for t in teachers])
 
     def questions(self, split: str) -> list[Question]:
-        """The split's tasks that have a teacher, each in its first wording. `seen` and `unseen_wording` are the pool's tasks."""
+        """The split's tasks that have a teacher, each in its first wording. `seen` and `unseen_wording` are the pool's tasks.
+
+        Of a split that is asked for by name and has no teacher at all, every task: unseen ones need none to be asked for.
+        """
         asked, _, test = parse_split(split)
         wanted = IN_UNSEEN_WORDS.get(asked, asked)
         teachers = self.pool if wanted == SEEN else [teacher for teacher in self.teachers.values() if teacher.split == wanted]
         tasks = [self.zoo.suite[teacher.task] for teacher in teachers]
+        if not tasks and wanted != SEEN and split in self.config.splits:
+            tasks = [task for task in self.zoo.suite if task.split == wanted]
         if asked in IN_UNSEEN_WORDS:
             tasks = [task for task in tasks if self._has_unseen_wording(task)]
         return [Question(task.tested_on(test), split) for task in tasks if not test or test in task.further_tests]
+
+    @property
+    def untaught(self) -> list[str]:
+        """The splits that are asked for by name though their tasks have no teachers."""
+        return [split for split in self.config.splits if any(q.task.name not in self.teachers for q in self.questions(split))]
 
     def _has_unseen_wording(self, task: Task) -> bool:
         kind, _ = self.condition_kind
@@ -227,7 +237,7 @@ class Setting(Workspace):
         for split in self.config.splits:
             check_split(split, suite)
             if not self.questions(split):
-                raise InputError(f"zoo {self.zoo.folder} has no tasks for split {split}; build their teachers, or leave the split out")
+                raise InputError(f"zoo {self.zoo.folder} has no tasks for split {split}; leave the split out")
         further = [f"{split}+{test}" for split in suite.task_splits for test in suite.further_tests]
         return list(self.config.splits) or [split for split in [*suite.splits, *further] if self.questions(split)]
 

@@ -15,7 +15,7 @@ from llgbm.errors import InputError
 from llgbm.evaluation import answering
 from llgbm.evaluation.answering import EvaluationWorker
 from llgbm.evaluation.made import how_made
-from llgbm.evaluation.methods import METHODS
+from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.evaluation.statistics import bootstrap_interval, standard_error
 from llgbm.evaluation.task_eval import Evaluation, evaluate, read_evaluation, run_evaluation
@@ -268,11 +268,16 @@ def test_impossible_choices_are_refused(zoo_folder, choices, message):
         evaluate(None, zoo_folder, EvaluationConfig(**choices))
 
 
-def test_a_split_without_tasks_is_refused(zoo_folder, tmp_path):
+def test_a_split_without_teachers_is_asked_where_it_is_named(zoo_folder: Path, tmp_path: Path) -> None:
     copied = _changed_zoo(zoo_folder, tmp_path, lambda m: m["teachers"].pop())
-    with pytest.raises(InputError, match="has no tasks for split mixture"):
-        evaluate(None, copied, EvaluationConfig(splits=("mixture",)))
     assert "mixture" not in evaluate(None, copied, ALONE).scores
+    named = replace(ALONE, methods=("base", "nearest"), splits=("seen", "mixture"))
+    found, whole = (evaluate(None, folder, named, tmp_path / "cache").to_json()["splits"] for folder in (copied, zoo_folder))
+    assert found == whole
+    assert found["mixture"]["base"]["n_tasks"] == 1
+    assert set(POSSIBLE) - set(choose_methods(asked(copied, splits=("mixture",)))) == {"teacher"}
+    with pytest.raises(InputError, match=r"method teacher needs the teachers .* has none of split mixture"):
+        evaluate(None, copied, replace(named, methods=("teacher",)))
 
 
 def test_a_zoo_of_another_base_is_refused(zoo_folder, tmp_path):
