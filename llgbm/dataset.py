@@ -50,6 +50,10 @@ class TokenBatch:
         """The response tokens, in the order in which `predicts` selects positions."""
         return self.labels[:, 1:][self.predicts[:, :-1]]
 
+    def prompt(self, row: int) -> list[int]:
+        """The tokens of a row that come before its answer."""
+        return self.input_ids[row, : int(self.predicts[row].long().argmax()) + 1].tolist()
+
     def rows(self, index: Tensor | slice | Sequence[int]) -> "TokenBatch":
         """The chosen rows, without columns that are padding in all of them."""
         mask = self.attention_mask[index]

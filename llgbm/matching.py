@@ -70,7 +70,7 @@ def _undecided(k: int, batch: TokenBatch, score: Score, framing: Framing) -> Ite
         tokens, (place, said) = answers[row].tolist(), score.strays[row].tolist()
         expected = framing.text(tokens)
         if _may_become(expected, [*tokens[:place], said], framing):
-            prompt = batch.input_ids[row, : int(batch.predicts[row].long().argmax()) + 1].tolist()
+            prompt = batch.prompt(row)
             room = len(expected.encode()) + SLACK
             yield _Row(k, row, prompt, expected, room if framing.max_length is None else min(room, framing.max_length - len(prompt)))
 

@@ -39,8 +39,11 @@ def lora_request(name: str, number: int, folder: str) -> Any:
 
 def end_of(engine: Any) -> str | None:
     """Why nothing more comes of an engine: its process is gone. One that was killed leaves whoever waits for a step waiting."""
+    check = getattr(engine.engine_core, "ensure_alive", None)
+    if check is None:  # it works in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0)
+        return None
     try:
-        engine.engine_core.ensure_alive()
+        check()
     except importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError as error:
         return first_line(error)
     return None

@@ -52,13 +52,13 @@ def bench_queries(config: ExperimentConfig, sizes: Sequence[int] = (1, 16), roun
     if len(questions) < max(sizes):
         raise InputError(f"zoo {setting.zoo.folder} has {len(questions)} seen tasks, fewer than the {max(sizes)} to ask together")
     factors = setting.zoo.factors([setting.teachers[question.task.name] for question in questions])
-    prompts = {way: [_prompt(read(setting, question)) for question in questions] for way, (read, _) in WAYS.items()}
+    prompts = {way: [read(setting, question).prompt(0) for question in questions] for way, (read, _) in WAYS.items()}
     rows = []
     for size in sizes:
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+        parts = [slice(start, start + size) for start in range(0, len(questions) - size + 1, size)]
         for _ in range(rounds):
             for way, (_, adapted) in WAYS.items():
-                parts = [slice(start, start + size) for start in range(0, len(questions) - size + 1, size)]
                 work = [(prompts[way][part], factors.select(range(part.start, part.stop)) if adapted else None) for part in parts]
                 spent = sum(timed(lambda asked=asked: _answer(setting, *asked))[1] for asked in work)
                 seconds[way].append(spent / (size * len(parts)))
@@ -73,11 +73,6 @@ def bench_queries(config: ExperimentConfig, sizes: Sequence[int] = (1, 16), roun
                 }
             )
     return {"new_tokens": NEW_TOKENS, "rows": rows}
-
-
-def _prompt(batch: TokenBatch) -> list[int]:
-    """What comes before the answer of a batch's one example."""
-    return batch.input_ids[0, : int(batch.predicts[0].long().argmax()) + 1].tolist()
 
 
 def _answer(setting: Setting, prompts: Sequence[Sequence[int]], factors: LoRAFactors | None) -> None:

@@ -78,11 +78,8 @@ class EvaluationWorker:
     @cached_property
     def fingerprints(self) -> dict[str, dict[str, float]]:
         """With a predictor, for each split: mean cosine to the teachers' fingerprints, predicted and of the pool's mean."""
-        return (
-            {}
-            if self.setting.predictor is None
-            else {split: self._fingerprint_cosines(split) for split, asked in self.questions.items() if self._taught(asked)}
-        )
+        taught = [] if self.setting.predictor is None else [split for split, asked in self.questions.items() if self._taught(asked)]
+        return {split: self._fingerprint_cosines(split) for split in taught}
 
     def survey(self) -> Outline:
         """What there is to score."""

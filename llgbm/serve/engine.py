@@ -110,8 +110,8 @@ class Engine:
 
     def submit(self, job: Job) -> "Future[Answer]":
         """Let a job wait for its turn. BusyError when too many wait, DeadError when it would wait for ever."""
-        if self.fault is not None:
-            raise DeadError(f"nothing is answered any more ({self.fault}); the server has to be started again")
+        if (fault := self.fault) is not None:
+            raise DeadError(f"nothing is answered any more ({fault}); the server has to be started again")
         try:
             self._jobs.put_nowait(job)
         except queue.Full as error:

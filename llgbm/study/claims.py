@@ -19,6 +19,10 @@ from llgbm.study.sanity import read_checks
 from llgbm.study.serving_times import MERGED
 from llgbm.study.statistics import Cells, of_units
 
+Scores = dict[str, dict[Method, np.ndarray]]
+"""Task -> method -> scores [S, N]."""
+Meanings = Mapping[str, dict[str, Any]]
+"""Task -> the fields of `Pairs` that say whether a verdict on it means anything."""
 UNCHECKED = "not set beside untrained answers; run 'llgbm study check'"
 
 
@@ -73,11 +77,12 @@ def claims_of(study: Study) -> dict[str, list[Pairs] | str]:
     Raises:
         InputError: Two runs of a task were scored on different examples.
     """
-    config = study.config.hypotheses
-    return {"H1": _accuracy(study, config), "H2": _drift(study, config), "H3": _overhead(study, config)}
+    config, cells = study.config.hypotheses, score_cells(study)
+    meanings = _meanings(study, cells, config.alpha)
+    return {"H1": _accuracy(cells, meanings, config), "H2": _drift(study, meanings, config), "H3": _overhead(study, config)}
 
 
-def score_cells(study: Study) -> dict[str, dict[Method, np.ndarray]]:
+def score_cells(study: Study) -> Scores:
     """Task -> method -> scores [S, N] over the seeds that all tasks and both methods have finished; tasks without a pair are left out.
 
     Raises:
@@ -109,28 +114,26 @@ def _check_examples(task: str, results: Sequence[RunResult]) -> None:
             )
 
 
-def _accuracy(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
+def _accuracy(cells: Scores, meanings: Meanings, config: HypothesesConfig) -> list[Pairs] | str:
     """H1, over the tasks that full fine-tuning learned and of each task; or which step it needs."""
-    cells = score_cells(study)
     if not cells:
         return "needs a finished run of each method with the same seed; run 'llgbm study run'"
     margin = config.accuracy_margin
     claim = f"LoRA keeps at least {percent(1 - margin)} of full fine-tuning's score"
     lora, full = ([of_task[method] for of_task in cells.values()] for method in ("lora", "full"))
     whole = Pairs("H1", None, claim, "example", "LoRA scores as full fine-tuning does", lora, full, margin, more_is_better=True)
-    return _of_learned(whole, list(cells), _meanings(study, config.alpha))
+    return _of_learned(whole, list(cells), meanings)
 
 
-def _of_learned(whole: Pairs, tasks: Sequence[str], meanings: Mapping[str, dict[str, Any]]) -> list[Pairs]:
+def _of_learned(whole: Pairs, tasks: Sequence[str], meanings: Meanings) -> list[Pairs]:
     """A claim over the tasks that full fine-tuning learned, and of each task.
 
     Where it is not shown to beat answers that need no training there is nothing to keep, and neither to be as good nor to move as
     little says anything: trials of non-inferiority call it assay sensitivity.
     """
-    rows = enumerate(tasks)
     each = [
-        dataclasses.replace(whole, task=task, lora=[whole.lora[i]], other=[whole.other[i]], **meanings.get(task, {"caveat": UNCHECKED}))
-        for i, task in rows
+        dataclasses.replace(whole, task=task, lora=[lora], other=[other], **meanings.get(task, {"caveat": UNCHECKED}))
+        for task, lora, other in zip(tasks, whole.lora, whole.other, strict=True)
     ]
     learned = [pairs for pairs in each if pairs.decidable]
     if not learned:
@@ -143,12 +146,11 @@ def _of_learned(whole: Pairs, tasks: Sequence[str], meanings: Mapping[str, dict[
     return [dataclasses.replace(whole, lora=[p.lora[0] for p in learned], other=[p.other[0] for p in learned], caveat=caveat), *each]
 
 
-def _meanings(study: Study, alpha: float) -> dict[str, dict[str, Any]]:
+def _meanings(study: Study, cells: Scores, alpha: float) -> Meanings:
     """Task -> what its full fine-tuning, set beside untrained answers, lets a claim mean; tasks without a pair of runs are left out."""
     baselines = read_checks(study).baselines
     return {
-        task: _meaning([of_task["full"]], _best_untrained(study, task, baselines.get(task, {})), alpha)
-        for task, of_task in score_cells(study).items()
+        task: _meaning([of_task["full"]], _best_untrained(study, task, baselines.get(task, {})), alpha) for task, of_task in cells.items()
     }
 
 
@@ -171,7 +173,7 @@ def _meaning(full: Cells, untrained: tuple[str, float] | None, alpha: float) -> 
     return {"caveat": caveat, "decidable": False}
 
 
-def _drift(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
+def _drift(study: Study, meanings: Meanings, config: HypothesesConfig) -> list[Pairs] | str:
     """H2, by CKA, over the tasks that full fine-tuning learned and of each task; or which step it needs."""
     found = read_drift(study)
     tasks = [task for task in found.tasks if task.reduction] if found else []
@@ -181,7 +183,7 @@ def _drift(study: Study, config: HypothesesConfig) -> list[Pairs] | str:
     margin = config.drift_reduction
     claim = f"LoRA drifts at least {percent(margin)} less than full fine-tuning"
     whole = Pairs("H2", None, claim, "probe", f"LoRA drifts {percent(2 * margin)} less", lora, full, margin)
-    return _of_learned(whole, [task.task for task in tasks], _meanings(study, config.alpha))
+    return _of_learned(whole, [task.task for task in tasks], meanings)
 
 
 def _overhead(study: Study, config: HypothesesConfig) -> list[Pairs] | str:

@@ -670,9 +670,16 @@ MUTANTS = (
     Mutant(
         "a verdict on the drift of what nobody learned",
         "study/claims.py",
-        "    return _of_learned(whole, [task.task for task in tasks], _meanings(study, config.alpha))\n",
+        "    return _of_learned(whole, [task.task for task in tasks], meanings)\n",
         "    return _of_learned(whole, [task.task for task in tasks], {task.task: {} for task in tasks})\n",
         "test_hypotheses.py::test_h2_says_nothing_of_tasks_that_full_fine_tuning_did_not_learn",
+    ),
+    Mutant(
+        "teachers among the methods of a split that has none",
+        "evaluation/methods.py",
+        '    without |= {"teacher"} if setting.untaught else set()\n',
+        "",
+        "test_task_eval.py::test_a_split_without_teachers_is_asked_where_it_is_named",
     ),
     Mutant(
         "scores of different examples that are paired",
