@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Test processes beside each other, of one thread each: as many as there are processors, up to eight.
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-numeric lint bench docs clean
 
@@ -9,11 +11,11 @@ demo: $(STAMP)
 	$(BIN)/llgbm quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 # The processor's lowest and highest instructions, one thread and two: results may differ by rounding only.
 test-numeric: $(STAMP)
-	.ci/numeric
+	.ci/numeric $(PARALLEL)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

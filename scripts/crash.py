@@ -1,6 +1,6 @@
 """What kill -9 leaves: work of six kinds is killed at random moments, and what lies there then is read.
 
-    OMP_NUM_THREADS=1 python scripts/crash.py [--kills 200] [--seed 0] [--kinds writing store imports deltas zoo training]
+    python scripts/crash.py [--kills 200] [--seed 0] [--kinds writing store imports deltas zoo training]
 
 Each kind works in a forked process and says on a pipe what it has done for good; when it is killed, everything on the disk has to be
 readable and everything that was said has to be there. Work that ends before it is killed is begun anew and does not count. Zoo, deltas
@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from llgbm.config import ExperimentConfig, get_config
@@ -307,6 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=[*SHARES], default=[*SHARES])
     args = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # a fork has none of its parent's threads and would wait for them for ever
     rng, whole, faults = random.Random(args.seed), sum(SHARES[kind] for kind in args.kinds), []
     with tempfile.TemporaryDirectory(prefix="llgbm-crash-") as folder:
         for kind in args.kinds:

@@ -1,6 +1,6 @@
 """What commands do where the system gives too little: a disk that is full, files that may not grow, memory that is refused.
 
-    OMP_NUM_THREADS=1 python scripts/scarce.py [--of disk files memory] [--kinds zoo import deltas training ...] [--growth 0.3]
+    python scripts/scarce.py [--of disk files memory] [--kinds zoo import deltas training ...] [--growth 0.3]
 
 Each command is given too little at first and a random bit more every time (up to `--growth` of it), until it ends well. Until then it has
 to end with exit status 2 and one sentence that says what was refused, where, and what helps; nothing half-written may lie there; what was
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from safetensors.torch import load_file
 
 from llgbm.cli import GOES_ON
@@ -300,6 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--growth", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(given)
+    torch.set_num_threads(1)  # a fork has none of its parent's threads and would wait for them for ever
     if "disk" in args.of:
         _may_mount(given)
     found, rng = [], random.Random(args.seed)

@@ -1,4 +1,4 @@
-"""Tests run on one thread: their models are tiny, and threads that wait for each other cost more than they bring."""
+"""Tests, and commands they start, run on one thread: models are tiny, and threads that wait for each other cost more than they bring."""
 
 import os
 import signal
@@ -6,7 +6,9 @@ import signal
 import pytest
 import torch
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # make test-numeric asks for two as well
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")  # make test-numeric asks for two as well
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts what runs in the background so; commands that tests start inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
