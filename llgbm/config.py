@@ -36,8 +36,8 @@ class ModelConfig:
 
     name: str = "micro"
     """Hugging Face directory or hub id, a GGUF file, `micro`, the built-in base, or `smollm2`."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the base's weights."""
+    dtype: Literal["float32", "bfloat16", "float16", "int8", "nf4"] = "float32"
+    """Precision of the base's weights; int8 and nf4 are 8 and 4 bits by bitsandbytes, for all but embeddings and norms."""
     device: str = "cpu"
     """Where the base runs: cpu, cuda, cuda:1, mps."""
     revision: str | None = None

@@ -73,7 +73,12 @@ def adapter_options(rank: int, at_once: int, kept: int) -> dict[str, Any]:
 
 
 def check_model(name: str, config: PretrainedConfig) -> None:
-    """InputError where vLLM's own model of that architecture takes no adapters, or its CPU build has no attention of that head size."""
+    """InputError where vLLM's own model of that architecture takes no adapters, or its CPU build has no attention of that head size.
+
+    Also for a quantized base: vLLM would quantize its files by code and rules of its own.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError(f"base {name}: it is quantized here, and vLLM would serve another one; {OTHERWISE}")
     models = importlib.import_module("vllm.model_executor.models")
     for architecture in config.architectures or []:
         known = models.ModelRegistry.models.get(architecture)

@@ -16,7 +16,7 @@ from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes, write_adapter
-from llgbm.zoo.base import load_configured
+from llgbm.zoo.base import Base, load_configured
 from llgbm.zoo.suites import load_suite
 
 
@@ -28,16 +28,7 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
     the same tokens in one batch.
     """
     base = load_configured(config.model)
-    suite = load_suite(config.zoo.suite)
-    shapes = target_shapes(base.model, config.lora.target_modules)
-    functional = FunctionalLoRA(base.model, shapes)
-    generator = torch.Generator().manual_seed(0)
-    factors = LoRAFactors.initialize(shapes, config.lora.rank, config.lora.alpha, n_adapters, generator=generator)
-    factors = factors.map(lambda tensor: torch.randn(tensor.shape, generator=generator) * 0.02)
-    tasks = list(suite)[:n_adapters]
-    framing = Framing.of(base, suite)
-    parts = [framing.batch(tasks[k % len(tasks)].train[:sequences]).to(base.model.device) for k in range(n_adapters)]
-    batch = concatenate(parts, framing.pad)
+    functional, factors, parts, batch = some_work(base, config, n_adapters, sequences)
 
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / str(k) for k in range(n_adapters)]
@@ -67,6 +58,21 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
         "max_difference_to_peft": (results["functional"] - results["peft"]).abs().max().item(),
         "largest_effect_of_an_adapter": (results["functional"] - results["base"]).abs().max().item(),
     }
+
+
+def some_work(
+    base: Base, config: ExperimentConfig, n_adapters: int, sequences: int
+) -> tuple[FunctionalLoRA, LoRAFactors, list[TokenBatch], TokenBatch]:
+    """The wrapped base, random adapters, each one's train examples of a task, and all of these as one batch."""
+    suite = load_suite(config.zoo.suite)
+    shapes = target_shapes(base.model, config.lora.target_modules)
+    generator = torch.Generator().manual_seed(0)
+    factors = LoRAFactors.initialize(shapes, config.lora.rank, config.lora.alpha, n_adapters, generator=generator)
+    factors = factors.map(lambda tensor: torch.randn(tensor.shape, generator=generator) * 0.02)
+    tasks = list(suite)[:n_adapters]
+    framing = Framing.of(base, suite)
+    parts = [framing.batch(tasks[k % len(tasks)].train[:sequences]).to(base.model.device) for k in range(n_adapters)]
+    return FunctionalLoRA(base.model, shapes), factors, parts, concatenate(parts, framing.pad)
 
 
 def _logits(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch) -> torch.Tensor:

@@ -15,6 +15,7 @@ EXAMPLE = "llgbm bench step"
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "teachers": ("llgbm.bench.teachers", "bench_teachers"),
     "forward": ("llgbm.bench.forward", "bench_forward"),
+    "compile": ("llgbm.bench.compiled", "bench_compile"),
     "deltas": ("llgbm.bench.deltas", "bench_deltas"),
     "deltas-100m": ("llgbm.bench.deltas", "bench_deltas_100m"),
     "step": ("llgbm.bench.step", "bench_step"),

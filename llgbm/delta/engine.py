@@ -110,7 +110,7 @@ class DeltaEngine:
             "probes": self.probes.content_hash,
             "probe_tokens": self._tokens_hash,
             "probe_set": self.probes.name,
-            "dtype": str(self.base.model.dtype).removeprefix("torch."),
+            "dtype": self.base.dtype,
             **asdict(self.options),
             "layers": list(self.options.layers) if isinstance(self.options.layers, tuple) else self.options.layers,
         }

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from llgbm.lora.targets import computed_in, linear_shape
+
 COLUMNS = "wanted_columns"
 """Buffer of the block: [rows, m], the tokens to compute in each row. Empty, as it is outside a call: all."""
 WORTHWHILE = 0.75
@@ -102,11 +104,10 @@ def _works_on_each_token_alone(block: nn.Module) -> bool:
     first = next((module for module in block.modules() if isinstance(module, nn.Linear | Conv1D)), None)
     if first is None:
         return False
-    weight: Tensor = first.weight
-    width = weight.shape[0 if isinstance(first, Conv1D) else 1]
-    hidden = torch.linspace(-1, 1, 3 * width, device=weight.device).sin().to(weight.dtype).view(1, 3, width)
+    width, dtype = linear_shape(first)[0], computed_in(first)
+    hidden = torch.linspace(-1, 1, 3 * width, device=first.weight.device).sin().to(dtype).view(1, 3, width)
     try:
         together, alone = block(hidden)[:, 1], block(hidden[:, 1:2])[:, 0]
-        return bool((together - alone).norm() <= 64 * torch.finfo(weight.dtype).eps * together.norm())
+        return bool((together - alone).norm() <= 64 * torch.finfo(dtype).eps * together.norm())
     except Exception:  # it wants further arguments, returns no tensor, holds no numbers (meta): then all tokens are computed
         return False

@@ -18,10 +18,18 @@ REFUSED_BY_PEFT = {
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """(d_in, d_out) of an `nn.Linear` or a Conv1D, which stores its weight transposed."""
+    if isinstance(module, nn.Linear):  # a weight of 4 bits is packed, and says nothing of its shape
+        return module.in_features, module.out_features
     weight = module.weight
     assert isinstance(weight, Tensor)
     rows, columns = weight.shape
-    return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
+    return rows, columns
+
+
+def computed_in(module: nn.Module) -> torch.dtype:
+    """Dtype of what a linear module reads and gives: its weight's, or bfloat16 where that is kept in 8 or 4 bits."""
+    assert isinstance(module.weight, Tensor)
+    return module.weight.dtype if module.weight.dtype.is_floating_point else torch.bfloat16
 
 
 def maps_each_token(module: nn.Module) -> bool:
@@ -36,7 +44,7 @@ def maps_each_token(module: nn.Module) -> bool:
     d_in, d_out = linear_shape(module)
     try:
         with torch.no_grad():
-            out = module(torch.zeros(1, 3, d_in, dtype=module.weight.dtype, device=module.weight.device))
+            out = module(torch.zeros(1, 3, d_in, dtype=computed_in(module), device=module.weight.device))
     except Exception:  # whatever it wants is not a tensor of tokens
         return False
     return isinstance(out, Tensor) and out.shape == (1, 3, d_out)

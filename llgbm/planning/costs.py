@@ -26,7 +26,7 @@ from llgbm.memory import GIB
 from llgbm.names import path_part
 from llgbm.planning.steps import Rows, Teachers, forward
 from llgbm.planning.work import Work, count
-from llgbm.zoo.base import DTYPES
+from llgbm.zoo.base import plain_dtype
 
 COSTS_FOLDER = Path(__file__).parent / "devices"
 """Costs that come with the package, by name."""
@@ -148,7 +148,7 @@ def _measure(sample: Sample, device: str, dtype: str) -> Iterator[tuple[Work, fl
         num_key_value_heads=max(2, sample.hidden // 64),
         vocab_size=sample.vocabulary,
     )
-    model = AutoModelForCausalLM.from_config(size, dtype=DTYPES[dtype]).to(device).requires_grad_(False)
+    model = AutoModelForCausalLM.from_config(size, dtype=plain_dtype(dtype, "a plan")).to(device).requires_grad_(False)
     functional = FunctionalLoRA(model, target_shapes(model, config.lora.target_modules))
     teachers = Teachers(functional, config, sample.rows.adapters)
     for step in (lambda: forward(functional, sample.rows, config.lora.rank), lambda: teachers.micro_batch(sample.rows)):

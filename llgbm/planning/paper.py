@@ -12,7 +12,7 @@ from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.peft_io import target_shapes
 from llgbm.memory import SHARE, MemoryPlan
 from llgbm.planning.work import on_paper
-from llgbm.zoo.base import DTYPES, Base, ensure_padding, read_config, read_tokenizer
+from llgbm.zoo.base import Base, ensure_padding, plain_dtype, read_config, read_tokenizer
 from llgbm.zoo.named import loadable_name
 
 ARCHITECTURES = Path(__file__).parent / "architectures.yaml"
@@ -49,13 +49,13 @@ def paper_base(model: ModelConfig, target_modules: Any, kind: str, capacity: flo
     """Wrap a base that exists on paper; to be used inside `on_paper()`.
 
     Args:
-        model: Names the base and its precision. InputError when no config of that name is found.
+        model: Names the base and its precision. InputError when no config of that name is found, or for a quantized base.
         target_modules: What adapters touch.
         kind: Of the device it would lie on: cpu or cuda.
         capacity: Memory of that device in bytes.
     """
     config = architecture(model.name, model.revision)
-    built: Any = AutoModelForCausalLM.from_config(config, dtype=DTYPES[model.dtype])
+    built: Any = AutoModelForCausalLM.from_config(config, dtype=plain_dtype(model.dtype, "a plan"))
     built.requires_grad_(False)
     functional = PaperLoRA(built, target_shapes(built, target_modules))
     functional.memory = PaperMemory(kind, capacity, weights_bytes(functional))

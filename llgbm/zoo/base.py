@@ -21,8 +21,10 @@ from llgbm.errors import InputError, blame_memory, first_line
 from llgbm.files import absolute, hash_json, hash_tensors
 from llgbm.zoo.gguf import is_gguf
 from llgbm.zoo.named import BUILT_IN, MICRO, SMOLLM2, SMOLLM2_HUB_ID, loadable_name
+from llgbm.zoo.quantized import COMPUTED_IN, QUANTIZED, keep_weights, quantization, quantized_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Of plain weights."""
 NOT_CONTENT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache")
 """Config entries that say where a model came from or how it is run, not what it computes."""
 FUSED_TOKENS = 256
@@ -105,7 +107,7 @@ class Base:
     @property
     def dtype(self) -> str:
         """Name of the weights' precision."""
-        return str(self.model.dtype).removeprefix("torch.")
+        return quantized_dtype(self.model) or str(self.model.dtype).removeprefix("torch.")
 
     @cached_property
     def content_hash(self) -> str:
@@ -207,7 +209,7 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
     Args:
         name: `micro`, `smollm2`, a directory in the format of transformers, a GGUF file, or a hub id. Code that comes with a model
             never runs.
-        dtype: float32, bfloat16 or float16.
+        dtype: float32, bfloat16 or float16; or int8 or nf4, see `zoo.quantized`.
         device: As torch names it: cpu, cuda, cuda:1, mps.
         revision: Branch, tag or commit of a hub model.
 
@@ -215,15 +217,19 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
         InputError: Nothing is there, it is no causal LM, a file is truncated or lacks weights, there is no token to pad with; of a
             GGUF file as `zoo.gguf.unpacked`.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+    if dtype not in (*DTYPES, *QUANTIZED):
+        raise InputError(f"dtype {dtype!r} is unknown; use one of {', '.join((*DTYPES, *QUANTIZED))}")
     check_usable(device)
     source = loadable_name(name)
     _check_source(name, source)
     config: Any = read_config(name, source, revision)
     _check_causal(name, config)
     stored = None if config.dtype is None else str(config.dtype).removeprefix("torch.")
-    model = _model(name, source, DTYPES[dtype], revision).to(torch.device(device))  # pyright: ignore[reportArgumentType]
+    if dtype in QUANTIZED:
+        model = _model(name, source, COMPUTED_IN, revision, quantization_config=quantization(dtype), device_map={"": torch.device(device)})
+        keep_weights(model)
+    else:
+        model = _model(name, source, DTYPES[dtype], revision).to(torch.device(device))  # pyright: ignore[reportArgumentType]
     ensure_attention(model)
     tokenizer = read_tokenizer(name, source, revision)
     ensure_padding(name, tokenizer, model)
@@ -265,6 +271,13 @@ def ensure_attention(model: PreTrainedModel) -> None:
         nn.functional.scaled_dot_product_attention(rows, rows, rows)
     except RuntimeError:
         model.set_attn_implementation("eager")
+
+
+def plain_dtype(dtype: str, what: str) -> torch.dtype:
+    """The dtype of a base's weights, where nothing else will do. InputError, which says for what, when it is quantized."""
+    if dtype not in DTYPES:
+        raise InputError(f"model.dtype is {dtype}, which {what} does not take; set it to bfloat16 or float32")
+    return DTYPES[dtype]
 
 
 def check_usable(device: str) -> None:
@@ -309,11 +322,11 @@ def _check_causal(name: str, config: PretrainedConfig) -> None:
         raise InputError(f"base {name}: is {what}, not a causal language model; use a decoder such as Qwen2ForCausalLM")
 
 
-def _model(name: str, source: str, dtype: torch.dtype | Literal["auto"], revision: str | None) -> PreTrainedModel:
+def _model(name: str, source: str, dtype: torch.dtype | Literal["auto"], revision: str | None, **placing: Any) -> PreTrainedModel:
     try:
         with no_bars():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, revision=revision, trust_remote_code=False, output_loading_info=True
+                source, dtype=dtype, revision=revision, trust_remote_code=False, output_loading_info=True, **placing
             )
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         blame_memory(error)
