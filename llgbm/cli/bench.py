@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "teachers": ("llgbm.bench.teachers", "bench_teachers"),
     "forward": ("llgbm.bench.forward", "bench_forward"),
     "compile": ("llgbm.bench.compiled", "bench_compile"),
+    "dtypes": ("llgbm.bench.dtypes", "bench_dtypes"),
     "deltas": ("llgbm.bench.deltas", "bench_deltas"),
     "deltas-100m": ("llgbm.bench.deltas", "bench_deltas_100m"),
     "step": ("llgbm.bench.step", "bench_step"),

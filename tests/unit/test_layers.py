@@ -17,7 +17,7 @@ LAYERS = (
     ("zoo.suite",),
     ("zoo.composed",),
     ("zoo.micro", "zoo.words"),
-    ("zoo.gguf",),
+    ("zoo.gguf", "zoo.quantized"),
     ("zoo.named",),
     ("zoo.suites", "zoo.base", "zoo.manifest"),
     ("zoo.importing", "zoo.harness"),
