@@ -128,9 +128,7 @@ def _spoken_logs(quiet: bool) -> Iterator[None]:
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # PEFT imports it where it is installed, and it says what else one may install
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # where it is installed PEFT imports it, and it says what else there is
     try:
         yield
     finally:

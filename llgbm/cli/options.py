@@ -40,7 +40,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "training.report_to": ("--report_to", "tracker: trackio, tensorboard, wandb, mlflow"),
     "model.name": ("--base", "Hugging Face folder or hub id, or micro, built in"),
     "model.revision": ("--revision", "branch, tag or commit of a hub id"),
-    "model.device": ("--device", "where the base runs: cpu, cuda, cuda:1, mps"),
+    "model.device": ("--device", "runs on: cpu, cuda, cuda:1, mps"),
     "model.dtype": ("--dtype", "float32, bfloat16, float16, int8 or nf4"),
     "model.memory_gb": ("--memory_gb", "memory that may be taken there, in GiB"),
 }
