@@ -19,7 +19,11 @@ def add_arguments(parser: CommandParser) -> None:
     """A base to check instead of the installation, and how to print."""
     base = "a base to check for --suite instead: padding, end token, lengths"
     parser.add_argument("--base", "--model.name", default=None, metavar="X", help=base)
-    for flag, about in (("dtype", "float32, bfloat16, float16, int8 or nf4"), ("device", "cpu, cuda, cuda:1 or mps"), ("revision", "of a hub id")):
+    for flag, about in (
+        ("dtype", "float32, bfloat16, float16, int8 or nf4"),
+        ("device", "cpu, cuda, cuda:1 or mps"),
+        ("revision", "of a hub id"),
+    ):
         parser.add_argument(f"--{flag}", f"--model.{flag}", default=None, metavar="X", help=f"of that base: {about}")
     suite = "micro, words, or a folder of JSONL files (default: micro)"
     parser.add_argument("--suite", "--zoo.suite", default="micro", metavar="X", help=suite)
