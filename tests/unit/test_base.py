@@ -166,8 +166,8 @@ def test_broken_tokenizers_are_named(content: str, folder: Path) -> None:
 
 
 def test_dtype_and_device_faults_are_named(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"dtype 'int8' is unknown; use one of float32, bfloat16, float16"):
-        load_base(str(folder), "int8")
+    with pytest.raises(InputError, match=r"dtype 'int4' is unknown; use one of float32, bfloat16, float16, int8, nf4"):
+        load_base(str(folder), "int4")
     with pytest.raises(InputError, match=r"device 'nonsense' cannot be used here"):
         load_base(str(folder), device="nonsense")
 

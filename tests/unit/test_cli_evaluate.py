@@ -64,7 +64,7 @@ def test_output_may_be_a_folder_and_splits_chosen(zoo_folder, tmp_path):
         (["--checkpoint", "nowhere"], "no generator"),
         (["--checkpoint", "none", "--max_examples", "0"], "--max_examples is 0; give 1 or more"),
         (["--checkpoint", "none", "--splits", "unseen"], "unknown split 'unseen'"),
-        (["--checkpoint", "none", "--dtype", "float8"], "model.dtype must be one of float32, bfloat16, float16, found 'float8'"),
+        (["--checkpoint", "none", "--dtype", "float8"], "model.dtype must be one of float32, bfloat16, float16, int8, nf4, found 'float8'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_status_2(zoo_folder, tmp_path, capsys, flags, message):
