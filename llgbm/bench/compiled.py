@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.exc import InductorError
 
 from llgbm.bench.clock import alone, timed
-from llgbm.bench.forward import some_work
+from llgbm.bench.forward import gradients_of, logits_of, some_work
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError, first_line
 from llgbm.zoo.base import load_configured
@@ -25,35 +24,30 @@ def bench_compile(config: ExperimentConfig, n_adapters: int = 40, sequences: int
     base = load_configured(config.model)
     functional, factors, _, batch = some_work(base, config, n_adapters, sequences)
     factors = factors.to(base.model.device)
-    trained = [tensor.requires_grad_() for tensor in factors.tensors()]
+    for tensor in factors.tensors():
+        tensor.requires_grad_()
     plain, compiled = functional.model, torch.compile(functional.model, dynamic=False)
 
-    def forward(model: object, gradients: bool) -> Tensor:
+    @torch.no_grad()
+    def forward(model: object) -> Tensor:
         functional.model = model  # pyright: ignore[reportAttributeAccessIssue]
-        with nullcontext() if gradients else torch.no_grad():
-            logits = functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
-        assert logits is not None
-        return logits
+        return logits_of(functional, factors, batch)
 
     def step(model: object) -> list[Tensor]:
-        for tensor in trained:
-            tensor.grad = None
-        forward(model, gradients=True).float().logsumexp(-1).sum().backward()
-        return [tensor.grad for tensor in trained if tensor.grad is not None]
+        functional.model = model  # pyright: ignore[reportAttributeAccessIssue]
+        return gradients_of(functional, factors, batch)
 
     def both(model: object) -> tuple[Tensor, list[Tensor]]:
-        return forward(model, gradients=False), step(model)
+        return forward(model), step(model)
 
     logits, gradients = both(plain)
     try:
         (other, others), compiling = timed(lambda: both(compiled))
     except (BackendCompilerFailed, InductorError) as error:
         raise InputError(f"torch.compile does not work here ({first_line(error)}); install a C++ compiler such as g++") from error
-    finally:
-        functional.model = plain
     work: dict[str, Callable[[], object]] = {
-        "forward": lambda: forward(plain, gradients=False),
-        "compiled_forward": lambda: forward(compiled, gradients=False),
+        "forward": lambda: forward(plain),
+        "compiled_forward": lambda: forward(compiled),
         "step": lambda: step(plain),
         "compiled_step": lambda: step(compiled),
     }
@@ -61,7 +55,6 @@ def bench_compile(config: ExperimentConfig, n_adapters: int = 40, sequences: int
     for _ in range(repeats):
         for name, run in work.items():
             seconds[name].append(alone(run))
-    functional.model = plain
     median = {name: statistics.median(values) for name, values in seconds.items()}
     saved = median["step"] - median["compiled_step"]
     return {

@@ -4,11 +4,12 @@ import statistics
 from dataclasses import replace
 
 from llgbm.bench.clock import alone
-from llgbm.bench.forward import some_work
+from llgbm.bench.forward import gradients_of, some_work
 from llgbm.config import ExperimentConfig
 from llgbm.functional_lora import FunctionalLoRA
+from llgbm.lora.targets import COMPUTED_IN
 from llgbm.zoo.base import load_configured
-from llgbm.zoo.quantized import COMPUTED_IN, QUANTIZED
+from llgbm.zoo.quantized import QUANTIZED
 
 
 def bench_dtypes(config: ExperimentConfig, n_adapters: int = 8, sequences: int = 1, repeats: int = 5) -> dict:
@@ -18,19 +19,12 @@ def bench_dtypes(config: ExperimentConfig, n_adapters: int = 8, sequences: int =
     for dtype in (plain, *QUANTIZED):
         base = load_configured(replace(config.model, dtype=dtype))
         wrapped[dtype], factors, _, batch = some_work(base, config, n_adapters, sequences)
-    trained = [tensor.requires_grad_() for tensor in factors.tensors()]
-
-    def step(functional: FunctionalLoRA) -> None:
-        for tensor in trained:
-            tensor.grad = None
-        logits = functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
-        assert logits is not None
-        logits.float().logsumexp(-1).sum().backward()
-
+    for tensor in factors.tensors():
+        tensor.requires_grad_()
     seconds = {dtype: [] for dtype in wrapped}
     for round_number in range(repeats + 1):
         for dtype, functional in wrapped.items():
-            taken = alone(lambda functional=functional: step(functional))
+            taken = alone(lambda functional=functional: gradients_of(functional, factors, batch))
             if round_number:  # the first is to get warm
                 seconds[dtype].append(taken)
     median = {dtype: statistics.median(values) for dtype, values in seconds.items()}

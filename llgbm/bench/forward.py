@@ -36,9 +36,9 @@ def bench_forward(config: ExperimentConfig, n_adapters: int = 40, sequences: int
             write_adapter(path, factors, k, base_name=base.name, fan_in_fan_out=functional.fan_in_fan_out)
         model = copy.deepcopy(base.model)
         ways: dict[str, Callable[[], torch.Tensor]] = {
-            "functional": lambda: _logits(functional, factors, batch),
+            "functional": lambda: logits_of(functional, factors, batch),
             "peft": lambda: torch.cat([_peft_logits(model, path, part) for path, part in zip(paths, parts, strict=True)]),
-            "base": lambda: _logits(functional, None, batch),
+            "base": lambda: logits_of(functional, None, batch),
         }
         results = {name: run() for name, run in ways.items()}
         seconds = {name: [] for name in ways}
@@ -75,10 +75,20 @@ def some_work(
     return FunctionalLoRA(base.model, shapes), factors, parts, concatenate(parts, framing.pad)
 
 
-def _logits(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch) -> torch.Tensor:
+def logits_of(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch) -> torch.Tensor:
+    """Logits at the answers' tokens, [n, V]."""
     logits = functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
     assert logits is not None
     return logits
+
+
+def gradients_of(functional: FunctionalLoRA, factors: LoRAFactors, batch: TokenBatch) -> list[torch.Tensor]:
+    """Forward and backward of a sum over the logits: the gradient of every A and B that takes one."""
+    trained = factors.tensors()
+    for tensor in trained:
+        tensor.grad = None
+    logits_of(functional, factors, batch).float().logsumexp(-1).sum().backward()
+    return [tensor.grad for tensor in trained if tensor.grad is not None]
 
 
 def _peft_logits(model: torch.nn.Module, path: Path, batch: TokenBatch) -> torch.Tensor:

@@ -15,6 +15,9 @@ REFUSED_BY_PEFT = {
 }
 """`model_type` -> parts of names of modules that PEFT 0.21 refuses (Mamba) or whose tensors it renames and loses (Laguna)."""
 
+COMPUTED_IN = torch.bfloat16
+"""Dtype of what flows through a module whose weight is kept in 8 or 4 bits."""
+
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """(d_in, d_out) of an `nn.Linear` or a Conv1D, which stores its weight transposed."""
@@ -27,9 +30,9 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
 
 
 def computed_in(module: nn.Module) -> torch.dtype:
-    """Dtype of what a linear module reads and gives: its weight's, or bfloat16 where that is kept in 8 or 4 bits."""
+    """Dtype of what a linear module reads and gives: its weight's, or `COMPUTED_IN`."""
     assert isinstance(module.weight, Tensor)
-    return module.weight.dtype if module.weight.dtype.is_floating_point else torch.bfloat16
+    return module.weight.dtype if module.weight.dtype.is_floating_point else COMPUTED_IN
 
 
 def maps_each_token(module: nn.Module) -> bool:

@@ -19,9 +19,10 @@ from transformers.utils import logging
 from llgbm.config import ModelConfig
 from llgbm.errors import InputError, blame_memory, first_line
 from llgbm.files import absolute, hash_json, hash_tensors
+from llgbm.lora.targets import COMPUTED_IN
 from llgbm.zoo.gguf import is_gguf
 from llgbm.zoo.named import BUILT_IN, MICRO, SMOLLM2, SMOLLM2_HUB_ID, loadable_name
-from llgbm.zoo.quantized import COMPUTED_IN, QUANTIZED, keep_weights, quantization, quantized_dtype
+from llgbm.zoo.quantized import QUANTIZED, keep_weights, quantization, quantized_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Of plain weights."""

@@ -9,15 +9,13 @@ Source: LLM.int8() (Dettmers et al. 2022), NF4 of QLoRA (Dettmers et al. 2023).
 import logging
 from typing import Any
 
-import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from llgbm.errors import InputError, first_line
+from llgbm.lora.targets import COMPUTED_IN
 
 INT8, NF4 = "int8", "nf4"
 QUANTIZED = (INT8, NF4)
-COMPUTED_IN = torch.bfloat16
-"""Dtype of everything that is not a quantized weight."""
 
 
 def quantization(dtype: str) -> BitsAndBytesConfig:

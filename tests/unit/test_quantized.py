@@ -96,6 +96,7 @@ def test_what_is_loaded_is_quantized_and_says_so(base: Base) -> None:
     check_base("this zoo", plain.identity, base, any_dtype=True)
 
 
+@pytest.mark.numeric
 def test_adapters_side_by_side_answer_as_in_plain_peft(base: Base, functional: FunctionalLoRA, adapters: list[Path]) -> None:
     ids, before = tokens(), hash_tensors(base.model.state_dict())
     with torch.no_grad():
@@ -109,6 +110,7 @@ def test_adapters_side_by_side_answer_as_in_plain_peft(base: Base, functional: F
     assert hash_tensors(base.model.state_dict()) == before
 
 
+@pytest.mark.numeric
 def test_gradients_are_those_of_the_weights_it_stands_for(base: Base, functional: FunctionalLoRA, adapters: list[Path]) -> None:
     plain, ids, found = written_out(base.model), tokens(), []
     for wrapped in (functional, FunctionalLoRA(plain, functional.shapes)):  # pyright: ignore[reportArgumentType]
