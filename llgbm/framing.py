@@ -159,6 +159,10 @@ class Framing:
         text = self._render(input) if self.is_chat else self._framed(input)
         return self._started(self._ids(text))
 
+    def answer(self, example: Example) -> list[int]:
+        """The tokens of an example's answer with the end, however long the prompt is that they are spelled after."""
+        return self._whole(example)[1]
+
     def cut(self, prompt: list[int], length: int) -> list[int]:
         """The start (BOS) and the last tokens of a prompt."""
         if len(prompt) <= length:

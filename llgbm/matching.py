@@ -9,7 +9,7 @@ such as other pieces of the same word, another end token or a blank more, is dec
 import dataclasses
 import itertools
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llgbm.dataset import TokenBatch
@@ -46,14 +46,14 @@ def score_answers(
     scores = score_each(functional, factors, batches, framing.pad)
     open_rows = [row for k, (batch, score) in enumerate(zip(batches, scores, strict=True)) for row in _undecided(k, batch, score, framing)]
     exact = [score.exact.clone() for score in scores]
-    for row, right in zip(open_rows, _say_so(functional, factors, open_rows, framing), strict=True):
-        exact[row.batch][row.row] = right
-    return [dataclasses.replace(score, exact=right) for score, right in zip(scores, exact, strict=True)]
+    for row, said in zip(open_rows, say(functional, factors, open_rows, framing, _may_become), strict=True):
+        exact[row.batch][row.row] = said.finished and normalized(said.text) == normalized(row.expected)
+    return [dataclasses.replace(score, exact=right, marks=right.float()) for score, right in zip(scores, exact, strict=True)]
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row that teacher forcing does not decide."""
+class Asked:
+    """A row that is to be decoded."""
 
     batch: int
     row: int
@@ -63,16 +63,29 @@ class _Row:
     """Tokens an answer may take."""
 
 
-def _undecided(k: int, batch: TokenBatch, score: Score, framing: Framing) -> Iterator[_Row]:
+@dataclass(frozen=True)
+class Said:
+    """What greedy decoding says."""
+
+    text: str
+    finished: bool
+    """Whether it ended by itself."""
+
+
+def asked_row(k: int, row: int, prompt: list[int], expected: str, framing: Framing) -> Asked:
+    """Row `row` of batch `k`, with room for the expected answer in the smallest tokens and a little more."""
+    room = len(expected.encode()) + SLACK
+    return Asked(k, row, prompt, expected, room if framing.max_length is None else min(room, framing.max_length - len(prompt)))
+
+
+def _undecided(k: int, batch: TokenBatch, score: Score, framing: Framing) -> Iterator[Asked]:
     assert score.strays is not None
     answers = batch.targets.cpu().split(score.n_tokens.tolist())
     for row in (~score.exact).nonzero()[:, 0].tolist():
         tokens, (place, said) = answers[row].tolist(), score.strays[row].tolist()
         expected = framing.text(tokens)
         if _may_become(expected, [*tokens[:place], said], framing):
-            prompt = batch.prompt(row)
-            room = len(expected.encode()) + SLACK
-            yield _Row(k, row, prompt, expected, room if framing.max_length is None else min(room, framing.max_length - len(prompt)))
+            yield asked_row(k, row, batch.prompt(row), expected, framing)
 
 
 def _may_become(expected: str, said: list[int], framing: Framing) -> bool:
@@ -84,26 +97,46 @@ def _may_become(expected: str, said: list[int], framing: Framing) -> bool:
     return unicodedata.normalize("NFD", whole).startswith(unicodedata.normalize("NFD", begun))
 
 
-def _say_so(functional: FunctionalLoRA, factors: LoRAFactors | None, rows: Sequence[_Row], framing: Framing) -> list[bool]:
-    """Whether greedy decoding of each prompt ends and gives the expected text; prompts of like length together."""
+def say(
+    functional: FunctionalLoRA,
+    factors: LoRAFactors | None,
+    rows: Sequence[Asked],
+    framing: Framing,
+    goes_on: Callable[[str, list[int], Framing], bool] | None = None,
+) -> list[Said]:
+    """Decode each row greedily, prompts of like length together.
+
+    Args:
+        functional: The wrapped base.
+        factors: One adapter per batch that rows name; None asks the base.
+        rows: What is asked.
+        framing: Turns tokens into text.
+        goes_on: From the expected answer, the tokens so far and the framing: whether it is worth going on.
+    """
     kind = functional.model.config.model_type
-    right: dict[int, bool] = {}
+    said: dict[int, Said] = {}
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
     groups = itertools.groupby(order, key=lambda i: len(rows[i].prompt) if kind in COUNT_PADDING else 0)
     for group in (list(group) for _, group in groups):
         tokens = max(len(rows[i].prompt) + rows[i].limit for i in group)
         most = min(len(group), comfortable_rows(functional, tokens))
 
-        def work(block: range, _: range, group: list[int] = group) -> list[bool]:
-            return _decoded_right(functional, factors, [rows[group[i]] for i in block], framing)
+        def work(block: range, _: range, group: list[int] = group) -> list[Said]:
+            return _say_together(functional, factors, [rows[group[i]] for i in block], framing, goes_on)
 
         blocks = functional.memory.run("decoding", len(group), 1, rows_at_once(functional, "decoding", tokens, most, answers=1), work)
-        right |= dict(zip(group, itertools.chain.from_iterable(blocks), strict=True))
-    return [right[i] for i in range(len(rows))]
+        said |= dict(zip(group, itertools.chain.from_iterable(blocks), strict=True))
+    return [said[i] for i in range(len(rows))]
 
 
-def _decoded_right(functional: FunctionalLoRA, factors: LoRAFactors | None, rows: Sequence[_Row], framing: Framing) -> list[bool]:
-    """Decode some rows together; each is left as soon as its text can no longer become the expected one."""
+def _say_together(
+    functional: FunctionalLoRA,
+    factors: LoRAFactors | None,
+    rows: Sequence[Asked],
+    framing: Framing,
+    goes_on: Callable[[str, list[int], Framing], bool] | None,
+) -> list[Said]:
+    """Decode some rows together; each is left as soon as it is of no use, or has used up its room."""
     ids, mask = (part.to(functional.device) for part in padded_left([row.prompt for row in rows], framing.pad))
     if factors is not None:
         factors = factors.select([row.batch for row in rows]).to(device=functional.device)
@@ -111,11 +144,10 @@ def _decoded_right(functional: FunctionalLoRA, factors: LoRAFactors | None, rows
     given_up: set[int] = set()  # every other row has ended
 
     def hopeless(i: int, said: list[int]) -> bool:
-        if len(said) >= rows[i].limit or not _may_become(rows[i].expected, said, framing):
+        if len(said) >= rows[i].limit or not (goes_on is None or goes_on(rows[i].expected, said, framing)):
             given_up.add(i)
         return i in given_up
 
     limit = max(row.limit for row in rows)
     new = greedy_decode(functional, factors, ids, mask, limit, framing.ends, framing.pad, hopeless=hopeless).tolist()
-    texts = [normalized(framing.text(tokens)) for tokens in new]
-    return [i not in given_up and text == normalized(row.expected) for i, (text, row) in enumerate(zip(texts, rows, strict=True))]
+    return [Said(framing.text(tokens[: row.limit]), i not in given_up) for i, (tokens, row) in enumerate(zip(new, rows, strict=True))]

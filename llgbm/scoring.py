@@ -21,7 +21,7 @@ from llgbm.functional_lora.measure import comfortable_rows, rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors
 
-KEPT = ("exact", "nll_sum", "n_tokens", "n_read")
+KEPT = ("exact", "nll_sum", "n_tokens", "n_read", "marks")
 """What of a score is one number a row."""
 
 
@@ -37,6 +37,8 @@ class Score:
     """Response tokens of the row."""
     n_read: Int[Tensor, " N"]
     """Tokens the base reads before the response, virtual ones too."""
+    marks: Float[Tensor, " N"]
+    """What each answer is worth by its task's metric, from 0 to 1; by exact match unless it was judged otherwise, see `judging`."""
     strays: Int[Tensor, "N 2"] | None = None
     """Where greedy decoding first leaves the answer (-1: nowhere), and the token it says there."""
 
@@ -49,6 +51,11 @@ class Score:
         return self.exact.double().mean().item()
 
     @property
+    def mean_mark(self) -> float:
+        """What an answer is worth by its task's metric, in the mean."""
+        return self.marks.double().mean().item()
+
+    @property
     def nll(self) -> float:
         """Nats per response token."""
         return (self.nll_sum.double().sum() / self.n_tokens.sum()).item()
@@ -56,14 +63,14 @@ class Score:
     def rows(self, index: slice) -> "Score":
         """Scores of the chosen rows."""
         strays = None if self.strays is None else self.strays[index]
-        return Score(self.exact[index], self.nll_sum[index], self.n_tokens[index], self.n_read[index], strays)
+        return Score(**{part: getattr(self, part)[index] for part in KEPT}, strays=strays)
 
     @staticmethod
     def join(scores: Sequence["Score"]) -> "Score":
         """The scores of several batches, one after another."""
         strays = [s.strays for s in scores if s.strays is not None]
-        exact, nll_sum, n_tokens, n_read = (torch.cat([getattr(s, part) for s in scores]) for part in KEPT)
-        return Score(exact, nll_sum, n_tokens, n_read, torch.cat(strays) if len(strays) == len(scores) else None)
+        kept = {part: torch.cat([getattr(s, part) for s in scores]) for part in KEPT}
+        return Score(**kept, strays=torch.cat(strays) if len(strays) == len(scores) else None)
 
 
 def score(functional: FunctionalLoRA, factors: LoRAFactors | StoredFactors | None, batch: TokenBatch) -> Score:
@@ -146,7 +153,8 @@ def _forward(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: Tok
     strays = _strays(found[:, 0].long(), batch.targets, owner, n_tokens)
     nll_sum = torch.zeros(len(batch), device=functional.device).index_add(0, owner, found[:, 1])
     n_read = batch.attention_mask.sum(1) - n_tokens
-    return Score((strays[:, 0] < 0).cpu(), nll_sum.cpu(), n_tokens.cpu(), n_read.cpu(), strays.cpu())
+    exact = (strays[:, 0] < 0).cpu()
+    return Score(exact, nll_sum.cpu(), n_tokens.cpu(), n_read.cpu(), exact.float(), strays.cpu())
 
 
 def _strays(

@@ -97,7 +97,7 @@ def prepare_step(base: Base, config: ExperimentConfig, batch: TokenBatch, n_adap
     per_adapter = len(batch) // n_adapters
     targets = TeacherTargets(FunctionalLoRA(base.model, shapes), teachers, batch, TargetOptions(frozenset(WEIGHTS), ()))
     plan = StepPlan(tuple(range(n_adapters)), (tuple(range(per_adapter)),) * n_adapters, (), ())
-    return Step(base, generated, plan, TeacherSet([], [], teachers, batch, per_adapter), targets)
+    return Step(base, generated, plan, TeacherSet([], [], teachers, batch, per_adapter, []), targets)
 
 
 def ours(step: Step) -> Tensor:

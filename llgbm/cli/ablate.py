@@ -105,4 +105,4 @@ def _print_comparisons(compared: list[dict[str, Any]], title: str) -> None:
 
 def _cell(row: dict[str, Any]) -> str:
     interval = "" if row["low"] is None else f" [{max(0, row['low']):.3f}, {min(1, row['high']):.3f}]"
-    return f"{row['exact_match']:.3f}{interval} (seeds: {row['n_seeds']})"
+    return f"{row['score']:.3f}{interval} (seeds: {row['n_seeds']})"

@@ -109,8 +109,9 @@ def _plan(args: Namespace, output: Path) -> dict[str, Any]:
 
 
 def print_evaluation(document: dict[str, Any]) -> None:
-    """Exact match of each method by split, and how the generated adapters compare with the others."""
+    """The score of each method by split, and how the generated adapters compare with the others."""
     from llgbm.evaluation.statistics import paired_by_all
+    from llgbm.evaluation.task_eval import measure
 
     splits = document["splits"]
     for split, shown in document.get("demonstrations", {}).items():
@@ -134,7 +135,7 @@ def print_evaluation(document: dict[str, Any]) -> None:
         }
         for method in methods
     ]
-    title = "exact match ± standard error over n tasks (share of the teachers' gain); tokens read before an answer, mean"
+    title = f"{measure(document)} ± standard error over n tasks (share of the teachers' gain); tokens read before an answer, mean"
     print_table(rows, title=title, in_parts=True)
     for split in splits:
         compared = [row for row in document["comparisons"] if row["split"] == split]
@@ -164,10 +165,10 @@ def _answer(checkpoint: str | None, data_dir: str, choices: Any, n_tasks: int) -
 def _cell(summary: dict[str, Any] | None) -> str:
     if summary is None:
         return "-"
-    error = "" if summary["exact_match_stderr"] is None else f" ± {summary['exact_match_stderr']:.3f}"
+    error = "" if summary["score_stderr"] is None else f" ± {summary['score_stderr']:.3f}"
     gain = "" if summary["gain_recovered"] is None else f" ({percent(summary['gain_recovered'])})"
-    worst = f", worst {summary['exact_match_worst']:.3f}" if "exact_match_worst" in summary else ""
-    return f"{summary['exact_match']:.3f}{error}{gain}{worst}"
+    worst = f", worst {summary['score_worst']:.3f}" if "score_worst" in summary else ""
+    return f"{summary['score']:.3f}{error}{gain}{worst}"
 
 
 def _tokens_read(summaries: Sequence[dict[str, Any]]) -> float | None:

@@ -51,6 +51,11 @@ def add_arguments(parser: CommandParser) -> None:
     tasks.add_argument("--suite", default="micro", metavar="X", help=suites)
     files = "instead: a folder of public tasks, as function_vectors, instruction_induction or natural_instructions publish them"
     tasks.add_argument("--import", dest="imported", nargs=2, default=None, metavar=("FORMAT", "DIR"), help=files)
+    table = "what tasks want: YAML of task: {texts: [...], family: ...}"
+    tasks.add_argument("--descriptions", default=None, metavar="FILE", help=table)
+    held = "put N seen tasks, families whole, into split unseen_task"
+    tasks.add_argument("--hold_out", type=int, default=None, metavar="N", help=held)
+    tasks.add_argument("--draw", type=int, default=0, metavar="D", help="which N, by chance (default: %(default)s)")
     tasks.add_argument("--split", default=None, metavar="S", help="only tasks of this split, such as seen")
     tasks.add_argument("--count", type=int, default=None, metavar="N", help="only so many tasks, evenly spaced")
     tasks.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="only these tasks")
@@ -121,7 +126,8 @@ def _list(args: Namespace) -> int:
         print_json(load_manifest(args.zoo))
         return 0
     manifest = read_manifest(args.zoo)
-    columns = ("task", "domain", "split", "seed", "steps", "exact_match")
+    scored = ["score"] if any(t.score is not None for t in manifest.teachers) else []
+    columns = ["task", "domain", "split", "seed", "steps", "exact_match", *scored]
     print_table([{name: getattr(t, name) for name in columns} for t in manifest.teachers], columns)
     _print_summary(args.zoo, manifest.teachers, manifest.base.name)
     return 0
@@ -131,10 +137,14 @@ def _tasks(args: Namespace) -> int:
     from dataclasses import replace
 
     from llgbm.checking import read_as
-    from llgbm.zoo.importing import import_suite
+    from llgbm.zoo.importing import describe, hold_out, import_suite
     from llgbm.zoo.suites import SuiteHeader, load_suite
 
     suite = load_suite(args.suite) if args.imported is None else import_suite(*args.imported)
+    if args.descriptions is not None:
+        suite = describe(suite, args.descriptions)
+    if args.hold_out is not None:
+        suite = hold_out(suite, args.hold_out, args.draw)
     if args.split not in (None, *suite.task_splits):
         raise InputError(f"--split: suite {suite.name} has no tasks of split {args.split!r}; it has {', '.join(suite.task_splits)}")
     suite = suite.select(args.tasks or None, args.split)
@@ -183,12 +193,12 @@ def _summary(teachers: Sequence[Teacher]) -> list[dict[str, Any]]:
     rows = []
     for split in (*Counter(t.split for t in teachers), None):
         of_split = [t for t in teachers if split in (None, t.split)]
-        scores = [t.exact_match for t in of_split if t.exact_match is not None]
+        scores = [t.value for t in of_split if t.value is not None]
         rows.append(
             {
                 "split": split or "all",
                 "teachers": len(of_split),
-                "mean_exact_match": sum(scores) / len(scores) if scores else None,
+                "mean_score": sum(scores) / len(scores) if scores else None,
                 "share_at_least_0.9": sum(score >= 0.9 for score in scores) / len(scores) if scores else None,
                 "worst": min(scores, default=None),
             }

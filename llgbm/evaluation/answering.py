@@ -18,12 +18,12 @@ from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_s
 from llgbm.fanout.crew import Tick
 from llgbm.files import hash_json, read_json, write_json
 from llgbm.functional_lora.virtual import virtual_tokens
-from llgbm.matching import score_answers
+from llgbm.judging import judge_answers
 from llgbm.scoring import KEPT, Score
 from llgbm.zoo.base import BaseIdentity, content_of
 from llgbm.zoo.folder import Teacher
 
-CACHE_FORMAT = 4
+CACHE_FORMAT = 5
 WITHOUT_EFFECT = ("splits", "methods", "predictor", "soft_prompt", "foreign", "adapters_at_once", "base")
 """Choices that decide what is scored or how fast, not what a method scores; the base's content stands in the key."""
 
@@ -196,7 +196,7 @@ def _score(method: str, questions: Sequence[Question], setting: Setting) -> list
         attempt = METHODS[method].attempt(setting, asked)
         virtual = contextlib.nullcontext() if attempt.virtual is None else virtual_tokens(setting.functional, attempt.virtual)
         with virtual:
-            scores += score_answers(setting.functional, attempt.factors, attempt.batches, setting.framing)
+            scores += judge_answers(setting.functional, attempt.factors, attempt.batches, [setting.judge(one.task) for one in asked])
     for question, score in zip(questions, scores, strict=True):
         if not math.isfinite(score.nll):
             raise InputError(

@@ -31,7 +31,7 @@ def instructed_tokens(setting: Setting, question: Question, demonstrated: bool =
     assert sentence is not None
     examples = setting.examples(question.task)
     told = [_told(sentence, example) for example in examples]
-    framing = setting.framing
+    framing = setting.roomy_framing
     if len(framing.fitting(told)) < len(told):
         raise InputError(
             f"task {question.task.name}: its sentence and an example are more than the {framing.max_length} tokens that are read; "
@@ -67,10 +67,10 @@ def multitask_adapter(setting: Setting, instructed: bool) -> LoRAFactors:
 
 def multitask_lesson(setting: Setting, instructed: bool) -> Lesson:
     """All train examples of the pool's tasks; `instructed`: each after one of its task's seen wordings, in turn."""
-    framing, pad = setting.framing, setting.pad_token_id
+    framing, pad = setting.roomy_framing, setting.pad_token_id
     batches = []
     for teacher in setting.pool:
-        examples = framing.of_task(setting.zoo.suite[teacher.task], "train")
+        examples = setting.framing.of_task(setting.zoo.suite[teacher.task], "train")
         batches.append(framing.batch(framing.fitting(_each_told(setting, teacher, examples)) if instructed else examples))
     validation = [batch.rows(slice(0, VALIDATION)) for batch in batches]
     name = "multitask_instructed" if instructed else "multitask_blind"

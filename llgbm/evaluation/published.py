@@ -32,7 +32,8 @@ def scores_for_card(file: str | Path, adapter: str | None = None) -> list[Publis
 
 def _of_generator(document: dict[str, Any]) -> list[PublishedScore]:
     scored = {split: methods["generated"] for split, methods in document["splits"].items() if "generated" in methods}
-    return [PublishedScore(split, "exact_match", row["exact_match"], row["n_examples"]) for split, row in scored.items()]
+    metric = document["metrics"][0] if len(document["metrics"]) == 1 else "score"
+    return [PublishedScore(split, metric, row["score"], row["n_examples"]) for split, row in scored.items()]
 
 
 def _of_adapter(document: dict[str, Any], adapter: str) -> list[PublishedScore]:

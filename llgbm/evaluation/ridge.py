@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llgbm.evaluation.setting import Question, Setting
+from llgbm.judging import judge_answers
 from llgbm.lora.blend import Blender
 from llgbm.lora.factors import LoRAFactors
-from llgbm.matching import score_answers
 from llgbm.models.effects import levels_of
 from llgbm.models.kernel_ridge import KERNELS, STRENGTHS, KernelRidge, folds, known_without
 from llgbm.models.reading import TEXTS, TEXTS_IN_CHOICE, fit_reading, likeliest
@@ -130,11 +130,11 @@ def _fit(setting: Setting, rows: Rows, few: Rows) -> Fitted:
 
 
 def _behavior(setting: Setting, factors: LoRAFactors, tasks: Sequence[Task]) -> tuple[float, float]:
-    """Mean exact match and mean log-likelihood of adapters on train examples of their tasks; higher is better."""
+    """Mean mark and mean log-likelihood of adapters on train examples of their tasks; higher is better."""
     framing = setting.framing
     batches = [framing.batch(framing.of_task(task, "train")[:VALIDATION_EXAMPLES]) for task in tasks]
-    scores = score_answers(setting.functional, factors, batches, framing)
-    return sum(score.exact_match for score in scores) / len(scores), -sum(score.nll for score in scores) / len(scores)
+    scores = judge_answers(setting.functional, factors, batches, [setting.judge(task) for task in tasks])
+    return sum(score.mean_mark for score in scores) / len(scores), -sum(score.nll for score in scores) / len(scores)
 
 
 def pool_tasks(setting: Setting) -> list[Task]:

@@ -12,12 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from llgbm.config import ZooConfig
 from llgbm.dataset import TokenBatch
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
 from llgbm.evaluation.asking import check_split, parse_split
 from llgbm.evaluation.foreign import Generate, load_foreign
 from llgbm.framing import Framing
+from llgbm.judging import Judge
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.workspace import Workspace, open_workspace
@@ -121,6 +123,10 @@ class Setting(Workspace):
         if name not in self.kept:
             self.kept[name] = make()
         return self.kept[name]
+
+    def judge(self, task: Task) -> Judge:
+        """How answers to a task are judged."""
+        return Judge.of(self.framing, task)
 
     @property
     def pad_token_id(self) -> int:
@@ -260,13 +266,13 @@ class Setting(Workspace):
 
     def demonstrated(self, task: Task) -> TokenBatch:
         """The same examples, each after solved train examples of its own."""
-        return self.framing.batch(self.examples(task), self.demonstrations(task))
+        return self.roomy_framing.batch(self.examples(task), self.demonstrations(task))
 
     def demonstrations(self, task: Task) -> list[Sequence[Example]]:
         """For each test example its own draw of solved train examples, as many as fit before it."""
         rng = random.Random(f"demonstrations/{task.name}/{self.config.seed}")
         drawn = [rng.sample(task.train, min(self.config.demonstrations, len(task.train))) for _ in self.examples(task)]
-        return [self.framing.shown(example, shown) for example, shown in zip(self.examples(task), drawn, strict=True)]
+        return [self.roomy_framing.shown(example, shown) for example, shown in zip(self.examples(task), drawn, strict=True)]
 
     def demonstrations_shown(self, tasks: Sequence[Task]) -> dict[str, float]:
         """How many demonstrations were asked for, how many fit on average, and before how many examples fewer did."""
@@ -288,6 +294,12 @@ class Setting(Workspace):
     def framing(self) -> Framing:
         """How the base reads examples."""
         return self.zoo.framing(self.base)
+
+    @cached_property
+    def roomy_framing(self) -> Framing:
+        """The same with the base's whole context, for what is read besides an example: how long examples may be is no limit on that."""
+        zoo = ZooConfig(**self.zoo.manifest.get("zoo", {}))
+        return Framing.of(self.base, self.zoo.suite, replace(zoo, max_length=None))
 
     @cached_property
     def _engine(self) -> DeltaEngine:

@@ -1,5 +1,6 @@
 """Evaluate a generator and its controls on a zoo's tasks: `eval_<name>.json`, per split, per method, per task."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare, g
 from llgbm.fanout.crew import Engine, Job
 from llgbm.fanout.local import Local
 from llgbm.files import hash_json, read_json
+from llgbm.metrics import EXACT_MATCH, TITLES
 from llgbm.progress import ProgressCallback, Tally
 from llgbm.scoring import Score
 from llgbm.zoo.base import BaseIdentity
@@ -43,8 +45,13 @@ class Evaluation:
     """How it was made, where it is a zoo's and a run's as they lie on disk."""
 
     def per_task(self, split: str, method: str) -> list[float]:
-        """Exact match of each task."""
-        return [score.exact_match for score in self.scores[split][method]]
+        """What each task's answers are worth by its metric."""
+        return [score.mean_mark for score in self.scores[split][method]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """By which its tasks are judged."""
+        return list(dict.fromkeys(question.task.metric for asked in self.questions.values() for question in asked))
 
     def clusters(self, split: str) -> Clusters:
         """Which of a split's tasks hang together."""
@@ -56,6 +63,7 @@ class Evaluation:
             "splits": {split: {m: self._summary(split, m) for m in methods} for split, methods in self.scores.items()},
             "comparisons": [row for split in self.scores for row in self._comparisons(split)],
             "tasks": [row for split in self.scores for row in self._task_rows(split)],
+            "metrics": self.metrics,
             "base": asdict(self.base),
             "config_hash": self.config_hash,
             **({"demonstrations": self.demonstrations} if self.demonstrations else {}),
@@ -65,17 +73,18 @@ class Evaluation:
 
     def _summary(self, split: str, method: str) -> dict[str, Any]:
         """Means over tasks, each of which weighs the same; interval and error over tasks, clustered, or over a single task's examples."""
-        scores, exact = self.scores[split][method], self.per_task(split, method)
-        units, clusters = (exact, self.clusters(split)) if len(exact) > 1 else (scores[0].exact.double().numpy(), None)
+        scores, marks = self.scores[split][method], self.per_task(split, method)
+        units, clusters = (marks, self.clusters(split)) if len(marks) > 1 else (scores[0].marks.double().numpy(), None)
         low, high = bootstrap_interval(units, clusters=clusters)
         gain = None
         if {"base", "teacher"} <= self.scores[split].keys():
-            gain = gain_recovered(exact, self.per_task(split, "base"), self.per_task(split, "teacher"))
+            gain = gain_recovered(marks, self.per_task(split, "base"), self.per_task(split, "teacher"))
         return {
-            "exact_match": sum(exact) / len(exact),
-            "exact_match_stderr": standard_error(units, clusters),
+            "score": sum(marks) / len(marks),
+            "score_stderr": standard_error(units, clusters),
             "low": low,
             "high": high,
+            "exact_match": sum(score.exact_match for score in scores) / len(scores),
             "nll": sum(score.nll for score in scores) / len(scores),
             "gain_recovered": gain,
             "tokens_read": sum(score.n_read.double().mean().item() for score in scores) / len(scores),
@@ -85,28 +94,28 @@ class Evaluation:
         }
 
     def _worst(self, split: str, method: str) -> dict[str, float]:
-        """Where tasks were asked for in several wordings: exact match in each task's worst one, mean over tasks."""
+        """Where tasks were asked for in several wordings: the score in each task's worst one, mean over tasks."""
         counts = self.wordings.get(split, [])
         if max(counts, default=1) == 1:
             return {}
         of_tasks = zip(self.scores[split][method], counts, strict=True)
-        worst = [min(part.double().mean().item() for part in score.exact.chunk(count)) for score, count in of_tasks]
-        return {"exact_match_worst": sum(worst) / len(worst)}
+        worst = [min(part.double().mean().item() for part in score.marks.chunk(count)) for score, count in of_tasks]
+        return {"score_worst": sum(worst) / len(worst)}
 
     def _comparisons(self, split: str) -> list[dict[str, Any]]:
         """The generated (else the foreign) adapters against each other method: clustered interval and test, p by Holm over the methods."""
         reference = next((method for method in (REFERENCE, FOREIGN) if method in self.scores[split]), None)
         if reference is None:
             return []
-        exact = {method: [score.exact.double().numpy() for score in scores] for method, scores in self.scores[split].items()}
+        marks = {method: [score.marks.double().numpy() for score in scores] for method, scores in self.scores[split].items()}
         clusters = self.clusters(split)
         rows = [
-            {"split": split, "method": reference, "other": other, **asdict(compare(exact[reference], exact[other], clusters=clusters))}
-            for other in exact
+            {"split": split, "method": reference, "other": other, **asdict(compare(marks[reference], marks[other], clusters=clusters))}
+            for other in marks
             if other != reference
         ]
         add_holm(rows)
-        if {"base", "teacher"} <= exact.keys():
+        if {"base", "teacher"} <= marks.keys():
             generated, base, teacher = (self.per_task(split, method) for method in (reference, "base", "teacher"))
             for row in rows:
                 if row["other"] == "teacher":
@@ -124,9 +133,12 @@ class Evaluation:
                     "domain": question.task.domain,
                     "attributes": question.task.attributes,
                     "n_examples": len(next(iter(scores.values()))),
+                    "metric": question.task.metric,
+                    "score": {method: score.mean_mark for method, score in scores.items()},
                     "exact_match": {method: score.exact_match for method, score in scores.items()},
                     "nll": {method: score.nll for method, score in scores.items()},
                     "exact": {method: "".join("01"[bool(x)] for x in score.exact) for method, score in scores.items()},
+                    **({} if question.task.metric == EXACT_MATCH else {"marks": {m: score.marks.tolist() for m, score in scores.items()}}),
                 }
             )
         return rows
@@ -199,7 +211,17 @@ class EvaluationDocument:
     tasks: tuple[dict[str, Any], ...]
     base: dict[str, Any]
     config_hash: str
+    metrics: tuple[str, ...]
+    """By which its tasks are judged."""
     comparisons: tuple[dict[str, Any], ...] = ()
+
+
+def measure(document: Mapping[str, Any]) -> str:
+    """What the scores of an `eval_<name>.json` are, as a heading says it."""
+    metrics = document["metrics"]
+    if len(metrics) == 1:
+        return TITLES[metrics[0]]
+    return f"score by each task's metric ({', '.join(TITLES[name] for name in metrics)})"
 
 
 def read_evaluation(path: str | Path) -> dict[str, Any]:

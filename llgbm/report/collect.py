@@ -189,9 +189,9 @@ def _read_scores(path: Path) -> dict[str, Any]:
     try:
         for methods in document["splits"].values():
             for name, summary in methods.items():
-                if not all(map(_is_figure, (summary["exact_match"], summary["low"], summary["high"]))):
-                    raise InputError(f"{path}: exact match of {name} or its interval is not a number; write it anew")
-        whole = all({"split", "task"} <= row.keys() and all(map(_is_figure, row["exact_match"].values())) for row in document["tasks"])
+                if not all(map(_is_figure, (summary["score"], summary["low"], summary["high"]))):
+                    raise InputError(f"{path}: the score of {name} or its interval is not a number; write it anew")
+        whole = all({"split", "task"} <= row.keys() and all(map(_is_figure, row["score"].values())) for row in document["tasks"])
         whole = whole and all(row.keys() >= COMPARED for row in document.get("comparisons", []))
     except (AttributeError, KeyError, TypeError):
         whole = False

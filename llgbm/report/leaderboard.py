@@ -85,7 +85,7 @@ def entries_of_study(result: Mapping[str, Any], name: str, cost: str, command: s
         entry = found.setdefault(row["method"], {**start, "entry": name if own else row["method"]})
         column = _column(study, row)
         if column is not None:
-            figures = {part: row[source] for part, source in (("mean", "exact_match"), ("low", "low"), ("high", "high"))}
+            figures = {part: row[source] for part, source in (("mean", "score"), ("low", "low"), ("high", "high"))}
             entry["figures"][column] = {k: None if v is None else round(100 * min(max(v, 0), 1), 1) for k, v in figures.items()}
     return list(found.values())
 

@@ -43,10 +43,10 @@ def _bars(axes: Axes, rows: Sequence[dict[str, Any]], split: str, variants: Sequ
     found = {row["variant"]: row for row in rows if row["split"] == split and row["method"] == METHOD}
     for place, variant in enumerate(variants):
         row = found[variant]
-        axes.barh(place, 100 * row["exact_match"], color=color, xerr=error_ends(row), error_kw={"ecolor": "black", "capsize": 2.5, "lw": 1})
-        axes.text(106, place, f"{100 * row['exact_match']:.1f}", va="center", fontsize=8)
+        axes.barh(place, 100 * row["score"], color=color, xerr=error_ends(row), error_kw={"ecolor": "black", "capsize": 2.5, "lw": 1})
+        axes.text(106, place, f"{100 * row['score']:.1f}", va="center", fontsize=8)
     for method, style in (("teacher", "--"), ("base", ":")):
-        shown = [row["exact_match"] for row in rows if row["split"] == split and row["method"] == method]
+        shown = [row["score"] for row in rows if row["split"] == split and row["method"] == method]
         if shown:
             axes.axvline(100 * shown[0], color=GRAY, linestyle=style, lw=1, label=method)
     axes.set(yticks=range(len(variants)), yticklabels=variants, xlim=(0, 122), xlabel="exact match, %", title=split.replace("_", " "))
@@ -64,14 +64,12 @@ def _curves(axes: Axes, rows: Sequence[dict[str, Any]], study: Study) -> None:
         lines.setdefault(line, {})[number] = row
     for (line, found), color, marker in zip(lines.items(), COLORS, "o^sD", strict=False):
         counts = [float(number) for number in found]
-        axes.plot(
-            counts, [100 * row["exact_match"] for row in found.values()], marker=marker, color=color, label=line, clip_on=False, zorder=3
-        )
+        axes.plot(counts, [100 * row["score"] for row in found.values()], marker=marker, color=color, label=line, clip_on=False, zorder=3)
         if all(row["low"] is not None for row in found.values()):
             low, high = ([100 * min(1, max(0, row[end])) for row in found.values()] for end in ("low", "high"))
             axes.fill_between(counts, low, high, color=color, alpha=0.2, lw=0)
     for method, style in (("teacher", "--"), ("base", ":")):
-        shown = [row["exact_match"] for row in rows if row["method"] == method]
+        shown = [row["score"] for row in rows if row["method"] == method]
         if shown:
             axes.axhline(100 * max(shown), color=GRAY, linestyle=style, lw=1, label=method)
     numbers = sorted({number for found in lines.values() for number in found}, key=float)
@@ -86,4 +84,4 @@ def error_ends(row: Mapping[str, Any]) -> Any:
     if row["low"] is None:
         return None
     low, high = max(0.0, row["low"]), min(1.0, row["high"])
-    return [[100 * max(0.0, row["exact_match"] - low)], [100 * max(0.0, high - row["exact_match"])]]
+    return [[100 * max(0.0, row["score"] - low)], [100 * max(0.0, high - row["score"])]]

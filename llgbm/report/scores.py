@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from llgbm.evaluation.methods import METHODS
 from llgbm.evaluation.statistics import p_text, paired_by
-from llgbm.evaluation.task_eval import REFERENCE
+from llgbm.evaluation.task_eval import REFERENCE, measure
 from llgbm.percent import percent
 from llgbm.report.charts import Estimate, estimates_chart
 from llgbm.report.collect import Run
@@ -34,20 +34,20 @@ class Scores:
         return own is None or own == self.document["config_hash"]
 
     def cell(self, split: str, method: str) -> Cell:
-        """Exact match, its interval and the gain recovered."""
+        """The score, its interval and the gain recovered."""
         summary = self.splits.get(split, {}).get(method)
         if summary is None:
             return percent_cell(None)
         gain = summary.get("gain_recovered")
         shown = "" if gain is None or method in ("base", "teacher") else f"gain {percent(gain)}".replace("-", MINUS)
-        return percent_cell(summary["exact_match"], summary["low"], summary["high"], note=shown)
+        return percent_cell(summary["score"], summary["low"], summary["high"], note=shown)
 
     def estimate(self, split: str, method: str) -> Estimate | None:
         """The same for a chart."""
         summary = self.splits.get(split, {}).get(method)
         if summary is None:
             return None
-        return Estimate(self.label, summary["exact_match"], summary["low"], summary["high"])
+        return Estimate(self.label, summary["score"], summary["low"], summary["high"])
 
 
 def scores_of(runs: Sequence[Run]) -> list[Scores]:
@@ -62,7 +62,7 @@ def headlines(scores: Scores) -> list[tuple[str, Cell, str]]:
     found = []
     for split, methods in scores.splits.items():
         if REFERENCE in methods:
-            others = [f"{words(name)} {percent(methods[name]['exact_match'], 1)}" for name in ("base", "teacher") if name in methods]
+            others = [f"{words(name)} {percent(methods[name]['score'], 1)}" for name in ("base", "teacher") if name in methods]
             found.append((words(split), scores.cell(split, REFERENCE), ", ".join(others)))
     return found
 
@@ -73,20 +73,20 @@ def score_tables(columns: Sequence[Scores]) -> list[Table]:
     if len(columns) == 1:
         heads = [Cell("method"), *(_split_head(columns[0], split) for split in splits)]
         rows = [[_method_head(m), *(columns[0].cell(split, m) for split in splits)] for m in _methods(columns, splits)]
-        return [Table("Exact match of each method, by split", heads, rows)]
+        return [Table(f"{_measure(columns)} of each method, by split", heads, rows)]
     tables = []
     for split in splits:
         rows = [[_method_head(m), *(one.cell(split, m) for one in columns)] for m in _methods(columns, [split])]
-        tables.append(Table(f"Exact match, {words(split)}", [Cell("method"), *(_run_head(one, split) for one in columns)], rows))
+        tables.append(Table(f"{_measure(columns)}, {words(split)}", [Cell("method"), *(_run_head(one, split) for one in columns)], rows))
     return tables
 
 
 def score_charts(columns: Sequence[Scores]) -> list[tuple[str, Markup]]:
-    """For each split, every method's exact match with its interval."""
+    """For each split, every method's score with its interval."""
     charts = []
     for split in dict.fromkeys(split for one in columns for split in one.splits):
         rows = [(words(m), [one.estimate(split, m) for one in columns]) for m in _methods(columns, [split])]
-        charts.append((words(split), estimates_chart(f"Exact match, {words(split)}", rows, emphasis=words(REFERENCE))))
+        charts.append((words(split), estimates_chart(f"{_measure(columns)}, {words(split)}", rows, emphasis=words(REFERENCE))))
     return charts
 
 
@@ -119,13 +119,13 @@ def paired_table(scores: Scores) -> Table | None:
 
 def figures_table(scores: Scores) -> Table:
     """Every figure of an evaluation, one row per split and method."""
-    names = ("split", "method", "exact match", "standard error", "gain recovered", "NLL per token", "tasks", "examples")
+    names = ("split", "method", measure(scores.document), "standard error", "gain recovered", "NLL per token", "tasks", "examples")
     rows = [
         [
             Cell(words(split)),
             Cell(words(method)),
-            percent_cell(summary["exact_match"]),
-            number_cell(summary.get("exact_match_stderr")),
+            percent_cell(summary["score"]),
+            number_cell(summary.get("score_stderr")),
             number_cell(summary.get("gain_recovered")),
             number_cell(summary.get("nll")),
             number_cell(summary.get("n_tasks")),
@@ -138,7 +138,7 @@ def figures_table(scores: Scores) -> Table:
 
 
 def task_table(columns: Sequence[Scores]) -> Table | None:
-    """Exact match on each task: of every method, or of the generated adapters where several evaluations stand side by side."""
+    """The score on each task: of every method, or of the generated adapters where several evaluations stand side by side."""
     shown = [(one, m) for one in columns for m in _methods([one], list(one.splits)) if len(columns) == 1 or m == REFERENCE]
     tasks: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for i, one in enumerate(columns):
@@ -147,11 +147,20 @@ def task_table(columns: Sequence[Scores]) -> Table | None:
     order = {id(one): i for i, one in enumerate(columns)}
     rows = []
     for (split, task), by_column in tasks.items():
-        scored = [by_column.get(order[id(one)], {}).get("exact_match", {}).get(method) for one, method in shown]
+        scored = [by_column.get(order[id(one)], {}).get("score", {}).get(method) for one, method in shown]
         domain = str(next(iter(by_column.values())).get("domain", ""))
         rows.append([Cell(task), Cell(domain), Cell(words(split)), *(percent_cell(value, short=True) for value in scored)])
     heads = [Cell(words(m) if len(columns) == 1 else one.label) for one, m in shown]
-    return Table("Exact match on each task", [Cell("task"), Cell("domain"), Cell("split"), *heads], rows) if rows and shown else None
+    return (
+        Table(f"{_measure(columns)} on each task", [Cell("task"), Cell("domain"), Cell("split"), *heads], rows) if rows and shown else None
+    )
+
+
+def _measure(columns: Sequence[Scores]) -> str:
+    """What scores of several evaluations are."""
+    metrics = list(dict.fromkeys(name for one in columns for name in one.document["metrics"]))
+    text = measure({"metrics": metrics})
+    return text[:1].upper() + text[1:]
 
 
 def legend(columns: Sequence[Scores]) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from llgbm.report.table import DASH, Cell, Table, duration, json_tables, moment,
 from llgbm.tracking.record import COMPLETED, FAILED
 
 TITLES = {
-    "validation/exact_match": "exact match on held-back tasks",
+    "validation/score": "score on held-back tasks",
     "validation/nll": "NLL on held-back tasks",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
@@ -86,7 +86,7 @@ def training_curves(runs: Sequence[tuple[str, Metrics]], teacher: tuple[str, flo
             constant.append(f"{words(name)} = {number(levels.pop())}")
             continue
         title = TITLES.get(name, words(name))
-        share = "exact_match" in name
+        share = "score" in name
         panels.append((title, curves_chart(title, curves, percent if share else number, teacher if share else None, share)))
     return Curves(panels, constant)
 
@@ -148,7 +148,9 @@ def zoo_table(run: Run) -> Table | None:
         return None
     groups: dict[tuple[str, str], list[float]] = {}
     for teacher in run.zoo["teachers"]:
-        groups.setdefault((str(teacher.get("domain")), str(teacher.get("split"))), []).append(float(teacher.get("exact_match") or 0))
+        groups.setdefault((str(teacher.get("domain")), str(teacher.get("split"))), []).append(
+            float(teacher.get("score", teacher.get("exact_match")) or 0)
+        )
     rows = [
         [Cell(words(domain)), Cell(words(split)), number_cell(len(scores)), Cell(percent(sum(scores) / len(scores), 1), kind="number")]
         for (domain, split), scores in sorted(groups.items())
@@ -216,7 +218,7 @@ def _rank(figure: str) -> int:
 
 def teacher_level(runs: Sequence[Run]) -> tuple[str, float] | None:
     """The teachers' exact match on the held-back tasks, where all runs agree on it."""
-    levels = {run.training.get("teacher_exact_match") for run in runs}
+    levels = {run.training.get("teacher_score") for run in runs}
     level = levels.pop()
     return None if levels or level is None else (f"teacher {percent(level, 1)}", float(level))
 

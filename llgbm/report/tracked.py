@@ -70,14 +70,14 @@ def plot_curves(metrics: Metrics, path: Path) -> None:
 
 
 def plot_scores(splits: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Exact match of every method with its interval, a panel for each split."""
+    """The score of every method with its interval, a panel for each split."""
     methods = list(dict.fromkeys(method for found in splits.values() for method in found))
     with saved_figure(path, 2.4 + 2.4 * len(splits), 1.1 + 0.3 * len(methods)) as figure:
         panels = np.atleast_1d(figure.subplots(1, len(splits), sharey=True))
         for axes, (split, found) in zip(panels, splits.items(), strict=True):
             for place, summary in ((place, found[method]) for place, method in enumerate(methods) if method in found):
-                axes.barh(place, 100 * summary["exact_match"], color=COLORS[0], xerr=error_ends(summary))
-            axes.set(xlim=(0, 100), title=words(split), xlabel="exact match, %")
+                axes.barh(place, 100 * summary["score"], color=COLORS[0], xerr=error_ends(summary))
+            axes.set(xlim=(0, 100), title=words(split), xlabel="score, %")
             axes.set_yticks(range(len(methods)), [words(method) for method in methods])
             bare_axes(axes)
         panels[0].invert_yaxis()

@@ -68,6 +68,7 @@ class Served:
         if by_vllm:
             load_vllm()
         self.base = load_recorded(f"generator {run}", generator.spec.base, replace(asked, device="cpu" if by_vllm else device))
+        generator.encoder(self.base)  # whoever asks first must not be the one who learns that no sentence can be read
         self.frame = chosen_frame(self.base, frame)
         context = context_length(self.base)
         framing, bare = (Framing(self.base.tokenizer, FRAMES[name], max_length=context, remember=False) for name in (self.frame, "none"))

@@ -165,19 +165,19 @@ def _cell_hash(study: Study, config: ExperimentConfig) -> str:
 
 
 def _over_seeds(found: Mapping[int, dict[str, Any]], split: str, method: str) -> dict[str, Any]:
-    """Exact match over seeds with Student's interval, NLL and gain recovered."""
+    """The score over seeds with Student's interval, NLL and gain recovered."""
     summaries = [document["splits"][split][method] for document in found.values()]
-    exact = replicates([summary["exact_match"] for summary in summaries])
+    scores = replicates([summary["score"] for summary in summaries])
     gains = [summary["gain_recovered"] for summary in summaries]
     return {
-        "exact_match": exact.mean,
-        "low": exact.low,
-        "high": exact.high,
+        "score": scores.mean,
+        "low": scores.low,
+        "high": scores.high,
         "nll": sum(summary["nll"] for summary in summaries) / len(summaries),
         "gain_recovered": None if None in gains else sum(gains) / len(gains),
         "n_seeds": len(found),
         "n_tasks": summaries[0]["n_tasks"],
-        "by_seed": {str(seed): document["splits"][split][method]["exact_match"] for seed, document in found.items()},
+        "by_seed": {str(seed): document["splits"][split][method]["score"] for seed, document in found.items()},
     }
 
 
@@ -186,15 +186,15 @@ def _together(study: Study, rows: Sequence[dict[str, Any]], name: str) -> list[d
     found = []
     for split, method in dict.fromkeys((row["split"], row["method"]) for row in rows):
         own = [row for row in rows if (row["split"], row["method"]) == (split, method)]
-        exact, gains = replicates([row["exact_match"] for row in own]), [row["gain_recovered"] for row in own]
+        scores, gains = replicates([row["score"] for row in own]), [row["gain_recovered"] for row in own]
         found.append(
             {
-                **{"variant": name, "split": split, "method": method, "exact_match": exact.mean, "low": exact.low, "high": exact.high},
+                **{"variant": name, "split": split, "method": method, "score": scores.mean, "low": scores.low, "high": scores.high},
                 "nll": sum(row["nll"] for row in own) / len(own),
                 "gain_recovered": None if None in gains else sum(gains) / len(gains),
                 "n_seeds": len(own),
                 "n_tasks": own[0]["n_tasks"],
-                "by_variant": {row["variant"]: row["exact_match"] for row in own},
+                "by_variant": {row["variant"]: row["score"] for row in own},
             }
         )
     return found
@@ -206,7 +206,7 @@ def _against_methods(study: Study, variant: str, documents: Sequence[dict[str, A
     for split in documents[0]["splits"]:
         attributes, rows = _attributes(documents, split), []
         for method in (name for name in study.methods if name != GENERATED):
-            pairs: dict[str, list[tuple[list[int], list[int]]]] = {}
+            pairs: dict[str, list[tuple[list[float], list[float]]]] = {}
             for document in documents:
                 ours, theirs = _answers(document, split), _answers(document, split, method)
                 for task in sorted(ours):
@@ -232,13 +232,13 @@ def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str
         seeds = sorted(found.keys() & present[reference].keys())
         if name == reference or not seeds:
             continue
-        pairs: dict[str, list[tuple[list[int], list[int]]]] = {}
+        pairs: dict[str, list[tuple[list[float], list[float]]]] = {}
         for seed in seeds:  # runs on few seen tasks draw other ones with each seed
             ours, theirs = (_answers(runs[seed], split) for runs in (present[reference], found))
             for task in sorted(ours.keys() & theirs.keys()):
                 pairs.setdefault(task, []).append((ours[task], theirs[task]))
         one, other = ([np.mean([pair[side] for pair in runs], axis=0) for runs in pairs.values()] for side in (0, 1))
-        means = [[runs[seed]["splits"][split][GENERATED]["exact_match"] for seed in seeds] for runs in (present[reference], found)]
+        means = [[runs[seed]["splits"][split][GENERATED]["score"] for seed in seeds] for runs in (present[reference], found)]
         by_seed = {str(seed): ours - theirs for seed, ours, theirs in zip(seeds, *means, strict=True)}
         attributes = _attributes([*found.values(), *present[reference].values()], split)
         clusters = task_clusters([attributes[task] for task in pairs])
@@ -248,9 +248,10 @@ def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str
     return rows
 
 
-def _answers(document: dict[str, Any], split: str, method: str = GENERATED) -> dict[str, list[int]]:
-    """For each task of a split, which examples a method got right."""
-    return {row["task"]: [int(x) for x in row["exact"][method]] for row in document["tasks"] if row["split"] == split}
+def _answers(document: dict[str, Any], split: str, method: str = GENERATED) -> dict[str, list[float]]:
+    """For each task of a split, what each of a method's answers is worth."""
+    rows = [row for row in document["tasks"] if row["split"] == split]
+    return {row["task"]: row["marks"][method] if "marks" in row else [float(x) for x in row["exact"][method]] for row in rows}
 
 
 def _attributes(documents: Sequence[Mapping[str, Any]], split: str) -> dict[str, dict[str, str]]:

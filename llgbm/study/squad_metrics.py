@@ -4,21 +4,13 @@ Source: Rajpurkar, Jia, Liang 2018, arXiv:1806.03822, and `evaluate-v2.0.py` of 
 no ASCII punctuation, no English articles, one space between words; the best over the reference answers. Written anew.
 """
 
-import re
-import string
-from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
+from llgbm.metrics import normalize_answer, token_f1
+
 NO_ANSWER = ""
 """What a prediction, and the reference of a question without an answer, says."""
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLE = re.compile(r"\b(a|an|the)\b")
-
-
-def normalize_answer(text: str) -> str:
-    """An answer as it is compared. Punctuation goes before articles, so `a.` is none and `(the)` is nothing."""
-    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def score_answer(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
@@ -30,7 +22,7 @@ def score_answer(prediction: str, answers: Sequence[str]) -> tuple[float, float]
     """
     predicted = normalize_answer(prediction)
     references = [normalized for answer in answers if (normalized := normalize_answer(answer))] or [NO_ANSWER]
-    return max(float(predicted == reference) for reference in references), max(_f1(predicted, reference) for reference in references)
+    return max(float(predicted == reference) for reference in references), max(token_f1(predicted, reference) for reference in references)
 
 
 def squad_metrics(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -56,12 +48,3 @@ def squad_metrics(predictions: Sequence[str], answers: Sequence[Sequence[str]]) 
     if not all(there):
         metrics["no_answer_exact"] = fmean(exact for (exact, _), has in zip(scores, there, strict=True) if not has)
     return metrics
-
-
-def _f1(predicted: str, reference: str) -> float:
-    """Of the words two normalized answers share; with no word on one side, whether they agree."""
-    words, expected = predicted.split(), reference.split()
-    if not words or not expected:
-        return float(words == expected)
-    shared = sum((Counter(words) & Counter(expected)).values())
-    return 2 * shared / (len(words) + len(expected))

@@ -14,7 +14,6 @@ from llgbm.losses import OBJECTIVES, active_terms, objective_loss, parse_schedul
 from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.generator import LoRAGenerator
 from llgbm.progress import ProgressCallback
-from llgbm.scoring import score
 from llgbm.training.checkpoints import origin
 from llgbm.training.loop import TrainingResult, train
 from llgbm.training.plan import StepPlan, plan_step
@@ -146,13 +145,15 @@ class BehaviorProblem(Problem):
 
     @staticmethod
     def rank(found: Mapping[str, float]) -> tuple[float, ...]:
-        """Higher exact match, or the same with lower NLL."""
-        return found["exact_match"], -found["nll"]
+        """Higher score, or the same with lower NLL."""
+        return found["score"], -found["nll"]
 
     def shown(self, best: Mapping[str, float]) -> dict[str, float]:
-        return {"validation": best["exact_match"]}
+        return {"validation": best["score"]}
 
     def references(self) -> dict[str, float]:
         """The held-back tasks' teachers."""
         held = self.setup.validation
-        return {} if held is None else {"teacher_exact_match": score(self.setup.functional, held.factors, held.examples).exact_match}
+        if held is None:
+            return {}
+        return {"teacher_score": held.score(self.setup.functional, held.factors, range(len(held)), held.examples).mean_mark}

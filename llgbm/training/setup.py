@@ -12,7 +12,8 @@ import torch
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
-from llgbm.functional_lora import shard_layers
+from llgbm.functional_lora import FunctionalLoRA, shard_layers
+from llgbm.judging import Judge, judge_each
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.memory import GIB
@@ -22,6 +23,7 @@ from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.ridge import FOLDS
 from llgbm.models.writer import GeneratorSpec
+from llgbm.scoring import Score, score
 from llgbm.training.conditions import ConditionTable
 from llgbm.workspace import Workspace, open_workspace
 from llgbm.zoo.base import Base, BaseOptions, check_usable, plain_dtype
@@ -41,6 +43,8 @@ class TeacherSet:
     factors: LoRAFactors | StoredFactors
     examples: TokenBatch
     per_teacher: int
+    judges: list[Judge]
+    """One per teacher."""
 
     def __len__(self) -> int:
         return len(self.teachers)
@@ -59,6 +63,15 @@ class TeacherSet:
     def rows_of(self, chosen: range) -> TokenBatch:
         """The examples of consecutive teachers."""
         return self.examples.rows(slice(chosen.start * self.per_teacher, chosen.stop * self.per_teacher))
+
+    def score(self, functional: FunctionalLoRA, factors: LoRAFactors | StoredFactors | None, chosen: range, batch: TokenBatch) -> Score:
+        """Scores of one adapter per chosen teacher (None: the base) on a batch of their rows; exact match goes token by token."""
+        judges = self.judges[chosen.start : chosen.stop]
+        if all(judge.exact for judge in judges):
+            return score(functional, factors, batch)
+        rows = [slice(k * self.per_teacher, (k + 1) * self.per_teacher) for k in range(len(chosen))]
+        own = factors.select(range(len(chosen))) if isinstance(factors, StoredFactors) else factors
+        return Score.join(judge_each(functional, own, [batch.rows(part) for part in rows], judges, judges[0].framing.pad))
 
 
 @dataclass(kw_only=True)
@@ -187,4 +200,5 @@ def _teacher_set(zoo: TeacherZoo, base: Base, teachers: Sequence[Teacher], examp
     per_teacher = min(examples, *map(len, fitting))
     device = base.model.device
     encoded = framing.batch([example for of_task in fitting for example in of_task[:per_teacher]]).to(device)
-    return TeacherSet(list(teachers), tasks, zoo.open_factors(teachers, device, int(cache_gb * GIB)), encoded, per_teacher)
+    judges = [Judge.of(framing, task) for task in tasks]
+    return TeacherSet(list(teachers), tasks, zoo.open_factors(teachers, device, int(cache_gb * GIB)), encoded, per_teacher, judges)

@@ -15,7 +15,7 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import Evidence, agreement_loss, mean_per_adapter, token_nll
 from llgbm.models.soft_prompt import SoftPromptSpec, SoftPromptWriter
 from llgbm.progress import ProgressCallback
-from llgbm.scoring import Score, score
+from llgbm.scoring import Score
 from llgbm.training.checkpoints import origin
 from llgbm.training.loop import TrainingResult, train
 from llgbm.training.plan import StepPlan, plan_step
@@ -88,7 +88,7 @@ class SoftPromptProblem(Problem):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Exact match and NLL after prompts for held-back tasks, over several wordings."""
+        """Score by the tasks' metrics and NLL after prompts for held-back tasks, over several wordings."""
         held = self.setup.validation
         if held is None:
             return {}
@@ -97,22 +97,22 @@ class SoftPromptProblem(Problem):
         places = itertools.product(range(0, len(held), self.at_once), range(VALIDATION_WORDINGS))
         found = Score.join([self._score(held, range(start, min(start + self.at_once, len(held))), wording) for start, wording in places])
         self.network.train(training)
-        return {"exact_match": found.exact_match, "nll": found.nll}
+        return {"score": found.mean_mark, "nll": found.nll}
 
     def _score(self, held: TeacherSet, chosen: range, wording: int) -> Score:
         conditions = self.setup.conditions.fixed([held.tasks[k].name for k in chosen], wording)
         prompts: Float[Tensor, "K V D"] = self.network(*(x.to(self.functional.device) for x in conditions))
         batch = prefixed(self.functional, held.rows_of(chosen), _owners(len(chosen), held.per_teacher), prompts.shape[1])
         with virtual_tokens(self.functional, prompts):
-            return score(self.functional, None, batch)
+            return held.score(self.functional, None, chosen, batch)
 
     @staticmethod
     def rank(found: Mapping[str, float]) -> tuple[float, ...]:
-        """Higher exact match, or the same with lower NLL."""
-        return found["exact_match"], -found["nll"]
+        """Higher score, or the same with lower NLL."""
+        return found["score"], -found["nll"]
 
     def shown(self, best: Mapping[str, float]) -> dict[str, float]:
-        return {"validation": best["exact_match"]}
+        return {"validation": best["score"]}
 
 
 def new_writer(config: ExperimentConfig, setup: Setup) -> SoftPromptWriter:

@@ -12,7 +12,7 @@ from llgbm.functional_lora import FunctionalLoRA
 from llgbm.functional_lora.measure import logits_bytes, row_bytes
 from llgbm.losses import Evidence
 from llgbm.models.writer import AdapterWriter
-from llgbm.scoring import Score, score
+from llgbm.scoring import Score
 from llgbm.training.conditions import ConditionTable
 from llgbm.training.plan import StepPlan
 from llgbm.training.probe_targets import ProbeTargets
@@ -121,7 +121,7 @@ def adapters_at_once(training: TrainingConfig, train: TeacherSet, targets: Teach
 def validate(
     generator: AdapterWriter, functional: FunctionalLoRA, conditions: ConditionTable, held_back: TeacherSet, at_once: int
 ) -> dict[str, float]:
-    """Exact match and negative log-likelihood (nats per response token) of generated adapters on held-back tasks, over several wordings."""
+    """Score and negative log-likelihood (nats per response token) of generated adapters on held-back tasks, over several wordings."""
     was_training = generator.training
     generator.eval()
     scores = []
@@ -129,7 +129,7 @@ def validate(
         chosen = range(start, min(start + at_once, len(held_back)))
         embeddings, mask = conditions.fixed([held_back.tasks[k].name for k in chosen], wording)
         factors = generator(embeddings.to(functional.device), mask.to(functional.device))
-        scores.append(score(functional, factors, held_back.rows_of(chosen)))
+        scores.append(held_back.score(functional, factors, chosen, held_back.rows_of(chosen)))
     generator.train(was_training)
     found = Score.join(scores)
-    return {"exact_match": found.exact_match, "nll": found.nll}
+    return {"score": found.mean_mark, "nll": found.nll}

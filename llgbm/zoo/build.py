@@ -16,6 +16,7 @@ from llgbm.fanout.crew import Crew, Engine, Job
 from llgbm.fanout.local import Local
 from llgbm.files import absolute, write_json
 from llgbm.lora.peft_io import adapter_hash, write_adapter
+from llgbm.metrics import EXACT_MATCH
 from llgbm.names import path_part
 from llgbm.percent import percent
 from llgbm.progress import ProgressCallback
@@ -29,7 +30,7 @@ from llgbm.zoo.suites import load_suite, suite_record
 from llgbm.zoo.teaching import Classroom, Taught, Teaching
 
 WEAK, NEAR = 0.5, 0.05
-"""A teacher below this exact match is compared with the base, and warned of where it is not so much better."""
+"""A teacher below this score is compared with the base, and warned of where it is not so much better."""
 logger = logging.getLogger(__name__)
 
 
@@ -102,15 +103,15 @@ def _name(i: int, batches: Sequence[Sequence[tuple[Task, int]]]) -> str:
 
 def _warn_of_weak(trained: Sequence[Teacher], suite: TaskSuite, crew: Crew) -> None:
     """Say which teachers learned next to nothing, and what may help."""
-    weak = [(t.exact_match, t.task) for t in trained if t.exact_match is not None and t.exact_match < WEAK]
+    weak = [(t.value, t.task) for t in trained if t.value is not None and t.value < WEAK]
     base = crew.ask("alone", [suite[task] for _, task in weak]) if weak else []
-    near = [(exact, alone, task) for (exact, task), alone in zip(weak, base, strict=True) if exact - alone < NEAR]
+    near = [(value, alone, task) for (value, task), alone in zip(weak, base, strict=True) if value - alone < NEAR]
     if near:
-        exact, alone, task = min(near)
+        value, alone, task = min(near)
         logger.warning(
             "%d of %d teachers answer no better than the base alone (%s: %s against %s); raise zoo.steps, zoo.batch_size or lora.rank, "
             "try another zoo.learning_rate or frame, or begin with the preset real_base",
-            *(len(near), len(trained), task, percent(exact), percent(alone)),
+            *(len(near), len(trained), task, percent(value), percent(alone)),
         )
 
 
@@ -131,8 +132,10 @@ def _write_teachers(
             extra_config={"revision": base.revision},
         )
         write_json(path / "prompts.json", list(task.prompts))
-        found = taught.exact_match[i]
-        yield Teacher(_path(task, seed), task.name, task.domain, task.split, seed, taught.steps[i], found, adapter_hash(path))
+        found = taught.scores[i]
+        other = None if task.metric == EXACT_MATCH else found.mean_mark
+        said = (taught.steps[i], found.exact_match, adapter_hash(path), other)
+        yield Teacher(_path(task, seed), task.name, task.domain, task.split, seed, *said)
 
 
 def plan_batches(suite: TaskSuite, zoo: ZooConfig, planned: Iterable[Sequence[str]] = ()) -> Iterator[list[tuple[Task, int]]]:
@@ -216,4 +219,4 @@ def _decisive(key: str, settings: Any) -> Any:
 def _write_manifest(folder: Path, header: dict, suite: TaskSuite, zoo: ZooConfig, rows: dict[str, Teacher]) -> None:
     order = {_path(task, seed): i for i, (task, seed) in enumerate((task, seed) for seed in sorted(zoo.seeds) for task in suite)}
     teachers = sorted(rows.values(), key=lambda t: (order.get(t.path, len(order)), t.path))
-    write_json(folder / "manifest.json", {**header, "teachers": [asdict(t) for t in teachers]})
+    write_json(folder / "manifest.json", {**header, "teachers": [t.row() for t in teachers]})

@@ -1,5 +1,6 @@
 """A suite's tasks as lm-evaluation-harness asks them: a YAML file and two JSONL files for each, and a group of all."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ import yaml
 
 from llgbm.errors import InputError
 from llgbm.files import absolute, write_text
+from llgbm.metrics import EXACT_MATCH
 from llgbm.names import path_part, refuse_twins
 from llgbm.zoo.suite import CHAT_FRAME, Example, Task, TaskSuite, to_jsonl
 
+logger = logging.getLogger(__name__)
 SPECIAL = ",*?[]"
 """What `lm_eval --tasks` reads as more than one name."""
 
@@ -28,6 +31,9 @@ def save_harness_tasks(suite: TaskSuite, folder: str | Path) -> list[str]:
     group = folder / path_part(suite.name, "suite")
     names = {task.name: _checked(f"{suite.name}-{task.name}", task) for task in suite}
     refuse_twins(names.values(), "task")
+    otherwise = [task.name for task in suite if task.metric != EXACT_MATCH]
+    if otherwise:
+        logger.warning("%d tasks are not judged by exact match here, such as %s; the harness will do so", len(otherwise), otherwise[0])
     for task in suite:
         place = folder / path_part(names[task.name], "task")
         parts = {"test": task.test, **({"train": task.train} if task.train else {})}

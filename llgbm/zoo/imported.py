@@ -137,7 +137,7 @@ class _Import:
             return
         origins = {name: asdict(origin) for name, origin in self.origins.items() if origin.path in self.teachers}
         lora = {"target_modules": sorted(self.modules)}
-        rows = [asdict(teacher) for _, teacher in sorted(self.teachers.items())]
+        rows = [teacher.row() for _, teacher in sorted(self.teachers.items())]
         head = {"base": asdict(self.identity), "suite": None, "lora": lora, "zoo": {}, "imported": dict(sorted(origins.items()))}
         write_json(self.folder / MANIFEST_FILE, {**head, "teachers": rows})
 

@@ -3,18 +3,26 @@
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from llgbm.checking import read_as
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from llgbm.checking import RECORD, read_as
 from llgbm.errors import InputError
-from llgbm.files import read_json
-from llgbm.zoo.suite import Example, Task, TaskSuite
-from llgbm.zoo.suites import ExampleRow
+from llgbm.files import read_json, read_yaml
+from llgbm.metrics import EXACT_MATCH
+from llgbm.zoo.suite import SEEN, Example, Task, TaskSuite
+from llgbm.zoo.suites import ExampleRow, check_metric, known_metric
 
 TEST_SHARE, MOST_TEST = 0.2, 50
 """Share of a task's pairs that is kept for testing where the files draw no line, and at most how many."""
+UNSEEN_TASK = "unseen_task"
+"""The split of tasks that are held out."""
+FAMILY = "family"
+"""The attribute that tasks of one family share."""
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +63,62 @@ def import_suite(format: str, folder: str | Path) -> TaskSuite:
     return TaskSuite(Path(folder).resolve().name, tasks)
 
 
+@checked_dataclass(frozen=True, config=RECORD)
+class Description:
+    """What a table says of one task."""
+
+    texts: tuple[str, ...]
+    """Sentences that say what is wanted; the first is the description, the others are paraphrases."""
+    family: str = ""
+    """Tasks so much alike that knowing one is knowing another; unnamed, it is of none but its own."""
+    metric: Annotated[str, AfterValidator(known_metric)] = EXACT_MATCH
+    """By which answers are judged."""
+
+
+def describe(suite: TaskSuite, file: str | Path) -> TaskSuite:
+    """Describe tasks by a table, a YAML file with `task: {texts: [...], family: ..., metric: ...}`; a task that it lacks stays as it is.
+
+    Raises:
+        InputError: The file is no such table, describes a task that the suite lacks, a text is empty, or a metric cannot judge the answers.
+    """
+    described = {task.name: task for task in suite}
+    for name, row in read_yaml(file).items():
+        if name not in described:
+            raise InputError(f"{file}: {name!r} is no task of suite {suite.name}; it has {len(suite)} tasks, e.g. {next(iter(suite)).name}")
+        said = read_as(Description, row, f"{file}: {name}")
+        texts = _texts(list(said.texts), Path(file))
+        if not texts:
+            raise InputError(f"{file}: {name}: no text; give one or more")
+        attributes = {FAMILY: said.family or name}
+        task = replace(described[name], description=texts[0], paraphrases=texts[1:], attributes=attributes, metric=said.metric)
+        check_metric(task, str(file))
+        described[name] = task
+    return replace(suite, tasks=described)
+
+
+def hold_out(suite: TaskSuite, count: int, draw: int = 0) -> TaskSuite:
+    """Put `count` seen tasks into split `unseen_task`, drawn by the number of the draw; those of one family go together.
+
+    Raises:
+        InputError: Fewer tasks than `count` are seen, none would be left, or families do not add up to it.
+    """
+    families: dict[str, list[str]] = {}
+    for task in suite.select(split=SEEN):
+        families.setdefault(task.attributes.get(FAMILY, task.name), []).append(task.name)
+    seen = sum(map(len, families.values()))
+    if not 1 <= count < seen:
+        raise InputError(f"suite {suite.name} has {seen} seen tasks, {count} are to be held out; give 1 to {seen - 1}")
+    order = sorted(families)
+    random.Random(f"hold out/{draw}").shuffle(order)
+    held: set[str] = set()
+    for family in order:
+        if len(held) + len(families[family]) <= count:
+            held.update(families[family])
+    if len(held) < count:
+        raise InputError(f"suite {suite.name}: {count} tasks cannot be held out by whole families, {len(held)} can; give another number")
+    return replace(suite, tasks={t.name: replace(t, split=UNSEEN_TASK) if t.name in held else t for t in suite})
+
+
 def _task(found: Found) -> Task:
     train, test = list(found.pairs), found.test
     if test is None:
@@ -68,7 +132,7 @@ def _task(found: Found) -> Task:
         raise InputError(f"{found.path}: {len(found.pairs)} different inputs; a task needs at least 2, one to train and one to test on")
     words = found.name.replace("-", " to ").replace("_", " ")
     description, *paraphrases = found.descriptions or (words[:1].upper() + words[1:] + ".",)
-    return Task(found.name, found.domain, "seen", description, tuple(paraphrases), train=tuple(train), test=tuple(test))
+    return Task(found.name, found.domain, SEEN, description, tuple(paraphrases), train=tuple(train), test=tuple(test))
 
 
 def _function_vectors(folder: Path) -> Iterator[Found]:

@@ -1,5 +1,6 @@
 """What a zoo's manifest says: its teachers, their base and suite. Reading it needs neither weights nor torch."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,17 @@ class Teacher:
     exact_match: Number | None
     """On the task's test examples, greedy decoding; None where it has none."""
     hash: str
+    score: Number | None = None
+    """By its task's metric, where that is not exact match."""
+
+    @property
+    def value(self) -> float | None:
+        """By its task's metric where that was recorded, else exact match; None where nothing says."""
+        return self.exact_match if self.score is None else self.score
+
+    def row(self) -> dict[str, Any]:
+        """As the manifest has it."""
+        return {key: value for key, value in asdict(self).items() if key != "score" or value is not None}
 
 
 @dataclass(frozen=True, config=RECORD)

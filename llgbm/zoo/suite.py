@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from llgbm.checking import read_as
 from llgbm.errors import InputError
 from llgbm.files import parse_json, read_text, write_text
+from llgbm.metrics import EXACT_MATCH
 
 T = TypeVar("T")
 ALPACA_FRAME = "### Instruction:\n{input}\n\n### Response:\n"
@@ -61,6 +62,8 @@ class Task:
     parts: tuple[str, ...] = ()
     """For a mixture: the names of the tasks it unites."""
     attributes: dict[str, str] = field(default_factory=dict)
+    metric: str = EXACT_MATCH
+    """By which its answers are judged, see `metrics.METRICS`."""
     train: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
     further_tests: dict[str, tuple[Example, ...]] = field(default_factory=dict)
@@ -68,8 +71,14 @@ class Task:
 
     def content(self) -> dict[str, Any]:
         """Everything it says, for hashes; what later versions have added stands there only where it is used."""
-        values = asdict(self)
-        return values if self.further_tests else {k: v for k, v in values.items() if k != "further_tests"}
+        unused = {"further_tests": not self.further_tests, "metric": self.metric == EXACT_MATCH}
+        return {k: v for k, v in asdict(self).items() if not unused.get(k)}
+
+    @cached_property
+    def options(self) -> tuple[str, ...]:
+        """Its different answers, in the order in which they come: what a choice is among."""
+        examples = (*self.train, *self.test, *(example for further in self.further_tests.values() for example in further))
+        return tuple(dict.fromkeys(example.output for example in examples))
 
     def tested_on(self, name: str) -> "Task":
         """The task with one of its further sets of test examples as the only one; unnamed, the task itself."""

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from llgbm.checking import RECORD, Text, read_as, shown
 from llgbm.errors import InputError
 from llgbm.files import absolute, hash_json, read_json
+from llgbm.metrics import EXACT_MATCH, METRICS, NUMERIC, last_number
 from llgbm.names import path_part, twin_key
 from llgbm.zoo.micro.voices import APART, FOLDS, KNOWN, fold_voices
 from llgbm.zoo.micro.world import HELD_PERCENTS, micro_suite
@@ -28,6 +29,8 @@ def _built_in() -> dict[str, Callable[[], TaskSuite]]:
 
 SUITES = _built_in()
 """Built-in suites by name."""
+MAX_OPTIONS = 100
+"""Answers of a choice at most: each of them is read at every question."""
 FURTHER = "test-"
 """How files with further sets of test examples begin."""
 
@@ -43,6 +46,13 @@ def _of_tasks(split: str) -> str:
     if split in IN_UNSEEN_WORDS or "+" in split:
         raise ValueError(f"{shown(split)} is a way of asking, not a split of tasks; {SEEN} trains, any other name tests")
     return split
+
+
+def known_metric(name: str) -> str:
+    """The name, if there is a metric of that name; ValueError else."""
+    if name not in METRICS:
+        raise ValueError(f"{shown(name)} is no metric; choose one of {', '.join(METRICS)}")
+    return name
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -68,6 +78,7 @@ class TaskRow:
     unseen_prompts: tuple[Text, ...] = ()
     parts: tuple[str, ...] = ()
     attributes: dict[str, Text] = Field(default_factory=dict)
+    metric: Annotated[str, AfterValidator(known_metric)] = EXACT_MATCH
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -162,4 +173,16 @@ def _task(
         if not examples:
             raise InputError(f"{where}: task {row.task!r} has no {part} examples; add them to {part}.jsonl")
     values = asdict(row)
-    return Task(name=values.pop("task"), **values, train=train, test=test, further_tests=further_tests)
+    task = Task(name=values.pop("task"), **values, train=train, test=test, further_tests=further_tests)
+    check_metric(task, where)
+    return task
+
+
+def check_metric(task: Task, where: str) -> None:
+    """InputError when a task's metric cannot judge its answers."""
+    if METRICS[task.metric].among_options and not 2 <= len(task.options) <= MAX_OPTIONS:
+        raise InputError(f"{where}: task {task.name!r} is a choice among {len(task.options)} answers; it needs 2 to {MAX_OPTIONS}")
+    if task.metric == NUMERIC:
+        bare = next((answer for answer in task.options if last_number(answer) is None), None)
+        if bare is not None:
+            raise InputError(f"{where}: task {task.name!r} is numeric, but its answer {shown(bare)} has no number")

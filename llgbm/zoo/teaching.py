@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from llgbm.config import ExperimentConfig
 from llgbm.fanout.crew import Tick
 from llgbm.files import hash_json
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
+from llgbm.judging import Judge, judge_answers
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
-from llgbm.matching import score_answers
+from llgbm.scoring import Score
 from llgbm.tracking.environment import set_seed
 from llgbm.tracking.validation import look_up
 from llgbm.zoo.base import BaseIdentity, content_of, load_configured
@@ -38,7 +38,7 @@ class Taught:
 
     factors: LoRAFactors
     steps: list[int]
-    exact_match: list[float]
+    scores: list[Score]
     """On the test examples of each one's task."""
 
 
@@ -93,13 +93,13 @@ class Teaching:
         lessons = [make_lesson(self.framing, task, seed) for task, seed in batch]
         trained = train_adapters(self.functional, lessons, self.config.lora, self.config.zoo, self.framing.pad, on_step)
         factors = trained.factors.select(wanted)
-        exact = self._exact_match(factors, [batch[k][0] for k in wanted])
-        return Taught(factors.to(device="cpu"), [trained.steps[k] for k in wanted], exact)
+        scores = self._test(factors, [batch[k][0] for k in wanted])
+        return Taught(factors.to(device="cpu"), [trained.steps[k] for k in wanted], scores)
 
     def alone(self, tasks: list[Task]) -> list[float]:
-        """What the base itself gets right of each task's test examples."""
-        return [self._exact_match(None, [task])[0] for task in tasks]
+        """What the base itself gets on each task's test examples."""
+        return [self._test(None, [task])[0].mean_mark for task in tasks]
 
-    def _exact_match(self, factors: LoRAFactors | None, tasks: list[Task]) -> list[float]:
-        batches: list[Any] = [self.framing.batch(self.framing.of_task(task, "test")) for task in tasks]
-        return [result.exact_match for result in score_answers(self.functional, factors, batches, self.framing)]
+    def _test(self, factors: LoRAFactors | None, tasks: list[Task]) -> list[Score]:
+        batches = [self.framing.batch(self.framing.of_task(task, "test")) for task in tasks]
+        return judge_answers(self.functional, factors, batches, [Judge.of(self.framing, task) for task in tasks])

@@ -18,8 +18,8 @@ from llgbm.errors import InputError
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA, by_token, can_recompute, recompute_layers
 from llgbm.functional_lora.measure import row_bytes, rows_at_once
+from llgbm.judging import Judge, judge_each
 from llgbm.lora.factors import LoRAFactors
-from llgbm.scoring import score_each
 from llgbm.zoo.suite import Task
 
 TRAINING = "teacher training"
@@ -38,6 +38,8 @@ class Lesson:
     seed: int
     name: str = ""
     """Names the lesson's data order; the same name and seed draw the same examples."""
+    judge: Judge | None = None
+    """How its validation examples are judged; None: by exact match, token by token."""
 
 
 @dataclass
@@ -46,7 +48,8 @@ class Trained:
 
     factors: LoRAFactors
     steps: list[int]
-    validation_exact_match: list[float]
+    validation: list[float]
+    """What each got on its validation examples, by its task's metric."""
 
 
 def make_lesson(framing: Framing, task: Task, seed: int) -> Lesson:
@@ -55,7 +58,7 @@ def make_lesson(framing: Framing, task: Task, seed: int) -> Lesson:
     held_back = min(MAX_VALIDATION, len(tokens) // 5)
     split = len(tokens) - held_back
     validation = tokens.rows(slice(split, None)) if held_back else tokens
-    return Lesson(tokens.rows(slice(0, split)), validation, seed, task.name)
+    return Lesson(tokens.rows(slice(0, split)), validation, seed, task.name, Judge.of(framing, task))
 
 
 def data_order(lesson: Lesson) -> torch.Generator:
@@ -182,22 +185,23 @@ class TeacherGroup:
 
     def retire(self, step: int) -> None:
         """Score the active adapters; those that are solved, or out of steps, leave."""
-        exact = self._validate()
-        for k, value in zip(self.active, exact, strict=True):
+        found = self._validate()
+        for k, value in zip(self.active, found, strict=True):
             self.solved_running[k] = self.solved_running[k] + 1 if value >= self.zoo.solved_exact_match else 0
         done = step == self.zoo.steps
         leaving = {i for i, k in enumerate(self.active) if done or self.solved_running[k] >= self.zoo.solved_checks}
         for i in leaving:
-            self.finished[self.active[i]] = (self.factors.select([i]).detach(), step, exact[i])
+            self.finished[self.active[i]] = (self.factors.select([i]).detach(), step, found[i])
         staying = [i for i in range(len(self.active)) if i not in leaving]
         if leaving and staying:
             self._keep(staying)
         self.active = [self.active[i] for i in staying]
 
     def _validate(self) -> list[float]:
-        """Exact match of each active adapter on its own validation examples, as many as its lesson has."""
-        batches = [self.lessons[k].validation for k in self.active]
-        return [found.exact_match for found in score_each(self.functional, self.factors, batches, self.pad_token_id)]
+        """What each active adapter gets on its own validation examples, as many as its lesson has."""
+        lessons = [self.lessons[k] for k in self.active]
+        batches, judges = [lesson.validation for lesson in lessons], [lesson.judge for lesson in lessons]
+        return [found.mean_mark for found in judge_each(self.functional, self.factors, batches, judges, self.pad_token_id)]
 
     def _keep(self, staying: list[int]) -> None:
         """Narrow factors and moments to the adapters that go on."""

@@ -202,8 +202,8 @@ MUTANTS = (
     _leak(
         "demonstrations that answer the query",
         SETTING,
-        "self.framing.shown(example, shown) for example, shown in",
-        "self.framing.shown(example, [example] * 3) for example, shown in",
+        "self.roomy_framing.shown(example, shown) for example, shown in",
+        "self.roomy_framing.shown(example, [example] * 3) for example, shown in",
         SHOWN,
     ),
     _leak("unseen teachers in the pool", SETTING, 'if t.split == "seen" and (trained_on', 'if t.split != "mixture" and (trained_on', POOL),
@@ -310,8 +310,8 @@ MUTANTS = (
     Mutant(
         "tests that take tasks for independent",
         "evaluation/task_eval.py",
-        "compare(exact[reference], exact[other], clusters=clusters)",
-        "compare(exact[reference], exact[other])",
+        "compare(marks[reference], marks[other], clusters=clusters)",
+        "compare(marks[reference], marks[other])",
         "test_task_eval.py::test_intervals_and_tests_are_clustered_by_the_tasks_attributes",
     ),
     Mutant(
@@ -1255,5 +1255,40 @@ MUTANTS = (
         "    if min(costs.units()) < 0:",
         "    if False:",
         "test_planning.py::test_costs_are_kept_and_checked",
+    ),
+    Mutant(
+        "every task judged by exact match",
+        "evaluation/answering.py",
+        "[setting.judge(one.task) for one in asked]",
+        '[setting.judge(replace(one.task, metric="exact_match")) for one in asked]',
+        "test_task_eval.py::test_what_counts_is_the_tasks_metric",
+    ),
+    Mutant(
+        "teachers that are done by exact match alone",
+        "zoo/trainer.py",
+        "[found.mean_mark for found in judge_each(",
+        "[found.exact_match for found in judge_each(",
+        "test_judging.py::test_teachers_stop_by_their_tasks_metric",
+    ),
+    Mutant(
+        "held-back tasks judged by each other's metric",
+        "training/setup.py",
+        "self.judges[chosen.start : chosen.stop]",
+        "self.judges[: len(chosen)]",
+        "test_judging.py::test_held_back_tasks_are_judged_by_their_metrics",
+    ),
+    Mutant(
+        "a choice of the least likely",
+        "judging.py",
+        ".argmin(1)",
+        ".argmax(1)",
+        "test_judging.py::test_a_choice_is_the_likeliest_option",
+    ),
+    Mutant(
+        "families held out in part",
+        "zoo/importing.py",
+        "task.attributes.get(FAMILY, task.name), []",
+        "task.name, []",
+        "test_importing.py::test_families_are_held_out_whole",
     ),
 )

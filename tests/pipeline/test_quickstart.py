@@ -48,7 +48,7 @@ def test_quickstart_end_to_end_and_again(arguments: list[str], tmp_path: Path, c
     assert set(document) >= {"splits", "tasks", "base", "config_hash"}
     for methods in document["splits"].values():
         for scores in methods.values():
-            numbers = {"exact_match", "exact_match_stderr", "low", "high", "nll", "gain_recovered"}
+            numbers = {"score", "score_stderr", "exact_match", "low", "high", "nll", "gain_recovered"}
             assert set(scores) == {*numbers, "tokens_read", "n_tasks", "n_examples"}
     assert {"base", "teacher", "generated"} <= set(document["splits"]["unseen_combination"])
     adapter = next(path.parent for path in run.rglob("adapter_config.json"))

@@ -70,8 +70,8 @@ def test_rows_are_means_and_intervals_over_the_cells_evaluations(world: Path, re
             json.loads((folder / cell_name(row["variant"], seed) / "eval_main.json").read_text())["splits"][row["split"]][row["method"]]
             for seed in (0, 1)
         ]
-        expected = replicates([one["exact_match"] for one in found])
-        assert (row["exact_match"], row["low"], row["high"], row["n_seeds"]) == (expected.mean, expected.low, expected.high, 2)
+        expected = replicates([one["score"] for one in found])
+        assert (row["score"], row["low"], row["high"], row["n_seeds"]) == (expected.mean, expected.low, expected.high, 2)
     assert {(row["variant"], row["method"]) for row in result["rows"]} >= {("both", "generated"), ("product only", "teacher")}
 
 
@@ -122,8 +122,8 @@ def write_cells(folder: Path, right: dict[tuple[str, int], float], own_tasks: bo
             }
             for i, row in enumerate(exact)
         ]
-        summary = {"exact_match": exact.mean(), "nll": 0.0, "gain_recovered": None, "n_tasks": 12}
-        document = {"splits": {"seen": {"generated": summary}}, "tasks": tasks, "base": {}, "config_hash": "x"}
+        summary = {"score": exact.mean(), "nll": 0.0, "gain_recovered": None, "n_tasks": 12}
+        document = {"splits": {"seen": {"generated": summary}}, "tasks": tasks, "metrics": ["exact_match"], "base": {}, "config_hash": "x"}
         (folder / cell_name(variant, seed)).mkdir()
         (folder / cell_name(variant, seed) / "eval_main.json").write_text(json.dumps(document))
     return means
@@ -149,7 +149,7 @@ def test_folds_are_a_result_together_and_methods_are_compared(tmp_path: Path) ->
     for cell in right:
         path = tmp_path / cell_name(*cell) / "eval_main.json"
         document = json.loads(path.read_text())
-        document["splits"]["seen"]["ridge"] = {**document["splits"]["seen"]["generated"], "exact_match": 0.0}
+        document["splits"]["seen"]["ridge"] = {**document["splits"]["seen"]["generated"], "score": 0.0}
         for row in document["tasks"]:
             row["exact"]["ridge"] = "0" * 20
         path.write_text(json.dumps(document))
@@ -157,7 +157,7 @@ def test_folds_are_a_result_together_and_methods_are_compared(tmp_path: Path) ->
     whole = next(row for row in result["rows"] if row["variant"] == "mean of 2" and row["method"] == "generated")
     of_folds = [np.mean([means[name, seed] for seed in (0, 1)]) for name in folds]
     expected = replicates(of_folds)
-    assert (whole["exact_match"], whole["low"], whole["high"], whole["n_seeds"]) == (expected.mean, expected.low, expected.high, 2)
+    assert (whole["score"], whole["low"], whole["high"], whole["n_seeds"]) == (expected.mean, expected.low, expected.high, 2)
     found = {row["variant"]: row for row in result["method_comparisons"]}
     assert list(found) == ["fold 0", "fold 1", "mean of 2"]
     assert all(row["other"] == "ridge" for row in found.values())

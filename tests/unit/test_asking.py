@@ -110,8 +110,8 @@ def test_a_task_asked_for_in_several_wordings_has_their_mean_and_their_worst(zoo
     setting.generator = Misreading(setting.zoo)
     document = run_evaluation(setting).to_json()
     of = document["splits"]["unseen_combination+paraphrases"]
-    assert of["teacher"]["exact_match"] == of["teacher"]["exact_match_worst"] == 1
-    assert of["generated"]["exact_match"] == 0.5
-    assert of["generated"]["exact_match_worst"] == 0
+    assert of["teacher"]["score"] == of["teacher"]["score_worst"] == 1
+    assert of["generated"]["score"] == 0.5
+    assert of["generated"]["score_worst"] == 0
     assert of["generated"]["n_examples"] == of["teacher"]["n_examples"] == 2 * sum(len(setting.zoo.suite[f"say {x}"].test) for x in "ef")
     assert of["generated"]["n_tasks"] == 2

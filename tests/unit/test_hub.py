@@ -157,7 +157,7 @@ def hub(tmp_path, monkeypatch) -> Iterator[Path]:
 
 def test_a_pushed_generator_comes_back_as_it_was_with_its_card(hub, tmp_path, monkeypatch, capsys):
     make_generator(3).save_pretrained(tmp_path / "run" / "generator")
-    document = {"splits": {"seen": {"generated": {"exact_match": 0.75, "n_examples": 40}, "base": {}}, "mixture": {}}}
+    document = {"metrics": ["exact_match"], "splits": {"seen": {"generated": {"score": 0.75, "n_examples": 40}, "base": {}}, "mixture": {}}}
     (tmp_path / "eval_main.json").write_text(json.dumps(document))
     said = ["push", str(tmp_path / "run"), "new/gen", "--license", "mit", "--scores", str(tmp_path / "eval_main.json"), "--json"]
     assert main(said) == 0

@@ -8,7 +8,7 @@ from shared_data import SHARED_DATA, needs_shared_data
 
 from llgbm.cli import main
 from llgbm.errors import InputError
-from llgbm.zoo.importing import import_suite
+from llgbm.zoo.importing import describe, hold_out, import_suite
 from llgbm.zoo.suites import load_suite
 
 PAIRS = [{"input": f"word{i}", "output": f"word{i}s"} for i in range(10)]
@@ -111,3 +111,85 @@ def test_natural_instructions_bring_their_definitions(tmp_path: Path) -> None:
 def test_an_unknown_format_is_named() -> None:
     with pytest.raises(InputError, match="unknown format 'flan' of tasks; choose one of function_vectors, instruction_induction"):
         import_suite("flan", ".")
+
+
+TABLE = """
+t0: {family: f, texts: [Say zero., Zero., Nought.]}
+t1: {family: f, texts: [Say one.]}
+t2: {texts: [Say two.]}
+"""
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """Six tasks t0 to t5, of which a table describes three."""
+    (tmp_path / "words").mkdir()
+    for i in range(6):
+        (tmp_path / "words" / f"t{i}.json").write_text(json.dumps(PAIRS))
+    (tmp_path / "words" / "t5.json").write_text(json.dumps([{**pair, "output": "same"} for pair in PAIRS]))
+    (tmp_path / "table.yaml").write_text(TABLE)
+    return tmp_path
+
+
+def test_a_table_describes_tasks(numbered) -> None:
+    suite = describe(import_suite("function_vectors", numbered / "words"), numbered / "table.yaml")
+    assert (suite["t0"].description, suite["t0"].paraphrases) == ("Say zero.", ("Zero.", "Nought."))
+    assert [suite[f"t{i}"].attributes for i in range(4)] == [{"family": "f"}, {"family": "f"}, {"family": "t2"}, {}]
+    assert suite["t3"].description == "T3."
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("t9: {texts: [a]}", "table.yaml: 't9' is no task of suite words; it has 6 tasks, e.g. t0"),
+        ("t1: {texts: []}", "table.yaml: t1: no text; give one or more"),
+        ("t1: {texts: [' ']}", "table.yaml: expected texts, found ' '"),
+        ("t1: {text: [a]}", "table.yaml: t1: texts is missing"),
+        ("t1: {texts: [a], metric: rouge}", "table.yaml: t1: metric: 'rouge' is no metric; choose one of exact_match"),
+        ("t5: {texts: [a], metric: choice}", "table.yaml: task 't5' is a choice among 1 answers"),
+        ("- a", "expected a mapping"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(numbered, table, message) -> None:
+    (numbered / "table.yaml").write_text(table)
+    with pytest.raises(InputError, match=message):
+        describe(import_suite("function_vectors", numbered / "words"), numbered / "table.yaml")
+
+
+def test_families_are_held_out_whole(numbered) -> None:
+    suite = describe(import_suite("function_vectors", numbered / "words"), numbered / "table.yaml")
+    draws = [frozenset(t.name for t in hold_out(suite, 3, draw) if t.split == "unseen_task") for draw in range(12)]
+    assert all(len(held) == 3 for held in draws)
+    assert all(("t0" in held) == ("t1" in held) for held in draws)
+    assert {"t0" in held for held in draws} == {True, False}
+    assert len(set(draws)) > 3
+    assert draws[0] == {t.name for t in hold_out(suite, 3, 0) if t.split == "unseen_task"}
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_some_tasks_are_held_out_and_some_are_not(numbered, count) -> None:
+    suite = import_suite("function_vectors", numbered / "words")
+    with pytest.raises(InputError, match=f"suite words has 6 seen tasks, {count} are to be held out; give 1 to 5"):
+        hold_out(suite, count)
+
+
+def test_the_command_describes_and_holds_out(numbered) -> None:
+    flags = ["--import", "function_vectors", str(numbered / "words"), "--descriptions", str(numbered / "table.yaml"), "--hold_out", "2"]
+    suites = []
+    for draw in ("3", "4"):
+        assert main(["zoo", "tasks", *flags, "--draw", draw, "--save", str(numbered / draw)]) == 0
+        suites.append(load_suite(numbered / draw))
+    described = describe(import_suite("function_vectors", numbered / "words"), numbered / "table.yaml")
+    assert [suite.tasks for suite in suites] == [hold_out(described, 2, draw).tasks for draw in (3, 4)]
+
+
+@needs_shared_data
+def test_the_published_folder_is_described_by_our_table() -> None:
+    table = Path(__file__).parents[2] / "examples" / "function_vectors.yaml"
+    suite = describe(import_suite("function_vectors", SHARED_DATA / "function_vectors"), table)
+    assert all(len(task.paraphrases) == 3 and task.attributes for task in suite)
+    assert len({text for task in suite for text in (task.description, *task.paraphrases)}) == 4 * 56
+    held = [task for task in hold_out(suite, 12) if task.split == "unseen_task"]
+    assert len(held) == 12
+    seen = {task.attributes["family"] for task in hold_out(suite, 12) if task.split == "seen"}
+    assert not seen & {task.attributes["family"] for task in held}

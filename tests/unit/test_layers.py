@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "llgbm"
 
 LAYERS = (
-    ("errors", "files", "memory", "optimizer_state", "percent", "progress", "checking", "dotted", "names", "hub", "bench.clock"),
+    ("errors", "files", "memory", "metrics", "optimizer_state", "percent", "progress", "checking", "dotted", "names", "hub", "bench.clock"),
     ("tracking",),
     ("fanout",),
     ("config",),
@@ -25,7 +25,7 @@ LAYERS = (
     ("framing",),
     ("functional_lora", "vllm_engine"),
     ("scoring", "probes"),
-    ("zoo.folder", "matching"),
+    ("zoo.folder", "matching", "judging"),
     ("zoo.trainer", "zoo.reword", "zoo.imported"),
     ("zoo.check",),
     ("zoo.teaching",),

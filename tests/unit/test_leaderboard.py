@@ -18,7 +18,7 @@ def test_the_page_agrees_with_the_file() -> None:
 
 def study(name: str, together: bool = False, axis: str | None = None, **rows: float) -> dict:
     """A result with one row for each `variant__split__method`."""
-    named = [dict(zip(("variant", "split", "method"), key.split("__"), strict=True), exact_match=value) for key, value in rows.items()]
+    named = [dict(zip(("variant", "split", "method"), key.split("__"), strict=True), score=value) for key, value in rows.items()]
     full = [{**row, "variant": row["variant"].replace("_", " "), "low": None, "high": 1.02, "n_seeds": 3} for row in named]
     return {"study": {"name": name, "together": together, "axis": axis}, "rows": full}
 

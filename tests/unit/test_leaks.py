@@ -19,7 +19,7 @@ from llgbm.evaluation.methods import METHODS
 from llgbm.evaluation.multitask import instructed_tokens, multitask_lesson
 from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate, run_evaluation
-from llgbm.matching import score_answers
+from llgbm.judging import judge_answers
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.training import setup as training_setup
@@ -203,9 +203,9 @@ def test_ridges_are_judged_on_train_examples(asked: Setting, monkeypatch) -> Non
     def recording(functional, factors, batches, framing):
         for batch in batches:
             shown.update(flat(inputs_of(batch, suite, asked.base.tokenizer)))
-        return score_answers(functional, factors, batches, framing)
+        return judge_answers(functional, factors, batches, framing)
 
-    monkeypatch.setattr("llgbm.evaluation.ridge.score_answers", recording)
+    monkeypatch.setattr("llgbm.evaluation.ridge.judge_answers", recording)
     asked.kept.pop("ridge", None)
     METHODS["ridge"].attempt(asked, asked.questions("unseen_combination"))
     assert shown

@@ -30,7 +30,7 @@ def test_alike_adapters_lie_side_by_side():
 
 
 def test_marks_at_100_percent_are_drawn_whole(tmp_path):
-    rows = [{"variant": f"a, {n}", "split": "seen", "method": "generated", "exact_match": 1.0, "low": None, "high": None} for n in (15, 30)]
+    rows = [{"variant": f"a, {n}", "split": "seen", "method": "generated", "score": 1.0, "low": None, "high": None} for n in (15, 30)]
     study = plots_study.Study("s", "smoke", {"a, 15": {}, "a, 30": {}}, axis="seen tasks")
     with saved_figure(tmp_path / "curves.png", 3, 3) as figure:
         axes = figure.subplots()

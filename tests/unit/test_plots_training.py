@@ -16,7 +16,7 @@ def write_run(folder: Path, terms: tuple[str, ...]) -> Path:
     for step in range(1, 31):
         rows.append({"step": step, "loss": 2 / step, "lr": 1e-3, "adapters_per_second": 100.0, **{f"loss/{t}": 1 / step for t in terms}})
         if step % 10 == 0:
-            rows[-1] |= {"validation/exact_match": step / 30, "validation/nll": 1 / step}
+            rows[-1] |= {"validation/score": step / 30, "validation/nll": 1 / step}
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     return folder
 
@@ -26,7 +26,7 @@ def test_several_runs_with_other_terms_share_a_figure(tmp_path: Path, capsys) ->
     assert main(["visualize", "--type", "training", "--input_dir", *map(str, runs), "--output_dir", str(tmp_path / "figures")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "figures" / "training.svg")
     svg = (tmp_path / "figures" / "training.svg").read_text()
-    assert "exact match on held-back tasks" in svg
+    assert "score on held-back tasks" in svg
     for name in ("loss/kl", "loss/product", "a/one", "b/one"):
         assert f">{name}<" in svg
 

@@ -62,8 +62,8 @@ def evaluation(config_hash: str = "abcd1234") -> dict:
         mean = sum(EXACT[method]) / 4
         gain = (mean - 0.0625) / 0.875
         return {
-            "exact_match": mean,
-            "exact_match_stderr": 0.1,
+            "score": mean,
+            "score_stderr": 0.1,
             "nll": 0.5,
             "gain_recovered": gain,
             "n_tasks": 4,
@@ -77,9 +77,10 @@ def evaluation(config_hash: str = "abcd1234") -> dict:
         "splits": {"unseen_combination": {method: summary(method) for method in EXACT}},
         "comparisons": [{"split": "unseen_combination", "method": "generated", "other": "base", **compared}],
         "tasks": [
-            {"split": "unseen_combination", "task": f"task-{name}", "domain": "letters", "exact_match": {m: EXACT[m][i] for m in EXACT}}
+            {"split": "unseen_combination", "task": f"task-{name}", "domain": "letters", "score": {m: EXACT[m][i] for m in EXACT}}
             for i, name in enumerate(TASKS)
         ],
+        "metrics": ["exact_match"],
         "base": {"name": "micro", "hash": "ba5e"},
         "config_hash": config_hash,
     }
@@ -100,9 +101,9 @@ def make_run(folder: Path, **metadata) -> Path:
     git = {"commit": "0123456789abcdef", "branch": "main", "dirty": True}
     machine = {"python_version": "3.11.7", "platform": "Linux", "packages": {"torch": "2.13.0"}, "threads": 2}
     save(folder / "metadata.json", {**known, "git": git, "environment": machine, "config_hash": "abcd1234", **metadata})
-    lines = [{"step": s, "loss": 1 / s, "weight/kl": 1.0, "validation/exact_match": s / 40} for s in (10, 20, 30)]
+    lines = [{"step": s, "loss": 1 / s, "weight/kl": 1.0, "validation/score": s / 40} for s in (10, 20, 30)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    save(folder / "training.json", {"steps": 30, "best_step": 20, "teacher_exact_match": 0.9})
+    save(folder / "training.json", {"steps": 30, "best_step": 20, "teacher_score": 0.9})
     save(folder / "eval_main.json", evaluation())
     save(folder / "example_answers.json", answers())
     (folder / "figures" / "delta_map.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
@@ -334,8 +335,8 @@ def test_a_broken_line_of_metrics_is_named(tmp_path, line):
         ("eval_main.json", {**evaluation(), "splits": {"seen": 3}}, "not an evaluation, .*splits.seen must be a mapping"),
         (
             "eval_main.json",
-            {**evaluation(), "splits": {"seen": {"base": {"exact_match": None, **INTERVAL}}}},
-            "exact match of base or its interval is not a number",
+            {**evaluation(), "splits": {"seen": {"base": {"score": None, **INTERVAL}}}},
+            "score of base or its interval is not a number",
         ),
         ("eval_main.json", {**evaluation(), "tasks": [{"split": "seen"}]}, "not a whole evaluation"),
         ("eval_main.json", {**evaluation(), "comparisons": [{"split": "seen"}]}, "not a whole evaluation"),

@@ -231,7 +231,7 @@ def test_an_accelerator_that_a_run_on_the_cpu_did_not_use_does_not_count(run: Pa
 def test_choices_of_a_file_are_no_other_flags(tmp_path: Path, choices: dict) -> None:
     made = {"run": None, "zoo": "zoo", "choices": choices, "inputs": {}}
     file = tmp_path / "eval_main.json"
-    write_json(file, {"splits": {}, "tasks": [], "base": {}, "config_hash": "0", "made": made})
+    write_json(file, {"splits": {}, "tasks": [], "metrics": [], "base": {}, "config_hash": "0", "made": made})
     with pytest.raises(InputError, match=r"choice (splits\.)?(output|splits) is .*there.*, which is no choice of an evaluation"):
         read_stage(file)
 
@@ -243,7 +243,7 @@ def test_what_cannot_be_run_again_is_refused(run: Path, built: Path, tmp_path: P
     write_json(tmp_path / "metadata.json", {"config": {}})
     with pytest.raises(InputError, match=r"not all that it takes to compute deltas again.*: call is missing"):
         read_stage(tmp_path)
-    document = {"splits": {}, "tasks": [], "base": {}, "config_hash": "0"}
+    document = {"splits": {}, "tasks": [], "metrics": [], "base": {}, "config_hash": "0"}
     write_json(tmp_path / "eval_main.json", document)
     with pytest.raises(InputError, match="does not say how it was made; evaluate again"):
         read_stage(tmp_path / "eval_main.json")

@@ -160,8 +160,8 @@ def test_adapters_with_different_numbers_of_rows_keep_their_order(model, functio
 
 def test_nll_is_nats_per_token_over_all_rows():
     one, five = torch.tensor([1]), torch.tensor([5])
-    joined = Score.join([Score(torch.tensor([True]), torch.tensor([2.0]), one, five),
-                         Score(torch.tensor([False]), torch.tensor([1.0]), 2 * one, five)])  # fmt: skip
+    joined = Score.join([Score(torch.tensor([True]), torch.tensor([2.0]), one, five, torch.ones(1)),
+                         Score(torch.tensor([False]), torch.tensor([1.0]), 2 * one, five, torch.zeros(1))])  # fmt: skip
     assert (joined.nll, joined.exact_match, len(joined)) == (1.0, 0.5, 2)
 
 

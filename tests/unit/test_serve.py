@@ -33,6 +33,7 @@ from llgbm.errors import InputError
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA, complete
 from llgbm.memory import GIB, used_bytes
+from llgbm.models.reader import CONFIG_FILE
 from llgbm.serve.batches import Batches
 from llgbm.serve.engine import Answer, BusyError, Engine, Job
 from llgbm.serve.requests import Limits, Reader, RefusedError
@@ -419,6 +420,15 @@ def test_bad_flags_are_named(config: ExperimentConfig, tmp_path: Path, address: 
     (tmp_path / "token").write_text("\n")
     assert main([*run, "--token_file", str(tmp_path / "token")]) == 2
     assert "is empty; write a token into it" in capsys.readouterr().err
+
+
+def test_a_generator_whose_sentences_cannot_be_read_is_not_served(config: ExperimentConfig, tmp_path: Path) -> None:
+    generator = shutil.copytree(config.run_folder / "generator", tmp_path / "generator")
+    file = generator / CONFIG_FILE
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps({**document, "encoder": f"sentence-transformers:{tmp_path / 'no-such-encoder'}"}))
+    with pytest.raises(InputError, match=r"text encoder .*no-such-encoder: no such folder"):
+        Served(generator, frame="alpaca", limits=LIMITS, backend="functional")
 
 
 def test_others_are_not_let_in_without_a_token(served: Served) -> None:

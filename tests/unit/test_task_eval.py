@@ -18,11 +18,13 @@ from llgbm.evaluation.made import how_made
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.evaluation.statistics import bootstrap_interval, standard_error
-from llgbm.evaluation.task_eval import Evaluation, evaluate, read_evaluation, run_evaluation
+from llgbm.evaluation.task_eval import Evaluation, evaluate, measure, read_evaluation, run_evaluation
 from llgbm.files import write_json
 from llgbm.functional_lora import greedy_decode
+from llgbm.judging import judge_answers
 from llgbm.scoring import Score
 from llgbm.zoo.folder import TeacherZoo
+from llgbm.zoo.suite import Example
 
 UNTRAINED = ("base", "few_shot", "teacher", "generated", "shuffled_condition", "nearest", "merged_topk", "mean_adapter")
 NLL = relative(length=128, depth=depth(2))
@@ -58,7 +60,7 @@ def test_document_has_the_stated_form(document):
     for methods in document["splits"].values():
         assert set(methods) == POSSIBLE
         for summary in methods.values():
-            numbers = {"exact_match", "exact_match_stderr", "low", "high", "nll", "gain_recovered"}
+            numbers = {"score", "score_stderr", "exact_match", "low", "high", "nll", "gain_recovered"}
             assert set(summary) == {*numbers, "tokens_read", "n_tasks", "n_examples"}
     json.dumps(document, allow_nan=False)
 
@@ -140,8 +142,8 @@ def test_intervals_and_tests_are_clustered_by_the_tasks_attributes(zoo_folder):
     found = Evaluation(setting.base.identity, "", {"seen": [Question(task, "seen") for task in tasks]})
     ones = torch.ones(8)
     found.scores["seen"] = {
-        "base": [Score(torch.zeros(8, dtype=torch.bool), ones, ones.long(), ones.long())] * 40,
-        "generated": [Score(row.bool(), ones, ones.long(), ones.long()) for row in right],
+        "base": [Score(torch.zeros(8, dtype=torch.bool), ones, ones.long(), ones.long(), 0 * ones)] * 40,
+        "generated": [Score(row.bool(), ones, ones.long(), ones.long(), row.float()) for row in right],
     }
     document = found.to_json()
     exact = right.double().mean(1).numpy()
@@ -150,7 +152,7 @@ def test_intervals_and_tests_are_clustered_by_the_tasks_attributes(zoo_folder):
     assert (summary["low"], summary["high"]) == (row["low"], row["high"]) == bootstrap_interval(exact, clusters=clusters)
     plain = bootstrap_interval(exact)
     assert summary["high"] - summary["low"] > 1.2 * (plain[1] - plain[0])
-    assert summary["exact_match_stderr"] > 1.2 * standard_error(exact)
+    assert summary["score_stderr"] > 1.2 * standard_error(exact)
     assert row["p_value"] == row["clusters"]["operation"]["p_value"] == 2 / 2**10
     assert document["tasks"][5]["attributes"] == {"operation": "op 1"}
 
@@ -345,6 +347,32 @@ def test_few_shot_says_how_many_demonstrations_fit(zoo_folder):
     task = setting.questions("seen")[0].task
     assert whole["examples_with_fewer"] == 0
     assert whole["mean_shown"] == min(setting.config.demonstrations, len(task.train))
-    setting.framing.max_length = max(setting.tokens(q.task).input_ids.shape[1] for q in setting.questions("seen"))
+    longest = max(setting.tokens(q.task).input_ids.shape[1] for q in setting.questions("seen"))
+    setting.framing.max_length = longest  # what teachers may read is no limit on what controls are shown
+    assert run_evaluation(setting).to_json()["demonstrations"]["seen"] == whole
+    setting.roomy_framing.max_length = longest
     short = run_evaluation(setting).to_json()["demonstrations"]["seen"]
     assert (short["mean_shown"], short["examples_with_fewer"]) == (0, sum(len(q.task.test) for q in setting.questions("seen")))
+
+
+def test_what_counts_is_the_tasks_metric(zoo_folder) -> None:
+    setting = asked(zoo_folder, methods=("base", "teacher", "generated"), splits=("seen", "unseen_combination"))
+    for name, other in (("say e", "f"), ("say f", "e")):
+        task = setting.zoo.suite[name]
+        setting.zoo.suite.tasks[name] = replace(task, metric="choice", train=(*task.train, Example("k", other)))
+    document = run_evaluation(setting).to_json()
+    assert document["metrics"] == ["exact_match", "choice"]
+    rows = {row["task"]: row for row in document["tasks"]}
+    batches = {name: setting.tokens(setting.zoo.suite[name]) for name in ("say e", "say f")}
+    for name, batch in batches.items():
+        (alone,) = judge_answers(setting.functional, None, [batch], [setting.judge(setting.zoo.suite[name])])
+        assert rows[name]["marks"]["base"] == alone.marks.tolist()
+        assert rows[name]["score"]["base"] == alone.mean_mark
+        assert rows[name]["metric"] == "choice"
+    base, generated = (document["splits"]["unseen_combination"][method] for method in ("base", "generated"))
+    assert base["score"] > base["exact_match"] == 0  # it finds one of both letters the likelier, and says neither
+    assert generated["score"] == generated["exact_match"] == 1
+    row = next(row for row in document["comparisons"] if row["split"] == "unseen_combination" and row["other"] == "base")
+    assert row["difference"] == pytest.approx(1 - base["score"])
+    assert "marks" not in rows["say a"]
+    assert measure(document) == "score by each task's metric (exact match, right choices)"

@@ -106,7 +106,7 @@ def test_batch_mates_change_neither_steps_nor_weights(suite: TaskSuite) -> None:
     assert len(set(together.steps)) > 1  # some leave before others
     for k, lesson in enumerate(lessons):
         alone = train_adapters(wide, [lesson], LORA, zoo, pad_id(whole.tokenizer))
-        assert (alone.steps[0], alone.validation_exact_match[0]) == (together.steps[k], together.validation_exact_match[k])
+        assert (alone.steps[0], alone.validation[0]) == (together.steps[k], together.validation[k])
         for ours, theirs in zip(together.factors.select([k]).tensors(), alone.factors.tensors(), strict=True):
             ulp = torch.finfo(torch.float32).eps * float(theirs.abs().max())
             assert float((ours - theirs).abs().max()) <= zoo.steps * ulp
@@ -204,7 +204,7 @@ def test_solved_adapters_leave_early_and_are_solved(base: Base) -> None:
     zoo = ZooConfig(steps=150, batch_size=8, check_interval=10)
     trained = train_adapters(functional, lessons, lora, zoo, pad_id(base.tokenizer))
     assert all(steps < 150 and steps % 10 == 0 for steps in trained.steps)
-    assert trained.validation_exact_match == [1.0, 1.0]
+    assert trained.validation == [1.0, 1.0]
 
 
 def test_dropout_is_refused(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:

@@ -222,7 +222,7 @@ def test_a_training_and_its_evaluation_are_one_entry_with_config_figures_picture
     assert {*sent} <= {*stored.config}
     logged = list(read_metrics(run / "metrics.jsonl"))
     assert len(logged) == 6
-    for name in ("loss", "loss/kl", "validation/exact_match", "adapters_per_second"):
+    for name in ("loss", "loss/kl", "validation/score", "adapters_per_second"):
         assert is_close(stored.figures[name], {row["step"]: row[name] for row in logged if name in row}), name
     assert {*stored.pictures} == {"training", "eval_main"}
     for picture in stored.pictures.values():
