@@ -107,13 +107,13 @@ class ZooConfig:
     adapters_per_batch: Integer = Field(default=40, ge=1)
     """Adapters trained in one forward and backward."""
     solved_exact_match: Number = Field(default=1.0, gt=0)
-    """A teacher stops once it answers this share of its validation examples; above 1 it never stops early."""
+    """A teacher stops once its validation examples have this score by its task's metric; above 1 it never stops early."""
     solved_checks: Integer = Field(default=2, ge=1)
     """In how many checks running it has to."""
     check_interval: Integer = Field(default=20, ge=1)
     """Steps between two checks for solved teachers."""
     max_length: Integer | None = Field(default=None, ge=2)
-    """Longest example in tokens, with its answer; the base's context by default."""
+    """Longest example in tokens, with its answer; the base's context by default. Controls may read more before it."""
     too_long: Literal["leave_out", "cut_left"] = "leave_out"
     """Longer examples are left out, or cut on the left."""
     end_token: str | None = None
