@@ -125,8 +125,8 @@ class Setting(Workspace):
         return self.kept[name]
 
     def judge(self, task: Task) -> Judge:
-        """How answers to a task are judged."""
-        return Judge.of(self.framing, task)
+        """How answers to a task are judged, whatever is read before an example."""
+        return Judge.of(self.roomy_framing, task)
 
     @property
     def pad_token_id(self) -> int:

@@ -10,6 +10,7 @@ import torch
 from evaluation_world import PerfectGenerator, build_evaluation_world
 from tolerance import depth, relative
 
+from llgbm import judging
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.evaluation import answering
@@ -22,7 +23,7 @@ from llgbm.evaluation.task_eval import Evaluation, evaluate, measure, read_evalu
 from llgbm.files import write_json
 from llgbm.functional_lora import greedy_decode
 from llgbm.judging import judge_answers
-from llgbm.scoring import Score
+from llgbm.scoring import Score, score_each
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.suite import Example
 
@@ -353,6 +354,23 @@ def test_few_shot_says_how_many_demonstrations_fit(zoo_folder):
     setting.roomy_framing.max_length = longest
     short = run_evaluation(setting).to_json()["demonstrations"]["seen"]
     assert (short["mean_shown"], short["examples_with_fewer"]) == (0, sum(len(q.task.test) for q in setting.questions("seen")))
+
+
+def test_what_is_shown_before_an_example_is_read_with_every_option(zoo_folder, monkeypatch) -> None:
+    setting = asked(zoo_folder, methods=("few_shot",), splits=("seen",))
+    for name in ("say a", "say b"):
+        task = setting.zoo.suite[name]
+        setting.zoo.suite.tasks[name] = replace(task, metric="choice", train=(*task.train, Example("k", "c")))
+    setting.framing.max_length = max(setting.tokens(q.task).input_ids.shape[1] for q in setting.questions("seen"))
+    read = []
+
+    def watched(functional, factors, batches, pad):
+        read.extend(batch.input_ids.shape[1] for batch in batches)
+        return score_each(functional, factors, batches, pad)
+
+    monkeypatch.setattr(judging, "score_each", watched)
+    run_evaluation(setting)
+    assert read == [setting.demonstrated(setting.zoo.suite[name]).input_ids.shape[1] for name in ("say a", "say b")]
 
 
 def test_what_counts_is_the_tasks_metric(zoo_folder) -> None:
