@@ -1291,4 +1291,11 @@ MUTANTS = (
         "task.name, []",
         "test_importing.py::test_families_are_held_out_whole",
     ),
+    Mutant(
+        "told bases judged as if they had read no more than teachers",
+        "evaluation/setting.py",
+        "Judge.of(self.roomy_framing, task)",
+        "Judge.of(self.framing, task)",
+        "test_task_eval.py::test_what_is_shown_before_an_example_is_read_with_every_option",
+    ),
 )
