@@ -54,6 +54,10 @@ class TokenBatch:
         """The tokens of a row that come before its answer."""
         return self.input_ids[row, : int(self.predicts[row].long().argmax()) + 1].tolist()
 
+    def answers(self) -> list[list[int]]:
+        """Each row's response tokens."""
+        return [answer.tolist() for answer in self.targets.cpu().split(self.predicts.sum(1).tolist())]
+
     def rows(self, index: Tensor | slice | Sequence[int]) -> "TokenBatch":
         """The chosen rows, without columns that are padding in all of them."""
         mask = self.attention_mask[index]

@@ -106,9 +106,9 @@ def _by_text(
 
 
 def _not_exact(k: int, batch: TokenBatch, score: Score, framing: Framing) -> Iterator[Asked]:
-    answers = batch.targets.cpu().split(score.n_tokens.tolist())
+    answers = batch.answers()
     for row in (~score.exact).nonzero()[:, 0].tolist():
-        yield asked_row(k, row, batch.prompt(row), framing.text(answers[row].tolist()), framing)
+        yield asked_row(k, row, batch.prompt(row), framing.text(answers[row]), framing)
 
 
 def _by_choice(
@@ -140,5 +140,5 @@ def _right_choices(batch: TokenBatch, likely: Score, judge: Judge) -> Float[Tens
     """Whether each row's likeliest option says what is expected."""
     best = likely.nll_sum.view(len(batch), len(judge.options)).argmin(1).tolist()
     texts = [normalized(judge.framing.text(option)) for option in judge.options]
-    expected = [normalized(judge.framing.text(answer.tolist())) for answer in batch.targets.cpu().split(batch.predicts.sum(1).tolist())]
+    expected = [normalized(judge.framing.text(answer)) for answer in batch.answers()]
     return torch.tensor([float(texts[i] == answer) for i, answer in zip(best, expected, strict=True)])

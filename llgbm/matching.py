@@ -80,9 +80,9 @@ def asked_row(k: int, row: int, prompt: list[int], expected: str, framing: Frami
 
 def _undecided(k: int, batch: TokenBatch, score: Score, framing: Framing) -> Iterator[Asked]:
     assert score.strays is not None
-    answers = batch.targets.cpu().split(score.n_tokens.tolist())
+    answers = batch.answers()
     for row in (~score.exact).nonzero()[:, 0].tolist():
-        tokens, (place, said) = answers[row].tolist(), score.strays[row].tolist()
+        tokens, (place, said) = answers[row], score.strays[row].tolist()
         expected = framing.text(tokens)
         if _may_become(expected, [*tokens[:place], said], framing):
             yield asked_row(k, row, batch.prompt(row), expected, framing)

@@ -50,7 +50,8 @@ def multitask_adapter(setting: Setting, instructed: bool) -> LoRAFactors:
     manifest, config = setting.zoo.manifest, setting.config
     name = "multitask_instructed" if instructed else "multitask_blind"
     suite_hash = setting.zoo.suite_entry.hash
-    content = [[t.hash for t in setting.pool], suite_hash, manifest["lora"], manifest["zoo"], config.multitask_batch_size]
+    read = setting.roomy_framing.max_length
+    content = [[t.hash for t in setting.pool], suite_hash, manifest["lora"], manifest["zoo"], config.multitask_batch_size, read]
     folder = setting.cache_dir and setting.cache_dir / f"{name}-{hash_json(content)[:16]}"
     if folder and (folder / "adapter_config.json").is_file():
         return read_adapter(folder, setting.functional.shapes)

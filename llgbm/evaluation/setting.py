@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from llgbm.config import ZooConfig
 from llgbm.dataset import TokenBatch
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
@@ -298,8 +297,7 @@ class Setting(Workspace):
     @cached_property
     def roomy_framing(self) -> Framing:
         """The same with the base's whole context, for what is read besides an example: how long examples may be is no limit on that."""
-        zoo = ZooConfig(**self.zoo.manifest.get("zoo", {}))
-        return Framing.of(self.base, self.zoo.suite, replace(zoo, max_length=None))
+        return self.zoo.framing(self.base, whole_context=True)
 
     @cached_property
     def _engine(self) -> DeltaEngine:

@@ -1,6 +1,7 @@
 """A zoo: the folder of trained teachers with its manifest."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -62,9 +63,10 @@ class TeacherZoo:
             )
         return self._suite
 
-    def framing(self, base: Base) -> Framing:
-        """How the base reads the suite's examples: as it did when the teachers were trained."""
-        return Framing.of(base, self.suite, ZooConfig(**self.manifest.get("zoo", {})))
+    def framing(self, base: Base, whole_context: bool = False) -> Framing:
+        """How the base reads the suite's examples: as it did when the teachers were trained, or as long as it can read at all."""
+        zoo = ZooConfig(**self.manifest.get("zoo", {}))
+        return Framing.of(base, self.suite, replace(zoo, max_length=None) if whole_context else zoo)
 
     @property
     def content_hash(self) -> str:

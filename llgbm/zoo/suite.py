@@ -74,7 +74,7 @@ class Task:
         unused = {"further_tests": not self.further_tests, "metric": self.metric == EXACT_MATCH}
         return {k: v for k, v in asdict(self).items() if not unused.get(k)}
 
-    @cached_property
+    @property
     def options(self) -> tuple[str, ...]:
         """Its different answers, in the order in which they come: what a choice is among."""
         examples = (*self.train, *self.test, *(example for further in self.further_tests.values() for example in further))

@@ -180,8 +180,8 @@ def _task(
 
 def check_metric(task: Task, where: str) -> None:
     """InputError when a task's metric cannot judge its answers."""
-    if METRICS[task.metric].among_options and not 2 <= len(task.options) <= MAX_OPTIONS:
-        raise InputError(f"{where}: task {task.name!r} is a choice among {len(task.options)} answers; it needs 2 to {MAX_OPTIONS}")
+    if METRICS[task.metric].among_options and not 2 <= (count := len(task.options)) <= MAX_OPTIONS:
+        raise InputError(f"{where}: task {task.name!r} is a choice among {count} answers; it needs 2 to {MAX_OPTIONS}")
     if task.metric == NUMERIC:
         bare = next((answer for answer in task.options if last_number(answer) is None), None)
         if bare is not None:

@@ -66,6 +66,7 @@ def test_text_metrics_read_what_is_said(asked) -> None:
     assert all(torch.equal(one.exact, other.exact) for one, other in zip(found, plain, strict=True))
 
 
+@pytest.mark.numeric
 def test_a_choice_is_the_likeliest_option(asked) -> None:
     functional, factors, framing = asked
     options = ("a", "bb", "ccc")
@@ -105,6 +106,7 @@ def test_options_that_leave_no_room_cut_the_question(base, monkeypatch) -> None:
     assert read == [room]
 
 
+@pytest.mark.numeric
 def test_each_adapter_is_judged_by_its_own_task(asked) -> None:
     functional, factors, framing = asked
     examples = [Example(letters, "a" if i % 2 else "b") for i, letters in enumerate(LETTERS)]
@@ -159,6 +161,7 @@ def test_a_suite_keeps_its_metrics(tmp_path: Path) -> None:
     suite.save(tmp_path / "b")
     again = load_suite(tmp_path / "b")
     assert again["t"].metric == "choice"
+    assert "options" not in (tmp_path / "b" / "tasks.jsonl").read_text()  # derived, and read again from the examples
     assert again.content_hash == suite.content_hash
     plain = dataclasses.replace(suite["t"], metric="exact_match")
     assert plain.content() != suite["t"].content()
