@@ -55,7 +55,7 @@ def add_arguments(parser: CommandParser) -> None:
     tasks.add_argument("--descriptions", default=None, metavar="FILE", help=table)
     held = "put N seen tasks, families whole, into split unseen_task"
     tasks.add_argument("--hold_out", type=int, default=None, metavar="N", help=held)
-    tasks.add_argument("--draw", type=int, default=0, metavar="D", help="which N, by chance (default: %(default)s)")
+    tasks.add_argument("--draw", type=int, default=None, metavar="D", help="which N, by chance (default: 0)")
     tasks.add_argument("--split", default=None, metavar="S", help="only tasks of this split, such as seen")
     tasks.add_argument("--count", type=int, default=None, metavar="N", help="only so many tasks, evenly spaced")
     tasks.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="only these tasks")
@@ -144,7 +144,9 @@ def _tasks(args: Namespace) -> int:
     if args.descriptions is not None:
         suite = describe(suite, args.descriptions)
     if args.hold_out is not None:
-        suite = hold_out(suite, args.hold_out, args.draw)
+        suite = hold_out(suite, args.hold_out, args.draw or 0)
+    elif args.draw is not None:
+        raise InputError("--draw says which tasks are held out; give --hold_out N too")
     if args.split not in (None, *suite.task_splits):
         raise InputError(f"--split: suite {suite.name} has no tasks of split {args.split!r}; it has {', '.join(suite.task_splits)}")
     suite = suite.select(args.tasks or None, args.split)

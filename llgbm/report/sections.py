@@ -146,16 +146,17 @@ def zoo_table(run: Run) -> Table | None:
     """The zoo's teachers by domain and split."""
     if run.zoo is None or not isinstance(run.zoo.get("teachers"), list):
         return None
-    groups: dict[tuple[str, str], list[float]] = {}
+    groups: dict[tuple[str, str], list[float | None]] = {}
     for teacher in run.zoo["teachers"]:
-        groups.setdefault((str(teacher.get("domain")), str(teacher.get("split"))), []).append(
-            float(teacher.get("score", teacher.get("exact_match")) or 0)
-        )
-    rows = [
-        [Cell(words(domain)), Cell(words(split)), number_cell(len(scores)), Cell(percent(sum(scores) / len(scores), 1), kind="number")]
-        for (domain, split), scores in sorted(groups.items())
-    ]
-    heads = [Cell("domain"), Cell("split"), Cell("teachers"), Cell("exact match in validation")]
+        value = teacher.get("score", teacher.get("exact_match"))
+        groups.setdefault((str(teacher.get("domain")), str(teacher.get("split"))), []).append(value)
+    rows = []
+    for (domain, split), values in sorted(groups.items()):
+        known = [value for value in values if value is not None]
+        mean = percent(sum(known) / len(known), 1) if known else DASH
+        rows.append([Cell(words(domain)), Cell(words(split)), number_cell(len(values)), Cell(mean, kind="number")])
+    metric = "score, each task by its metric," if any("score" in teacher for teacher in run.zoo["teachers"]) else "exact match"
+    heads = [Cell("domain"), Cell("split"), Cell("teachers"), Cell(f"{metric} in validation")]
     return Table(f"Teachers of {run.zoo['folder']}", heads, rows)
 
 

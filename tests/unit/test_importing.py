@@ -183,6 +183,11 @@ def test_the_command_describes_and_holds_out(numbered) -> None:
     assert [suite.tasks for suite in suites] == [hold_out(described, 2, draw).tasks for draw in (3, 4)]
 
 
+def test_a_draw_of_nothing_is_refused(capsys) -> None:
+    assert main(["zoo", "tasks", "--draw", "1"]) == 2
+    assert "--draw says which tasks are held out; give --hold_out N too" in capsys.readouterr().err
+
+
 @needs_shared_data
 def test_the_published_folder_is_described_by_our_table() -> None:
     table = Path(__file__).parents[2] / "examples" / "function_vectors.yaml"

@@ -143,6 +143,20 @@ def test_every_part_of_a_run_is_on_the_page(run):
     assert page.count("not there; run") == 1
 
 
+def test_teachers_without_a_score_are_no_failures_and_other_metrics_are_named(run):
+    manifest = run.parent / "zoo" / "manifest.json"
+    teacher = {"domain": "letters", "split": "seen", "exact_match": 0.25}
+    save(manifest, {"teachers": [teacher, {**teacher, "exact_match": None}, {**teacher, "domain": "digits", "exact_match": None}]})
+    page = page_of(run)
+    assert "25.0%" in page
+    assert "12.5%" not in page
+    assert "exact match in validation" in page
+    save(manifest, {"teachers": [{**teacher, "score": 0.375}]})
+    page = page_of(run)
+    assert "37.5%" in page
+    assert "score, each task by its metric, in validation" in page
+
+
 def test_intervals_and_clusters_are_those_of_the_evaluation(run):
     page = page_of(run)
     assert "81.2%<small>[70.0, 90.0]" in page
