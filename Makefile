@@ -25,7 +25,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/llgbm bench all
 
-# The documentation as a site, every link of it checked.
+# The documentation as a site, every link within it checked.
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/mkdocs build --strict

@@ -37,6 +37,7 @@ def run(args: Namespace) -> int:
     """Plan, and print a row for each stage; exit status 2 where it cannot fit."""
     from llgbm.planning.costs import load_costs
     from llgbm.planning.plan import Devices, make_plan, workload
+    from llgbm.report.table import size
 
     for name in ("gpus", "adapters", "tokens"):
         require_at_least(name, getattr(args, name))
@@ -57,10 +58,13 @@ def run(args: Namespace) -> int:
     cost = None if args.price is None else plan.device_hours * args.price
     if args.json:
         total = {"device_hours": plan.device_hours, "cost": cost, "measured": costs.measured, "lengths_measured": known_lengths}
+        total |= {"adapters": load.adapters, "adapter_bytes": plan.adapter_bytes}
         print_json({"stages": rows, **total, "device": costs.device, "devices": args.gpus})
         return 0
     print_table(rows, title=f"{config.model.name} in {config.model.dtype} on {args.gpus} x {costs.device}", in_parts=True)
     print(f"in all {plan.device_hours:.2f} device hours" + ("" if cost is None else f", {cost:.2f} at {args.price:g} an hour"))
+    one, all_of_them = size(plan.adapter_bytes), size(load.adapters * plan.adapter_bytes)
+    print(f"{load.adapters} adapters of {one} take {all_of_them} on disk; writing and reading them is not in these hours")
     if not costs.measured:
         print("unit costs are assumed by a data sheet; measure yours with 'llgbm plan --calibrate FILE' on such a device")
     if not known_lengths and args.tokens is None:
@@ -71,7 +75,12 @@ def run(args: Namespace) -> int:
 def _measured(device: str, dtype: str) -> "UnitCosts":
     from llgbm.planning.costs import calibrate
     from llgbm.progress import ProgressBar
+    from llgbm.zoo.base import check_usable
 
+    try:
+        check_usable(device)
+    except InputError as error:
+        raise InputError(f"{error}; to plan for one that is elsewhere give --costs: h100, or what --calibrate wrote there") from error
     with ProgressBar("calibrate", "samples") as progress:
         return calibrate(device, dtype, progress)
 

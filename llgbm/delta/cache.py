@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -26,7 +26,16 @@ from llgbm.files import hash_json, read_json, write_bytes, write_json
 from llgbm.names import path_part
 
 MANIFEST = "manifest.json"
+FORMAT = 1
+"""Of manifest, records and files; caches written before it was named have the same."""
 BASE = "base"
+EMPTY: dict[str, Any] = {"format": FORMAT, "config": {}}
+
+
+def _known_format(value: int) -> int:
+    if value != FORMAT:
+        raise ValueError(f"format {value} is of another version of llgbm, this one reads {FORMAT}")
+    return value
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -34,6 +43,7 @@ class CacheManifest:
     """What the `manifest.json` of a cache holds."""
 
     config: dict[str, Any]
+    format: Annotated[int, AfterValidator(_known_format)] = FORMAT
     adapters: dict[str, DeltaRecord] = Field(default_factory=dict)
     """What caches recorded here when they had no `adapters.jsonl`."""
     base: DeltaRecord | None = None
@@ -76,7 +86,7 @@ class DeltaCache:
         self.cache_dir = Path(cache_dir)
         self.faults: list[str] = []
         """Entries found corrupt since this object was made; they count as absent."""
-        self._head: dict[str, Any] = {"config": {}}
+        self._head: dict[str, Any] = dict(EMPTY)
         self._stamp: tuple[int, ...] | None = None
         self._entries = Entries(self.cache_dir / ENTRIES_FILE)
         self._read()
@@ -179,7 +189,7 @@ class DeltaCache:
         path = self.cache_dir / MANIFEST
         stamp = _stamp(path)
         if stamp != self._stamp or not self._entries.is_of(self.cache_dir / ENTRIES_FILE):
-            head: dict[str, Any] = read_json(path) if stamp else {"config": {}}
+            head: dict[str, Any] = read_json(path) if stamp else dict(EMPTY)
             read_as(CacheManifest, head, f"{path}: not the manifest of a delta cache, remove it or choose another folder")
             self._head, self._stamp, self._entries = head, stamp, Entries(self.cache_dir / ENTRIES_FILE)
             for adapter, record in self._head.get("adapters", {}).items():

@@ -37,6 +37,8 @@ class Plan:
 
     stages: list[Stage]
     devices: Devices
+    adapter_bytes: int
+    """Of each teacher, in a zoo on disk."""
 
     def seconds(self, stage: Stage) -> float:
         """On the clock."""
@@ -105,12 +107,14 @@ def workload(config: ExperimentConfig, adapters: int | None = None, tokens: int 
 
 
 def _plan(config: ExperimentConfig, load: Workload, devices: Devices) -> Plan:
-    stages = []
+    stages, adapter_bytes = [], 0
     for stage in STAGES:
         with on_paper():
             functional = paper_base(config.model, config.lora.target_modules, devices.costs.kind, devices.memory_bytes)
-            stages.append(stage(Planner(functional, config, load, devices.count)))
-    return Plan(stages, devices)
+            planner = Planner(functional, config, load, devices.count)
+            stages.append(stage(planner))
+            adapter_bytes = planner.adapter_bytes
+    return Plan(stages, devices, adapter_bytes)
 
 
 def _remedy(plan: Plan, config: ExperimentConfig, load: Workload) -> str:

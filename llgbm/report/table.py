@@ -64,7 +64,7 @@ def number_cell(value: float | None) -> Cell:
 
 def size(size_bytes: int) -> str:
     """Bytes, in the largest decimal unit that leaves at least 1."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= scale:
             return f"{size_bytes / scale:.3g} {unit}"
     return f"{size_bytes} bytes"

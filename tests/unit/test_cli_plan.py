@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from llgbm.cli import main
 from llgbm.planning.costs import SAMPLES, UnitCosts, load_costs
@@ -29,6 +30,7 @@ def test_a_plan_has_a_row_for_each_stage_and_a_price(costs: str, capsys: pytest.
     shown = capsys.readouterr().out
     assert "50 adapters" in shown
     assert "device hours" in shown
+    assert f"take {50 * found['adapter_bytes'] / 1e6:.3g} MB on disk" in shown
     assert "assumed" not in shown
 
 
@@ -50,6 +52,13 @@ def test_bad_flags_end_with_status_2(flags: tuple[str, str], said: str, costs: s
     given = () if flags[0] == "--costs" else ("--costs", costs)
     assert main(["plan", "--config", "smoke", *given, *flags]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
+@pytest.mark.parametrize("flags", [(), ("--calibrate", "costs.json")])
+def test_a_device_that_is_elsewhere_needs_its_costs(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "qwen2.5-7b", "--gpus", "8", *flags]) == 2
+    assert "to plan for one that is elsewhere give --costs: h100, or what --calibrate wrote there" in capsys.readouterr().err
 
 
 def test_costs_are_measured_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,7 +266,7 @@ def test_another_tokenizer_is_another_key(base: Base) -> None:
 
 def test_fresh_cache_and_round_trip(tmp_path: Path) -> None:
     cache = DeltaCache(tmp_path / "c")
-    assert cache.manifest == {"adapters": {}, "config": {}}
+    assert cache.manifest == {"adapters": {}, "config": {}, "format": 1}
     assert not (tmp_path / "c").exists()
     assert cache.get_base_activation() is None
     delta = np.arange(4, dtype=np.float64)

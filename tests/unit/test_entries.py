@@ -119,3 +119,17 @@ def test_a_file_that_may_not_grow_is_named_and_what_was_stored_stays(tmp_path: P
     assert {"a0", "a1", "a2"} <= set(DeltaCache(tmp_path).get_all_deltas())
     cache.save_deltas({f"b{i}": (f"other{i}", np.full(2, i)) for i in range(3)})
     assert set(DeltaCache(tmp_path).get_all_deltas()) == {"a0", "a1", "a2", "b0", "b1", "b2"}
+
+
+def test_a_cache_without_a_format_is_read_and_one_of_another_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+    _saved(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    head = json.loads(manifest.read_text())
+    assert head.pop("format") == 1
+    manifest.write_text(json.dumps(head))
+    assert set(DeltaCache(tmp_path).get_all_deltas()) == {"a0", "a1", "a2"}
+    manifest.write_text(json.dumps({"format": 2, **head}))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="format 2 is of another version of llgbm, this one reads 1"):
+        DeltaCache(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -408,5 +408,5 @@ def test_charts_stay_in_their_panel_and_say_what_they_show():
 
 def test_figures_for_people():
     assert [duration(s) for s in (0.4, 59.6, 154.6, 3600, 7265)] == ["0 s", "1 min 0 s", "2 min 35 s", "1 h", "2 h 1 min"]
-    assert [size(b) for b in (12, 1500, 7_252_296, 3 * 10**9)] == ["12 bytes", "1.5 kB", "7.25 MB", "3 GB"]
+    assert [size(b) for b in (12, 1500, 7_252_296, 3 * 10**9, 1_614_000_000_000)] == ["12 bytes", "1.5 kB", "7.25 MB", "3 GB", "1.61 TB"]
     assert moment("yesterday") == "yesterday"
