@@ -107,14 +107,13 @@ def workload(config: ExperimentConfig, adapters: int | None = None, tokens: int 
 
 
 def _plan(config: ExperimentConfig, load: Workload, devices: Devices) -> Plan:
-    stages, adapter_bytes = [], 0
+    stages, planners = [], []
     for stage in STAGES:
         with on_paper():
             functional = paper_base(config.model, config.lora.target_modules, devices.costs.kind, devices.memory_bytes)
-            planner = Planner(functional, config, load, devices.count)
-            stages.append(stage(planner))
-            adapter_bytes = planner.adapter_bytes
-    return Plan(stages, devices, adapter_bytes)
+            planners.append(Planner(functional, config, load, devices.count))
+            stages.append(stage(planners[-1]))
+    return Plan(stages, devices, planners[0].adapter_bytes)
 
 
 def _remedy(plan: Plan, config: ExperimentConfig, load: Workload) -> str:
