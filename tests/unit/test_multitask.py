@@ -60,6 +60,18 @@ def test_a_task_has_one_answer_for_each_example_whatever_is_read(zoo: Path, tmp_
     assert again.per_task("seen", methods[3]) == found.per_task("seen", methods[3])
 
 
+def test_one_that_was_taught_to_read_less_is_not_taken_for_it(zoo: Path, tmp_path: Path, monkeypatch) -> None:
+    config = EvaluationConfig(methods=("multitask_blind",), splits=("seen",))
+    for max_length in (48, 64, 64):
+        framing = load_setting(None, zoo, EvaluationConfig()).roomy_framing
+        framing.max_length = max_length
+        monkeypatch.setattr(Setting, "roomy_framing", framing)
+        evaluate(None, zoo, config, tmp_path)
+        for scores in tmp_path.glob("scores-*.json"):
+            scores.unlink()
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+
+
 def test_it_sees_as_many_examples_as_the_teachers_together_and_starts_where_they_do(setting: Setting, monkeypatch) -> None:
     given = {}
 
