@@ -1,7 +1,7 @@
 """Padded batches of tokens that know which positions belong to a response.
 
 Shapes: N sequences, T tokens. A logit at position t predicts token t + 1, so `predicts[t]` is true where token t + 1
-belongs to a response; `targets` lists those tokens in the row-major order in which `hidden[predicts]` selects.
+belongs to a response; `targets` lists those tokens in the row-major order in which `at_tokens(hidden, predicts)` selects.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from llgbm.errors import InputError
+from llgbm.transfer import to_device
 
 NO_LABEL = -100
 
@@ -31,7 +32,11 @@ def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A padded batch; `labels` equal `input_ids` at response tokens and are -100 elsewhere."""
+    """A batch padded on the right; `labels` equal `input_ids` at response tokens and are -100 elsewhere.
+
+    Labels stay on the host wherever the tokens are: which tokens belong to responses, and how many, nobody has to ask a device.
+    No token of a causal model sees what comes after it, so a base reads a batch without its mask, and to the same numbers.
+    """
 
     input_ids: Int[Tensor, "N T"]
     attention_mask: Int[Tensor, "N T"]
@@ -42,13 +47,13 @@ class TokenBatch:
 
     @cached_property
     def predicts(self) -> Bool[Tensor, "N T"]:
-        """True at positions whose logits predict a response token."""
+        """True at positions whose logits predict a response token; on the host."""
         return F.pad(self.labels[:, 1:] != NO_LABEL, (0, 1))
 
     @cached_property
     def targets(self) -> Int[Tensor, " n"]:
-        """The response tokens, in the order in which `predicts` selects positions."""
-        return self.labels[:, 1:][self.predicts[:, :-1]]
+        """The response tokens, in the order in which `predicts` selects positions; where the tokens are."""
+        return to_device(self.labels[:, 1:][self.predicts[:, :-1]], self.input_ids.device)
 
     def prompt(self, row: int) -> list[int]:
         """The tokens of a row that come before its answer."""
@@ -65,9 +70,19 @@ class TokenBatch:
         columns = slice(used.index(True), len(used) - used[::-1].index(True)) if True in used else slice(0)
         return TokenBatch(self.input_ids[index][:, columns], mask[:, columns], self.labels[index][:, columns])
 
+    def repeat(self, times: int) -> "TokenBatch":
+        """All rows, so many times over."""
+        return TokenBatch(*(part.repeat(times, 1) for part in (self.input_ids, self.attention_mask, self.labels)))
+
     def to(self, device: torch.device | str) -> "TokenBatch":
-        """The same batch on another device."""
-        return TokenBatch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+        """The same batch on another device, labels on the host."""
+        there = torch.device(device)
+        return TokenBatch(to_device(self.input_ids, there), to_device(self.attention_mask, there), self.labels)
+
+
+def at_tokens(states: Shaped[Tensor, "N T *rest"], at: Bool[Tensor, "N T"]) -> Shaped[Tensor, "n *rest"]:
+    """What is at the chosen tokens, row-major. A device's tokens may be chosen on the host, and then it is not waited for."""
+    return states.flatten(0, 1)[to_device(at.flatten().nonzero()[:, 0], states.device)]
 
 
 def concatenate(batches: Sequence[TokenBatch], pad_token_id: int) -> TokenBatch:

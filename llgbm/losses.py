@@ -8,7 +8,7 @@ S slots, C conditions, L levels of attributes.
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -162,6 +162,18 @@ def check_fingerprints(theirs: Float[Tensor, "K F"]) -> None:
         raise InputError("objective delta has nothing to compare: the teachers' fingerprints are all zero")
 
 
+def check_teachers(parts: Iterable[LoRAFactors], term: str) -> None:
+    """InputError when no teacher changes anything; what is read of them ends with the first that does."""
+    if not any(bool(b.any()) for part in parts for b in part.b.values()):
+        raise InputError(f"objective {term} has nothing to compare: every teacher's weight change is zero")
+
+
+def check_tasks(same: Bool[Tensor, "K M"]) -> None:
+    """InputError when a step's conditions are all of one task, which tells `agreement` nothing."""
+    if bool(same.all()):
+        raise InputError("objective agreement has nothing to compare: it needs at least 2 tasks per step")
+
+
 def agreement_loss(c: Evidence) -> Tensor:
     """How badly a condition is told from the step's others by what another wording of its task reads as; 1 at chance.
 
@@ -172,8 +184,6 @@ def agreement_loss(c: Evidence) -> Tensor:
     """
     read, again = _have(c.read, "agreement", "conditions"), _have(c.read_again, "agreement", "other wordings")
     same = _have(c.same_task, "agreement", "tasks of the conditions")
-    if same.all():
-        raise InputError("objective agreement has nothing to compare: it needs at least 2 tasks per step")
     center = again.float().mean(0)
     own, other = (F.normalize(x.float() - center, dim=-1).flatten(1) / x.shape[1] ** 0.5 for x in (read, again))
     log_p = (own @ other.T / AGREEMENT_TEMPERATURE).log_softmax(1)
@@ -357,10 +367,8 @@ def _relative(errors: list[tuple[Tensor, Tensor]], term: str) -> Tensor:
         raise InputError(f"objective {term} has nothing to compare: generator and teachers share no module")
     error, norm = (torch.stack(part) for part in zip(*errors, strict=True))
     present = norm > TINY
-    if not present.any():
-        raise InputError(f"objective {term} has nothing to compare: every teacher tensor is zero")
     ratio = torch.where(present, error / torch.where(present, norm, 1.0), 0.0)
-    return ratio.sum() / present.sum()
+    return ratio.sum() / present.sum().clamp_min(1)
 
 
 def _per_adapter(values: Tensor, c: Evidence, term: str) -> Tensor:

@@ -20,6 +20,7 @@ from llgbm.functional_lora import FunctionalLoRA, by_token
 from llgbm.functional_lora.measure import comfortable_rows, rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors
+from llgbm.transfer import to_device
 
 KEPT = ("exact", "nll_sum", "n_tokens", "n_read", "marks")
 """What of a score is one number a row."""
@@ -145,16 +146,17 @@ def _alike(order: list[int], batches: Sequence[TokenBatch]) -> Iterator[list[int
 def _forward(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch) -> Score:
     batch = batch.to(functional.device)
     factors = None if factors is None else factors.to(device=functional.device)
-    logits = functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts, chunked=True).any_logits
+    logits = functional(factors, batch.input_ids, logits_at=batch.predicts, chunked=True).any_logits
     assert logits is not None
+    there = functional.device
     n_tokens = batch.predicts.sum(1)
-    owner = torch.repeat_interleave(n_tokens)
+    owner = to_device(torch.repeat_interleave(n_tokens), there)
     found = by_token(_said_and_nll, logits, batch.targets)
-    strays = _strays(found[:, 0].long(), batch.targets, owner, n_tokens)
-    nll_sum = torch.zeros(len(batch), device=functional.device).index_add(0, owner, found[:, 1])
-    n_read = batch.attention_mask.sum(1) - n_tokens
+    strays = _strays(found[:, 0].long(), batch.targets, owner, to_device(n_tokens, there))
+    nll_sum = torch.zeros(len(batch), device=there).index_add(0, owner, found[:, 1])
+    n_read = batch.attention_mask.sum(1).cpu() - n_tokens
     exact = (strays[:, 0] < 0).cpu()
-    return Score(exact, nll_sum.cpu(), n_tokens.cpu(), n_read.cpu(), exact.float(), strays.cpu())
+    return Score(exact, nll_sum.cpu(), n_tokens, n_read, exact.float(), strays.cpu())
 
 
 def _strays(

@@ -101,6 +101,8 @@ def _differences(kind: str, model: PreTrainedModel, shapes: dict[str, tuple[int,
         padded, mask = nn.functional.pad(ids, widths), nn.functional.pad(everywhere, widths)
         if differ(functional(factors, padded, mask, logits_at=mask.bool()).logits, expected):
             yield f"padding on the {side} changes logits"
+        if side == "right" and differ(functional(factors, padded, logits_at=mask.bool()).logits, expected):
+            yield "padding on the right changes logits where no mask tells of it"
     later = torch.where(torch.arange(LENGTH) == LENGTH - 1, (ids + 1) % VOCABULARY, ids)
     if differ(model(input_ids=later).logits[:, :-1], plain[:, :-1]):
         yield "tokens see later ones"

@@ -95,8 +95,8 @@ def _engine_fingerprints(engine: DeltaEngine, paths: Sequence[Path]) -> np.ndarr
 def _base_only(engine: DeltaEngine, n_adapters: int) -> np.ndarray:
     for start in range(0, n_adapters, engine.adapters_at_once):
         count = min(engine.adapters_at_once, n_adapters - start)
-        ids, mask = (tensor.repeat(count, 1) for tensor in (engine.batch.input_ids, engine.batch.attention_mask))
-        engine.functional(None, ids, mask, hidden_layers=engine.layers)
+        ids = engine.batch.input_ids.repeat(count, 1).to(engine.functional.device)
+        engine.functional(None, ids, hidden_layers=engine.layers)
     return np.zeros(0)
 
 

@@ -89,7 +89,8 @@ def _one_by_one(
 
 def _forced(adapted: PeftModel, batch: TokenBatch) -> Tensor:
     logits = adapted(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    return ((logits[:, :-1].argmax(-1) == batch.labels[:, 1:]) | (batch.labels[:, 1:] == NO_LABEL)).all(1)
+    labels = batch.labels[:, 1:].to(logits.device)
+    return ((logits[:, :-1].argmax(-1) == labels) | (labels == NO_LABEL)).all(1)
 
 
 def _decoded(adapted: PeftModel, batch: TokenBatch, base: Base) -> Tensor:

@@ -11,7 +11,7 @@ from peft import PeftModel
 
 from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
-from llgbm.dataset import TokenBatch, concatenate
+from llgbm.dataset import TokenBatch, at_tokens, concatenate
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
@@ -77,7 +77,7 @@ def some_work(
 
 def logits_of(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch) -> torch.Tensor:
     """Logits at the answers' tokens, [n, V]."""
-    logits = functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts).logits
+    logits = functional(factors, batch.input_ids, logits_at=batch.predicts).logits
     assert logits is not None
     return logits
 
@@ -93,6 +93,6 @@ def gradients_of(functional: FunctionalLoRA, factors: LoRAFactors, batch: TokenB
 
 def _peft_logits(model: torch.nn.Module, path: Path, batch: TokenBatch) -> torch.Tensor:
     adapted = PeftModel.from_pretrained(model, path)  # type: ignore[arg-type]
-    logits = adapted(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[batch.predicts]
+    logits = at_tokens(adapted(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits, batch.predicts)
     adapted.unload()
     return logits

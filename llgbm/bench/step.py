@@ -3,11 +3,13 @@
 The step is product + kl as training takes it: forward through K generated adapters, their loss against cached teacher targets,
 backward to the factors. The floor is forward and backward of the base alone on the same tokens. The rivals write the same step
 with factors repeated for every token (Text-to-LoRA's hooks) and as a Python loop of `torch.func.functional_call` with W + BA.
+All go without a mask, as rows padded on the right may.
 """
 
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from llgbm.bench.clock import now
 from llgbm.bench.deltas import random_qwen2
 from llgbm.bench.syncs import host_syncs
 from llgbm.config import ExperimentConfig
-from llgbm.dataset import TokenBatch
+from llgbm.dataset import TokenBatch, at_tokens
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
@@ -69,16 +71,17 @@ class Step:
     def per_adapter(self) -> int:
         return self.train.per_teacher
 
-    @property
+    @cached_property
     def batch(self) -> TokenBatch:
-        return self.train.examples
+        """The examples where the base is."""
+        return self.train.examples.to(self.base.model.device)
 
 
 def encode_step(base: Base, suite: TaskSuite, n_adapters: int, per_adapter: int) -> TokenBatch:
     """Real examples, adapter-major."""
     tasks = list(suite)
     examples = [example for k in range(n_adapters) for example in tasks[k % len(tasks)].train[:per_adapter]]
-    return Framing.of(base, suite).batch(examples).to(base.model.device)
+    return Framing.of(base, suite).batch(examples)
 
 
 def prepare_step(base: Base, config: ExperimentConfig, batch: TokenBatch, n_adapters: int) -> Step:
@@ -112,7 +115,7 @@ def floor(step: Step) -> Tensor:
     """The bare base, forward and backward through every layer, to the embeddings of the same tokens."""
     model = step.base.model
     embedded = model.get_input_embeddings()(step.batch.input_ids).detach().requires_grad_()
-    hidden = model.base_model(inputs_embeds=embedded, attention_mask=step.batch.attention_mask, use_cache=False).last_hidden_state
+    hidden = model.base_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
     loss = _kl(step, _logits(step, hidden))
     loss.backward()
     return loss.detach()
@@ -132,9 +135,7 @@ def repeat_per_token(step: Step) -> Tensor:
 
         hooks.append(model.get_submodule(name).register_forward_hook(add))
     try:
-        hidden = model.base_model(
-            input_ids=step.batch.input_ids, attention_mask=step.batch.attention_mask, use_cache=False
-        ).last_hidden_state
+        hidden = model.base_model(input_ids=step.batch.input_ids, use_cache=False).last_hidden_state
     finally:
         for hook in hooks:
             hook.remove()
@@ -155,9 +156,8 @@ def loop_of_functional_calls(step: Step) -> Tensor:
             changed[f"{name}.weight"] = weights[f"{name}.weight"] + scaling * b @ a
         rows = slice(start, start + step.per_adapter)
         start += step.per_adapter
-        inputs = {"input_ids": step.batch.input_ids[rows], "attention_mask": step.batch.attention_mask[rows]}
-        output = torch.func.functional_call(model, changed, (), {**inputs, "use_cache": False})
-        kept.append(output.logits[step.batch.predicts[rows]])
+        output = torch.func.functional_call(model, changed, (), {"input_ids": step.batch.input_ids[rows], "use_cache": False})
+        kept.append(at_tokens(output.logits, step.batch.predicts[rows]))
     loss = _kl(step, torch.cat(kept)) + _product(step)
     loss.backward()
     return loss.detach()
@@ -196,7 +196,7 @@ def compare_steps(step: Step, repeats: int) -> dict:
         **{f"{name}_s": value for name, value in median.items()},
         "times_the_floor": median["ours"] / median["floor"],
         **{f"speedup_over_{name}": median[name] / median["ours"] for name in RIVALS},
-        "host_syncs_per_step": sum(host_syncs(lambda: ours(step)).values()),
+        "host_syncs_per_step": sum(host_syncs(lambda: ours(step), device=step.generated.tensors()).values()),
         **{f"{name}_peak_mb": _peak(step, run) / 1e6 for name, run in IMPLEMENTATIONS.items()},
         **differences,
     }
@@ -262,7 +262,7 @@ def _table(figures: dict) -> list[dict]:
 def _logits(step: Step, hidden: Tensor) -> Tensor:
     head = step.base.model.get_output_embeddings()
     assert head is not None
-    return head(hidden[step.batch.predicts])
+    return head(at_tokens(hidden, step.batch.predicts))
 
 
 def _kl(step: Step, logits: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
-from llgbm.dataset import TokenBatch
+from llgbm.dataset import TokenBatch, at_tokens
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
@@ -99,7 +99,7 @@ def _train_with_peft(base: Base, functional: FunctionalLoRA, lesson: Lesson, con
 def _loss(model: PeftModel, batch: TokenBatch) -> torch.Tensor:
     batch = batch.to(model.device)
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    return F.cross_entropy(logits[batch.predicts], batch.targets)
+    return F.cross_entropy(at_tokens(logits, batch.predicts), batch.targets)
 
 
 def _exact_match(functional: FunctionalLoRA, factors: LoRAFactors, framing: Framing, tasks: list[Task]) -> float:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from llgbm.dataset import at_tokens
 from llgbm.functional_lora import ChunkedLogits, FunctionalLoRA, Logits
 from llgbm.lora.factors import LoRAFactors
 
@@ -59,7 +60,6 @@ def observe(
     functional: FunctionalLoRA,
     factors: LoRAFactors | None,
     input_ids: Int[Tensor, "N T"],
-    attention_mask: Int[Tensor, "N T"],
     at: Bool[Tensor, "N T"],
     *,
     layers: Sequence[int] = (),
@@ -71,16 +71,15 @@ def observe(
     Args:
         functional: The wrapped base.
         factors: K adapters; row k * b + j belongs to adapter k. None is the base.
-        input_ids: Token ids.
-        attention_mask: 1 at real tokens.
+        input_ids: Token ids, padded on the right.
         at: The chosen tokens.
         layers: Hidden states to keep, numbered as in `FunctionalLoRA`.
         predictions: Whether to keep what is predicted to come after each chosen token.
         top_k: Keep only that many most likely tokens, with their log-probabilities over the whole vocabulary; 0 keeps all.
     """
     logits_at = at if predictions else None
-    out = functional(factors, input_ids, attention_mask, hidden_layers=layers, hidden_at=at, logits_at=logits_at, chunked=True)
-    states = {layer: out.hidden[layer][at].float() for layer in layers} if layers else None
+    out = functional(factors, input_ids, hidden_layers=layers, hidden_at=at, logits_at=logits_at, chunked=True)
+    states = {layer: at_tokens(out.hidden[layer], at).float() for layer in layers} if layers else None
     return Behavior(None if out.any_logits is None else top_predictions(out.any_logits, top_k), states)
 
 

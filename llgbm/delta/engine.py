@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from llgbm.config import DeltaConfig, ExperimentConfig
-from llgbm.dataset import NO_LABEL, TokenBatch, encode_texts
+from llgbm.dataset import NO_LABEL, TokenBatch, at_tokens, encode_texts
 from llgbm.delta.behavior import Behavior, observe
 from llgbm.delta.cache import delta_key
 from llgbm.errors import InputError
@@ -25,6 +25,7 @@ from llgbm.functional_lora.measure import rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapter, target_shapes
 from llgbm.probes import ProbeSet, load_probes
+from llgbm.transfer import to_device
 from llgbm.zoo.base import Base, load_configured
 from llgbm.zoo.suite import Example
 
@@ -87,7 +88,7 @@ class DeltaEngine:
         self.functional = FunctionalLoRA(base.model, shapes or target_shapes(base.model, "all-linear"), memory_gb)
         batch, self.cut_probes = _encode(base, probes, self.options)
         self._tokens_hash = hash_json([ids[mask.bool()].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)])
-        self.batch = batch.to(self.functional.device)
+        self.batch = batch
         layers = self.options.layers
         wanted = range(self.functional.n_layers + 1) if layers == "all" else (layers,) if isinstance(layers, int) else layers
         self.layers: tuple[int, ...] = tuple(wanted)
@@ -152,9 +153,9 @@ class DeltaEngine:
             _refuse_none(factors)
         parts = []
         for chunk in self._chunks(factors.n_adapters if factors else times):
-            ids, mask, at = (t.repeat(len(chunk), 1) for t in (self.batch.input_ids, self.batch.attention_mask, self._observed))
+            ids, at = to_device(self.batch.input_ids.repeat(len(chunk), 1), self.functional.device), self._observed.repeat(len(chunk), 1)
             part = factors.select(chunk).to(device=self.functional.device) if factors else None
-            parts.append(observe(self.functional, part, ids, mask, at, layers=self.layers, predictions=predictions, top_k=top_k))
+            parts.append(observe(self.functional, part, ids, at, layers=self.layers, predictions=predictions, top_k=top_k))
         return Behavior.join(parts)
 
     @property
@@ -179,10 +180,9 @@ class DeltaEngine:
     @torch.no_grad()
     def _states(self, factors: LoRAFactors | None, k: int) -> Float[Tensor, "K L P D"]:
         """The kept states of K adapted models, or of the base (K = 1)."""
-        ids, mask, labels = (t.repeat(k, 1) for t in (self.batch.input_ids, self.batch.attention_mask, self.batch.labels))
-        batch = TokenBatch(ids, mask, labels)
-        looked_at = chosen_tokens(batch, self.options.tokens)
-        hidden = self.functional(factors, ids, mask, hidden_layers=self.layers, hidden_at=looked_at).hidden
+        batch = self.batch.repeat(k)
+        ids, looked_at = to_device(batch.input_ids, self.functional.device), chosen_tokens(batch, self.options.tokens)
+        hidden = self.functional(factors, ids, hidden_layers=self.layers, hidden_at=looked_at).hidden
         states = torch.stack([token_states(hidden[layer], batch, self.options.tokens) for layer in self.layers])
         return states.unflatten(1, (k, -1)).transpose(0, 1)
 
@@ -212,13 +212,16 @@ def _refuse_none(factors: LoRAFactors) -> None:
 def token_states(hidden: Float[Tensor, "N T D"], batch: TokenBatch, tokens: int | str) -> Float[Tensor, "N D"]:
     """One float32 state per row: of a numbered real token, or the mean over real or response tokens; padding never counts.
 
+    A device that holds the states is not waited for where the batch is on the host.
+
     Raises:
         InputError: A row has no such token.
     """
     chosen = chosen_tokens(batch, tokens)
     if isinstance(tokens, str):
-        return (hidden.float() * chosen[..., None]).sum(1) / chosen.sum(1, keepdim=True)
-    return hidden[chosen].float()
+        there = to_device(chosen, hidden.device)
+        return (hidden.float() * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+    return at_tokens(hidden, chosen).float()
 
 
 def chosen_tokens(batch: TokenBatch, tokens: int | str) -> Bool[Tensor, "N T"]:

@@ -49,7 +49,7 @@ def narrow_last_layer(model: nn.Module, n_layers: int) -> str | None:
 def chosen_tokens(
     logits_at: Bool[Tensor, "N T"] | None, looked_at: Bool[Tensor, "N T"] | None
 ) -> tuple[Int[Tensor, " n"] | None, Int[Tensor, "N m"] | None]:
-    """Two masks as indices, with one read of the device, which makes the host wait, for both.
+    """Two masks as indices, each where its mask is; nothing is waited for where that is the host.
 
     Args:
         logits_at: Tokens whose logits are wanted.
@@ -59,26 +59,11 @@ def chosen_tokens(
         The places of the first mask in the flattened tokens; the columns of each row's tokens of the second, filled up with
         others to one number, None if skipping the rest is not worth it.
     """
-    masks = [mask for mask in (logits_at, looked_at) if mask is not None]
-    if not masks:
-        return None, None
-    total, most = torch.stack([masks[0].sum(), masks[-1].sum(1).max()]).tolist()
-    places = None if logits_at is None else true_places(logits_at.reshape(-1), total)
+    places = None if logits_at is None else logits_at.flatten().nonzero()[:, 0]
+    most = 0 if looked_at is None else int(looked_at.sum(1).max())
     if looked_at is None or not 0 < most <= WORTHWHILE * looked_at.shape[1]:
         return places, None
     return places, looked_at.long().topk(most, dim=1).indices
-
-
-def true_places(mask: Bool[Tensor, " M"], count: int) -> Int[Tensor, " n"]:
-    """Indices of the `count` values that are True; `nonzero`, which would make the host wait for any other device, on the CPU only."""
-    if mask.device.type == "cpu":
-        return mask.nonzero()[:, 0]
-    return sorted_places(mask, count)
-
-
-def sorted_places(mask: Bool[Tensor, " M"], count: int) -> Int[Tensor, " n"]:
-    """The same by a stable sort, whose size the host knows."""
-    return mask.to(torch.uint8).argsort(descending=True, stable=True)[:count]
 
 
 def layer_stack(model: nn.Module, n_layers: int) -> nn.ModuleList | None:

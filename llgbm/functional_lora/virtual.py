@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llgbm.dataset import NO_LABEL, TokenBatch
 from llgbm.functional_lora.wrap import FunctionalLoRA
+from llgbm.transfer import to_device
 
 
 @contextmanager
@@ -43,10 +44,11 @@ def prefixed(functional: FunctionalLoRA, batch: TokenBatch, owners: Sequence[int
     """The rows of a right-padded batch, each after the virtual tokens of the task it belongs to."""
     embedding: Any = functional.model.get_input_embeddings()
     ids = batch.input_ids
-    starts = torch.tensor(owners, device=ids.device) * per_task + embedding.weight.shape[0]
-    before = starts[:, None] + torch.arange(per_task, device=ids.device)
+    starts = torch.tensor(owners) * per_task + embedding.weight.shape[0]
+    before = starts[:, None] + torch.arange(per_task)
+    there = to_device(before.to(ids.dtype), ids.device)
     return TokenBatch(
-        torch.cat([before.to(ids.dtype), ids], 1),
-        torch.cat([torch.ones_like(before, dtype=batch.attention_mask.dtype), batch.attention_mask], 1),
+        torch.cat([there, ids], 1),
+        torch.cat([torch.ones_like(there, dtype=batch.attention_mask.dtype), batch.attention_mask], 1),
         torch.cat([torch.full_like(before, NO_LABEL, dtype=batch.labels.dtype), batch.labels], 1),
     )

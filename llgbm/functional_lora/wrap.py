@@ -30,6 +30,7 @@ from llgbm.functional_lora.last_layer import COLUMNS, chosen_tokens, narrow_last
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.targets import linear_shape, maps_each_token
 from llgbm.memory import MemoryPlan
+from llgbm.transfer import to_device
 
 KEEPS_CHOSEN_LAYERS = hasattr(output_capturing, "resolve_hidden_states_indices")
 """Whether transformers keeps the hidden states of a list of layers alone, as it numbers them elsewhere; 5.17 numbered them otherwise."""
@@ -170,11 +171,12 @@ class FunctionalLoRA:
         Args:
             factors: K adapters; row k * b + j belongs to adapter k. None runs the base. Modules absent from it run plain.
             input_ids: Token ids, padded on either side.
-            attention_mask: [N, past + T], 1 at real tokens; None means no padding. Positions are counted from it, so
-                the padding side does not matter.
+            attention_mask: [N, past + T], 1 at real tokens. Positions are counted from it, so the padding side does not matter. None
+                means no padding, or padding on the right alone: no real token sees that, and attention without a mask is faster.
             hidden_layers: Layer numbers as in transformers' `hidden_states`: 0 is the embeddings, -1 the last, after the norm.
             hidden_at: Positions at which the last layer is looked at; elsewhere its hidden state is left unfinished. None means all.
-            logits_at: Positions whose logits are wanted; selected before the output embedding. None skips it.
+            logits_at: Positions whose logits are wanted; selected before the output embedding. None skips it. Both may be given on the
+                host, which then waits for no device.
             past_key_values: Cache of an earlier call with `use_cache`.
             use_cache: Return the cache.
             chunked: Large logits may come as `ChunkedLogits`, computed when they are looked at.
@@ -182,21 +184,18 @@ class FunctionalLoRA:
         Raises:
             InputError: Rows are no multiple of K, a module has no slot or another shape, a layer does not exist.
         """
-        if attention_mask is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
         substituted = self._substituted(factors, len(input_ids))
         arguments: dict[str, Any] = {"attention_mask": attention_mask, "past_key_values": past_key_values, "use_cache": use_cache}
         if self._takes_positions:
-            arguments["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
+            arguments["position_ids"] = _positions(input_ids, attention_mask, past_key_values)
         layers = {layer: self._layer(layer) for layer in hidden_layers}
         rows, columns = chosen_tokens(logits_at, self._looked_at(self.n_layers in layers.values(), hidden_at, logits_at))
         apart = None
         if rows is not None:
-            substituted[f"{self._head}.rows"] = rows
+            substituted[f"{self._head}.rows"] = to_device(rows, self.device)
             apart = self._shell if chunked and self.is_large(len(rows)) else None
         if columns is not None:
-            substituted[f"{self._last_block}.{COLUMNS}"] = columns
+            substituted[f"{self._last_block}.{COLUMNS}"] = to_device(columns, self.device)
         if layers:
             arguments["output_hidden_states"] = sorted(set(layers.values())) if KEEPS_CHOSEN_LAYERS else True
         with contextlib.nullcontext() if apart is None else self._selected.keeping():
@@ -251,12 +250,20 @@ class FunctionalLoRA:
         wanted = [at for at in (hidden_at if last_layer else None, logits_at) if at is not None]
         if self._last_block is None or not wanted or (last_layer and hidden_at is None):
             return None
-        return wanted[0] if len(wanted) == 1 else wanted[0] | wanted[1]
+        return wanted[0] if len(wanted) == 1 or wanted[0] is wanted[1] else wanted[0] | wanted[1].to(wanted[0].device)
 
     def _layer(self, layer: int) -> int:
         if not -self.n_layers - 1 <= layer <= self.n_layers:
             raise InputError(f"layer {layer} does not exist; this base has hidden states 0 to {self.n_layers}, or -1 for the last")
         return layer % (self.n_layers + 1)
+
+
+def _positions(input_ids: Int[Tensor, "N T"], attention_mask: Tensor | None, past_key_values: Any) -> Int[Tensor, "N T"]:
+    """Each token's position among its row's real ones."""
+    if attention_mask is not None:
+        return (attention_mask.long().cumsum(1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
+    past = past_key_values.get_seq_length() if past_key_values is not None else 0
+    return torch.arange(past, past + input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
 
 
 def _structural_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llgbm.errors import InputError
 from llgbm.files import hash_json, hash_tensors
+from llgbm.transfer import to_device
 
 
 @dataclass
@@ -70,7 +71,8 @@ class LoRAFactors:
     def select(self, indices: Sequence[int] | Tensor) -> "LoRAFactors":
         """The chosen adapters, in that order; padding and module set stay, so shapes are those of the whole."""
         chosen = [int(i) for i in indices]
-        index = torch.tensor(chosen, dtype=torch.long, device=next((a.device for a in self.a.values()), None))
+        there = next((a.device for a in self.a.values()), torch.device("cpu"))
+        index = to_device(torch.tensor(chosen, dtype=torch.long), there)
         return LoRAFactors(
             {name: tensor[index] for name, tensor in self.a.items()},
             {name: tensor[index] for name, tensor in self.b.items()},

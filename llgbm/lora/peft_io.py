@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -24,6 +24,7 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.patterns import fully_matches
 from llgbm.lora.targets import linear_shape, maps_each_token, refused_by_peft, suffixes
 
+T = TypeVar("T")
 TENSOR_FILE = "adapter_model.safetensors"
 PICKLED_TENSOR_FILE = "adapter_model.bin"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -56,17 +57,37 @@ def read_adapter(path: str | Path, shapes: Mapping[str, tuple[int, int]] | None 
     """
     folder = Path(path)
     config = read_config(folder)
-    factors = LoRAFactors({}, {}, {}, {})
-    for name, (a, b) in _paired(folder, _read_tensors(folder)).items():
+    factors, tensors = LoRAFactors({}, {}, {}, {}), _read_tensors(folder)
+    for name, (a, b) in _paired(folder, tensors).items():
         try:
             rank, scaling = config.rank_and_scaling(name)
         except InputError as error:
             raise InputError(f"adapter {folder}: {CONFIG_FILE}: {error}") from error
+        for kind, tensor in (("lora_A", a), ("lora_B", b)):
+            _check_finite(folder, f"{PREFIX}{name}.{kind}.weight", tensor)
         _check_pair(folder, name, a, b, rank, shapes)
         factors.a[name], factors.b[name] = a.float()[None].contiguous(), b.float()[None].contiguous()
         factors.scaling[name] = torch.tensor([scaling])
         factors.ranks[name] = (rank,)
     return factors
+
+
+def adapter_shapes(path: str | Path) -> dict[str, tuple[int, int]]:
+    """Module name -> (d_in, d_out) of an adapter: by the head of its file, however large that is, where it is of safetensors.
+
+    Raises:
+        InputError: The head is broken, or a tensor is unknown or missing; what else may be wrong `read_adapter` says.
+    """
+    folder = Path(path)
+    file = folder / TENSOR_FILE
+    if not file.is_file():
+        return read_adapter(folder).shapes
+    try:
+        with safe_open(file, framework="pt") as opened:
+            sizes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"adapter {folder}: {file.name} is truncated or broken ({first_line(error)}); copy or train it again") from error
+    return {name: (a[-1], b[0]) for name, (a, b) in _paired(folder, sizes).items() if a and b}
 
 
 def read_adapters(paths: Sequence[str | Path], shapes: Mapping[str, tuple[int, int]] | None = None) -> LoRAFactors:
@@ -205,15 +226,14 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     raise InputError(f"adapter {folder}: {TENSOR_FILE} is missing; copy or train the adapter again")
 
 
-def _paired(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Module name -> (A, B), sorted; every tensor must be an A or a B and have its other half."""
-    halves: dict[str, dict[str, Tensor]] = {}
+def _paired(folder: Path, tensors: Mapping[str, T]) -> dict[str, tuple[T, T]]:
+    """Module name -> what there is of A and of B, sorted; every name must be that of an A or a B and have its other half."""
+    halves: dict[str, dict[str, T]] = {}
     for name, tensor in tensors.items():
         module, _, kind = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
         if not name.startswith(PREFIX) or not name.endswith(".weight") or kind not in ("lora_A", "lora_B"):
             feature = next((label for part, label in FOREIGN_TENSORS.items() if part in name), _whole(name))
             raise InputError(f"adapter {folder}: tensor {name} belongs to {feature}, which LoRA factors cannot express; train it without")
-        _check_finite(folder, name, tensor)
         halves.setdefault(module, {})[kind] = tensor
     if not halves:
         raise InputError(f"adapter {folder}: holds no tensors; train the adapter again")

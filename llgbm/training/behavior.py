@@ -10,6 +10,7 @@ from torch import Tensor
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.functional_lora.recompute import recompute_layers
+from llgbm.lora.stored import StoredFactors
 from llgbm.losses import OBJECTIVES, active_terms, objective_loss, parse_schedules, schedule_factor
 from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.generator import LoRAGenerator
@@ -22,8 +23,9 @@ from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.problem import Problem
 from llgbm.training.setup import Setup, new_generator, prepare
 from llgbm.training.standing import Begin
-from llgbm.training.step import adapters_at_once, compare, generate, to_device, validate
+from llgbm.training.step import adapters_at_once, compare, generate, validate
 from llgbm.training.targets import TargetOptions, TeacherTargets
+from llgbm.transfer import to_device
 from llgbm.workspace import settle
 from llgbm.zoo.folder import TeacherZoo
 
@@ -94,6 +96,12 @@ class BehaviorProblem(Problem):
     def plan(self, step: int) -> StepPlan:
         training, train = self.config.training, self.setup.train
         return plan_step(self.config.seed, step, len(train), training.tasks_per_step, train.per_teacher, training.examples_per_task)
+
+    def expect(self, part: StepPlan) -> None:
+        """Begin to read its teachers, where they stay on disk and are looked at."""
+        teachers = self.setup.train.factors
+        if isinstance(teachers, StoredFactors) and self.targets.reads_teachers:
+            teachers.expect(part.teachers)
 
     def loss(self, model: Callable[..., Any], part: StepPlan, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Write the part's adapters and compare them with their teachers."""

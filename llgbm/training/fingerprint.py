@@ -24,7 +24,8 @@ from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.problem import Problem
 from llgbm.training.setup import Setup, prepare, spec_of_reader
 from llgbm.training.standing import Begin
-from llgbm.training.step import VALIDATION_WORDINGS, to_device
+from llgbm.training.step import VALIDATION_WORDINGS
+from llgbm.transfer import to_device
 from llgbm.workspace import settle
 from llgbm.zoo.folder import Teacher, TeacherZoo
 

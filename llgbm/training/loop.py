@@ -204,9 +204,7 @@ class _Run:
         rate = training.learning_rate * schedule_factor("warmup_cosine", step, training.warmup_steps, training.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        plan = self.problem.plan(step)
-        share = len(plan) // self.accelerator.num_processes
-        names, totals = self._accumulate(plan.part(share * self.accelerator.process_index, share * (self.accelerator.process_index + 1)))
+        names, totals = self._accumulate(self._own_share(step))
         norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.model.parameters(), training.max_grad_norm), device=totals.device)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -215,11 +213,18 @@ class _Run:
         self.watch.see(step + 1, names if skips else (*names, "gradient"), figures[:-1] if skips else figures)
         return StepFigures((*names, "grad_norm"), figures, {"lr": rate, **self.problem.settings(step)})
 
+    def _own_share(self, step: int) -> StepPlan:
+        """What this process does of a step."""
+        plan, place = self.problem.plan(step), self.accelerator.process_index
+        share = len(plan) // self.accelerator.num_processes
+        return plan.part(share * place, share * (place + 1))
+
     def _accumulate(self, plan: StepPlan) -> tuple[tuple[str, ...], Tensor]:
         """Gradients of one step, a few adapters at a time; the loss and each unweighted term, averaged over the adapters."""
         names, totals, at_once = ("loss",), torch.zeros((), device=self.accelerator.device), self.problem.at_once
         for start in range(0, len(plan), at_once):
             part = plan.part(start, start + at_once)
+            self._expect_after(plan, start + at_once)
             with self.accelerator.autocast():
                 loss, terms = self.problem.loss(self.model, part, self.state.step)
             share = len(part) / len(plan)
@@ -231,6 +236,14 @@ class _Run:
                 with self.accelerator.no_sync(self.model):
                     self.accelerator.backward(loss * share)
         return names, totals
+
+    def _expect_after(self, plan: StepPlan, start: int) -> None:
+        """Let the problem read what the next part needs, of this step or of the next, while this one is computed."""
+        if start >= len(plan):
+            if self.state.step + 1 == self.config.training.total_steps:
+                return
+            plan, start = self._own_share(self.state.step + 1), 0
+        self.problem.expect(plan.part(start, start + self.problem.at_once))
 
     def _look(self, taken: StepFigures) -> None:
         """Read the step's figures; log, judge and save what is due, unless something is not finite."""

@@ -21,6 +21,7 @@ from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.training.plan import StepPlan
 from llgbm.training.setup import Setup
 from llgbm.training.targets import owners
+from llgbm.transfer import to_device
 from llgbm.zoo.suite import Example
 
 SILENCE = "?"
@@ -48,10 +49,10 @@ class Practice:
     def fill(self, evidence: Evidence, part: StepPlan) -> None:
         """Let adapters of mixed attributes answer, and say how sure they are of it."""
         rngs = [random.Random(f"{seed}/practice") for seed in part.condition_seeds]
-        factors = self.network.write(self.mixed(part.teachers, rngs).to(self.functional.device))
+        factors = self.network.write(to_device(self.mixed(part.teachers, rngs), self.functional.device))
         inputs = [rng.choice(self.inputs[k]) for k, rng in zip(part.teachers, rngs, strict=True)]
         answers = complete(self.functional, factors.detach(), self.framing, inputs, self.longest)
         asked = self.framing.batch([Example(*pair) for pair in zip(inputs, (said or SILENCE for said in answers), strict=True)])
         batch = asked.to(self.functional.device)
-        out = self.functional(factors, batch.input_ids, batch.attention_mask, logits_at=batch.predicts, chunked=True)
+        out = self.functional(factors, batch.input_ids, logits_at=batch.predicts, chunked=True)
         evidence.practiced, evidence.own_answers, evidence.practiced_by = out.any_logits, batch.targets, owners(batch, 1)

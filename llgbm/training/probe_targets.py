@@ -16,6 +16,7 @@ from llgbm.losses import OBJECTIVES, Evidence, check_fingerprints
 from llgbm.probes import load_probes
 from llgbm.training.plan import StepPlan
 from llgbm.training.setup import Setup
+from llgbm.transfer import to_device
 
 TEACHERS_AT_ONCE = 16
 
@@ -26,6 +27,7 @@ class ProbeTargets:
 
     functional: FunctionalLoRA
     probes: TokenBatch
+    """On the host."""
     delta: DeltaConfig
     adapters_per_step: int
     """How many of a step's adapters are probed: probes are long, and each adapter reads all of them."""
@@ -44,14 +46,14 @@ class ProbeTargets:
             return None
         texts = load_probes(config.probe.probe_type).at_most(config.probe.num_probes).texts
         functional = setup.functional
-        probes = encode_texts(setup.base.tokenizer, texts, config.probe.max_length).to(functional.device)
+        probes = encode_texts(setup.base.tokenizer, texts, config.probe.max_length)
         targets = cls(functional, probes, config.delta, config.training.delta_batch_size)
         if functional.shares_forwards:  # a part of a step may probe any number, and all processes have to make the same forwards
             for k in range(1, targets.adapters_per_step + 1):
                 targets._base(k)
         if "probe_logits" in needed:
-            mask = probes.attention_mask
-            targets.base_logits = functional(None, probes.input_ids, mask, logits_at=mask.bool(), chunked=True).any_logits
+            ids, at = to_device(probes.input_ids, functional.device), probes.attention_mask.bool()
+            targets.base_logits = functional(None, ids, logits_at=at, chunked=True).any_logits
         if "fingerprints" in needed:
             teachers = setup.train.factors
             tokens, each = probes.input_ids.shape[1], len(probes)
@@ -78,7 +80,8 @@ class ProbeTargets:
         evidence.probe_weight = here / probed * len(plan.whole) / len(plan)
         own, logits = self.run(evidence.generated.select(range(count)), self.base_logits is not None)
         if self.fingerprints is not None:
-            evidence.fingerprints, evidence.teacher_fingerprints = own, self.fingerprints[list(plan.teachers[:count])]
+            chosen = to_device(torch.tensor(plan.teachers[:count]), self.fingerprints.device)
+            evidence.fingerprints, evidence.teacher_fingerprints = own, self.fingerprints[chosen]
         if self.base_logits is not None:
             evidence.probe_logits, evidence.base_probe_logits = logits, self.base_logits.repeat(count, 1)
 
@@ -96,9 +99,8 @@ class ProbeTargets:
 
     def _run(self, factors: LoRAFactors | None, k: int, with_logits: bool) -> tuple[Float[Tensor, "K P D"], Logits | None]:
         """States of K adapted models, or of the base K times, and their logits at every probe token."""
-        ids, mask = self.probes.input_ids.repeat(k, 1), self.probes.attention_mask.repeat(k, 1)
-        layer = self.delta.layer_idx
-        at = mask.bool() if with_logits else None
-        out = self.functional(factors, ids, mask, hidden_layers=(layer,), logits_at=at, chunked=True)
-        repeated = TokenBatch(ids, mask, torch.full_like(ids, -100))
-        return token_states(out.hidden[layer], repeated, self.delta.token_idx).unflatten(0, (k, -1)), out.any_logits
+        probes, layer = self.probes.repeat(k), self.delta.layer_idx
+        at = probes.attention_mask.bool() if with_logits else None
+        ids = to_device(probes.input_ids, self.functional.device)
+        out = self.functional(factors, ids, hidden_layers=(layer,), logits_at=at, chunked=True)
+        return token_states(out.hidden[layer], probes, self.delta.token_idx).unflatten(0, (k, -1)), out.any_logits

@@ -34,6 +34,9 @@ class Problem(ABC):
     def ready(self) -> None:  # noqa: B027 (most have nothing to prepare)
         """Prepare what only training needs; called once before the first step."""
 
+    def expect(self, part: StepPlan) -> None:  # noqa: B027 (most have nothing to read)
+        """Begin to read what the loss of this part will need; called before that of the part before it."""
+
     @abstractmethod
     def loss(self, model: Callable[..., Any], part: StepPlan, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a part of a step's adapters, averaged over them, and its unweighted terms, detached.

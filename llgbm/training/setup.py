@@ -36,7 +36,7 @@ VALIDATION_EXAMPLES = 16
 
 @dataclass
 class TeacherSet:
-    """Teachers, the task of each, and the same number of encoded examples of each, teacher-major."""
+    """Teachers, the task of each, and the same number of encoded examples of each, teacher-major, on the host."""
 
     teachers: list[Teacher]
     tasks: list[Task]
@@ -199,6 +199,6 @@ def _teacher_set(zoo: TeacherZoo, base: Base, teachers: Sequence[Teacher], examp
     fitting = [framing.of_task(task, "train") for task in tasks]
     per_teacher = min(examples, *map(len, fitting))
     device = base.model.device
-    encoded = framing.batch([example for of_task in fitting for example in of_task[:per_teacher]]).to(device)
+    encoded = framing.batch([example for of_task in fitting for example in of_task[:per_teacher]])
     judges = [Judge.of(framing, task) for task in tasks]
     return TeacherSet(list(teachers), tasks, zoo.open_factors(teachers, device, int(cache_gb * GIB)), encoded, per_teacher, judges)

@@ -74,9 +74,10 @@ class SoftPromptProblem(Problem):
         rows = [k * setup.train.per_teacher + e for k, chosen in zip(part.teachers, part.examples, strict=True) for e in chosen]
         each = len(rows) // len(part)
         prompts: Tensor = written.pop("generated")
-        batch = prefixed(self.functional, setup.train.examples.rows(rows), _owners(len(part), each), prompts.shape[1])
+        examples = setup.train.examples.rows(rows).to(self.functional.device)
+        batch = prefixed(self.functional, examples, _owners(len(part), each), prompts.shape[1])
         with virtual_tokens(self.functional, prompts):
-            out = self.functional(None, batch.input_ids, batch.attention_mask, logits_at=batch.predicts, chunked=True)
+            out = self.functional(None, batch.input_ids, logits_at=batch.predicts, chunked=True)
             assert out.any_logits is not None
             nll = token_nll(out.any_logits, batch.targets)
         terms = {"sft": mean_per_adapter(nll, owners(batch, each), len(part)).mean()}

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from llgbm.config import TrainingConfig
+from llgbm.dataset import at_tokens
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.functional_lora.measure import logits_bytes, row_bytes
-from llgbm.losses import Evidence
+from llgbm.losses import Evidence, check_tasks
 from llgbm.models.writer import AdapterWriter
 from llgbm.scoring import Score
 from llgbm.training.conditions import ConditionTable
@@ -18,6 +19,7 @@ from llgbm.training.plan import StepPlan
 from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.setup import TeacherSet
 from llgbm.training.targets import TeacherTargets, owners
+from llgbm.transfer import to_device
 
 OPTIMIZER_COPIES = 3
 """Of the generator's parameters: gradients and two moments."""
@@ -58,13 +60,9 @@ def generate(
     if levels is not None:
         right = levels[[*plan.teachers, *(k for k, _ in whole)]]
         return {"generated": factors, "said": torch.cat([read, read_again]), "levels": to_device(right, device)}
-    same = to_device(torch.tensor([[name == other for other in others] for name in names]), device)
-    return {"generated": factors, "read": read, "read_again": read_again, "same_task": same}
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the host to a device without waiting for the copy."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    same = torch.tensor([[name == other for other in others] for name in names])
+    check_tasks(same)
+    return {"generated": factors, "read": read, "read_again": read_again, "same_task": to_device(same, device)}
 
 
 def compare(
@@ -81,13 +79,12 @@ def compare(
     evidence = Evidence(**generated, teacher=teacher, scale=targets.scale, delta_loss_type=delta_loss_type)
     if needs("logits") or needs("states"):
         rows = targets.rows(plan.teachers, plan.examples)
-        batch = train.examples.rows(rows)
+        batch = train.examples.rows(rows).to(functional.device)
         layers = targets.options.layers if needs("states") else ()
         at = batch.predicts
         out = functional(
             evidence.generated,
             batch.input_ids,
-            batch.attention_mask,
             hidden_layers=layers,
             hidden_at=at,
             logits_at=at if needs("logits") else None,
@@ -96,7 +93,7 @@ def compare(
         theirs = targets.outputs(plan.teachers, rows, batch)
         evidence.owner = owners(batch, len(rows) // len(plan))
         evidence.logits, evidence.answers, evidence.predictions = out.any_logits, batch.targets, theirs.predictions
-        evidence.states = {layer: out.hidden[layer][at] for layer in layers} or None
+        evidence.states = {layer: at_tokens(out.hidden[layer], at) for layer in layers} or None
         evidence.teacher_states = theirs.states
     if probes is not None:
         probes.fill(evidence, plan)
@@ -128,7 +125,7 @@ def validate(
     for start, wording in itertools.product(range(0, len(held_back), at_once), range(VALIDATION_WORDINGS)):
         chosen = range(start, min(start + at_once, len(held_back)))
         embeddings, mask = conditions.fixed([held_back.tasks[k].name for k in chosen], wording)
-        factors = generator(embeddings.to(functional.device), mask.to(functional.device))
+        factors = generator(to_device(embeddings, functional.device), to_device(mask, functional.device))
         scores.append(held_back.score(functional, factors, chosen, held_back.rows_of(chosen)))
     generator.train(was_training)
     found = Score.join(scores)

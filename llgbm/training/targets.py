@@ -10,15 +10,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from llgbm.dataset import TokenBatch
+from llgbm.dataset import TokenBatch, at_tokens
 from llgbm.delta import Behavior, observe
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.functional_lora.measure import rows_at_once
 from llgbm.lora.factors import LoRAFactors, product_inner
 from llgbm.lora.stored import StoredFactors, parts_of
-from llgbm.losses import OBJECTIVES, mean_per_adapter, token_kl, token_nll
+from llgbm.losses import OBJECTIVES, check_teachers, mean_per_adapter, token_kl, token_nll
 from llgbm.progress import ProgressCallback
+from llgbm.transfer import to_device
 
 TEACHERS_AT_ONCE = 16
 REFERENCE_EXAMPLES = 4
@@ -62,16 +63,26 @@ class TeacherTargets:
         if options.needs("logits") or options.needs("states"):
             self.scale |= self._behavioral_scale()
 
+    @property
+    def reads_teachers(self) -> bool:
+        """Whether a step reads its teachers' weights: for what its terms compare, or for their outputs, where these are not kept."""
+        outputs = self.options.needs("predictions") or self.options.needs("states")
+        return self.options.needs("teacher") or (outputs and self._stored is None)
+
     def rows(self, teachers: Sequence[int], examples: Sequence[Sequence[int]]) -> Int[Tensor, " N"]:
         """Row numbers of the chosen examples of the chosen teachers."""
         return torch.tensor([k * self.per_teacher + e for k, chosen in zip(teachers, examples, strict=True) for e in chosen])
 
     def outputs(self, teachers: Sequence[int], rows: Int[Tensor, " N"], batch: TokenBatch) -> Behavior:
-        """The teachers' outputs at the response tokens of `batch`, which is `examples.rows(rows)`."""
+        """The teachers' outputs at the response tokens of `batch`, which is `examples.rows(rows)` where the base is."""
         if self._stored is None:
             return self._compute(teachers, batch)
-        device = self.examples.input_ids.device
-        return self._stored.select(torch.cat([torch.arange(self.offsets[r], self.offsets[r + 1]) for r in rows.tolist()]).to(device))
+        tokens = torch.cat([torch.arange(self.offsets[r], self.offsets[r + 1]) for r in rows.tolist()])
+        return self._stored.select(to_device(tokens, self.functional.device))
+
+    def _rows(self, index: Tensor | slice) -> TokenBatch:
+        """Some examples where the base is."""
+        return self.examples.rows(index).to(self.functional.device)
 
     @torch.no_grad()
     def _compute(self, teachers: Sequence[int], batch: TokenBatch) -> Behavior:
@@ -80,7 +91,6 @@ class TeacherTargets:
             self.functional,
             self.teachers.select(list(teachers)),
             batch.input_ids,
-            batch.attention_mask,
             batch.predicts,
             layers=options.layers if options.needs("states") else (),
             predictions=options.needs("predictions"),
@@ -92,7 +102,7 @@ class TeacherTargets:
 
         def work(teachers: range, rows: range) -> Behavior:
             first = teachers.start * each + rows.start
-            found = self._compute(teachers, self.examples.rows(slice(first, first + len(teachers) * len(rows))))
+            found = self._compute(teachers, self._rows(slice(first, first + len(teachers) * len(rows))))
             if progress is not None and rows.stop == each:
                 progress(teachers.stop, count)
             return found
@@ -120,6 +130,8 @@ class TeacherTargets:
 
     def _structural_scale(self) -> dict[str, float]:
         scale: dict[str, float] = {}
+        for term in sorted(self.options.terms & {"product", "weight"}):
+            check_teachers(parts_of(self.teachers), term)
         if "norm" in self.options.terms:
             total = sum(float(product_inner(part, part).sum()) for part in parts_of(self.teachers))
             scale["norm"] = total / self.teachers.n_adapters / len(self.teachers.module_names) or 1.0
@@ -146,12 +158,10 @@ class TeacherTargets:
         return {name: total / count or 1.0 for name, total in totals.items()}
 
     def _base_distance(self, chosen: range, rows: Tensor, few: int) -> dict[str, float]:
-        batch = self.examples.rows(rows)
+        batch = self._rows(rows)
         predicts, terms = batch.predicts, self.options.terms
         layers = self.options.layers if "trajectory" in terms else ()
-        out = self.functional(
-            None, batch.input_ids, batch.attention_mask, hidden_layers=layers, hidden_at=predicts, logits_at=predicts, chunked=True
-        )
+        out = self.functional(None, batch.input_ids, hidden_layers=layers, hidden_at=predicts, logits_at=predicts, chunked=True)
         logits = out.any_logits
         target = self.outputs(chosen, rows, batch)
         owner = owners(batch, few)
@@ -163,14 +173,14 @@ class TeacherTargets:
             values["kl"] = token_kl(target.predictions, logits)
         for layer in layers:
             assert target.states is not None
-            values[f"trajectory/{layer}"] = (out.hidden[layer][predicts].float() - target.states[layer]).square().sum(-1)
+            values[f"trajectory/{layer}"] = (at_tokens(out.hidden[layer], predicts).float() - target.states[layer]).square().sum(-1)
         return {name: mean_per_adapter(value, owner, len(chosen)).sum().item() for name, value in values.items()}
 
 
 def owners(batch: TokenBatch, rows_per_adapter: int) -> Int[Tensor, " n"]:
     """The adapter each response token belongs to, in the order in which `predicts` selects."""
-    rows = torch.arange(len(batch), device=batch.input_ids.device) // rows_per_adapter
-    return rows.repeat_interleave(batch.predicts.sum(1), output_size=len(batch.targets))
+    rows = torch.arange(len(batch)) // rows_per_adapter
+    return to_device(rows.repeat_interleave(batch.predicts.sum(1)), batch.input_ids.device)
 
 
 def _mean_variances(teachers: LoRAFactors | StoredFactors) -> dict[str, float]:

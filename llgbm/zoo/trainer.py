@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +21,7 @@ from llgbm.functional_lora import FunctionalLoRA, by_token, can_recompute, recom
 from llgbm.functional_lora.measure import row_bytes, rows_at_once
 from llgbm.judging import Judge, judge_each
 from llgbm.lora.factors import LoRAFactors
+from llgbm.transfer import to_device
 from llgbm.zoo.suite import Task
 
 TRAINING = "teacher training"
@@ -105,17 +107,19 @@ def train_adapters(
         lora: Rank and alpha.
         zoo: Ranks and starts, steps, batch size, learning rate, when an adapter counts as solved.
         pad_token_id: Fills up shorter sequences.
-        on_step: Called with (step, adapters still training, mean loss).
+        on_step: Called with (step, adapters still training, their mean loss when they were checked last; of the first step before that).
     """
     if lora.dropout:
         raise InputError(f"lora.dropout is {lora.dropout}; teachers train without dropout, set lora.dropout to 0")
     group = TeacherGroup(functional, lessons, lora, zoo, pad_token_id)
     _recompute_if_needed(functional, zoo, group.data.input_ids.shape[1])
+    shown = 0.0
     for step in range(1, zoo.steps + 1):
-        loss = group.step(step)
+        loss, is_checked = group.step(step), step % zoo.check_interval == 0 or step == zoo.steps
         if on_step:
-            on_step(step, len(group.active), loss)
-        if step % zoo.check_interval == 0 or step == zoo.steps:
+            shown = float(loss) if is_checked or step == 1 else shown  # read seldom: the device is waited for
+            on_step(step, len(group.active), shown)
+        if is_checked:
             group.retire(step)
         if not group.active:
             break
@@ -142,9 +146,9 @@ class TeacherGroup:
         parameters = [t.requires_grad_() for t in (*self.factors.a.values(), *self.factors.b.values())]
         return torch.optim.AdamW(parameters, lr=self.zoo.learning_rate, weight_decay=0.0, fused=True)
 
-    def step(self, step: int) -> float:
-        """One update of every active adapter on its own next examples; the mean loss."""
-        batch, each = self._draw().to(self.functional.device), self.zoo.batch_size
+    def step(self, step: int) -> Float[Tensor, ""]:
+        """One update of every active adapter on its own next examples; the mean loss, which is still on the device."""
+        batch, each = self._draw(), self.zoo.batch_size
         weights = 1 / batch.predicts.sum(1).view(len(self.active), -1).sum(1)
         self.optimizer.zero_grad(set_to_none=True)
         at_once = self._rows_at_once(batch)
@@ -156,28 +160,28 @@ class TeacherGroup:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, self.zoo)
         self.optimizer.step()
-        return sum(losses) / len(self.active)
+        return torch.stack(losses).sum() / len(self.active)
 
     def _rows_at_once(self, batch: TokenBatch) -> int:
         answers = int(batch.predicts.sum(1).max())
         return rows_at_once(self.functional, TRAINING, batch.input_ids.shape[1], len(batch), answers=answers, backward=True)
 
-    def _micro_batch(self, batch: TokenBatch, weights: Tensor, adapters: range, rows: range) -> float:
+    def _micro_batch(self, batch: TokenBatch, weights: Tensor, adapters: range, rows: range) -> Float[Tensor, ""]:
         """Add some adapters' gradients on some of their rows; the sum of their losses, each a mean over its adapter's whole batch."""
         first = adapters.start * self.zoo.batch_size + rows.start
-        part = batch.rows(slice(first, first + len(adapters) * len(rows)))
+        part = batch.rows(slice(first, first + len(adapters) * len(rows))).to(self.functional.device)
         factors = _leaves(self.factors, slice(adapters.start, adapters.stop))
-        logits = self.functional(factors, part.input_ids, part.attention_mask, logits_at=part.predicts, chunked=True).any_logits
+        logits = self.functional(factors, part.input_ids, logits_at=part.predicts, chunked=True).any_logits
         assert logits is not None
         nll = by_token(lambda own, gold: F.cross_entropy(own.float(), gold, reduction="none"), logits, part.targets)
         shares = weights[adapters.start : adapters.stop].repeat_interleave(len(rows)).repeat_interleave(part.predicts.sum(1))
-        loss = (nll * shares).sum()
+        loss = (nll * to_device(shares, nll.device)).sum()
         gradients = torch.autograd.grad(loss, factors.tensors())
         for parameter, gradient in zip(self.factors.tensors(), gradients, strict=True):
             if parameter.grad is None:  # laid out as the parameter is, which the fused optimizer takes for granted
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad[adapters.start : adapters.stop] += gradient
-        return loss.item()
+        return loss.detach()
 
     def _draw(self) -> TokenBatch:
         rows = [self.offsets[k] + torch.randint(int(self.sizes[k]), (self.zoo.batch_size,), generator=self.orders[k]) for k in self.active]

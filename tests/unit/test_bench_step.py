@@ -37,7 +37,7 @@ def test_every_way_takes_the_same_step(config, adapters, examples):
     assert found["loss_difference"] < relative(length=128, depth=depth(2))
     assert found["gradient_difference"] < relative(length=128, depth=2 * depth(2))  # there and back
     assert (found["adapters"], found["examples_per_adapter"]) == (adapters, examples)
-    assert 0 < found["host_syncs_per_step"] <= 8
+    assert found["host_syncs_per_step"] == 0
     assert {f"{way}_{unit}" for way in IMPLEMENTATIONS for unit in ("s", "peak_mb")} <= found.keys()
     assert all(found[f"speedup_over_{way}"] == pytest.approx(found[f"{way}_s"] / found["ours_s"]) for way in RIVALS)
 

@@ -124,6 +124,18 @@ def test_many_at_once_equal_one_by_one(functional: FunctionalLoRA) -> None:
     assert_near(together, torch.cat(alone), length=48, depth=depth(2))
 
 
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_padding_on_the_right_needs_no_mask(kind: str) -> None:
+    model = tiny_model(kind)
+    functional = FunctionalLoRA(model, target_shapes(model, "all-linear"))
+    factors, (ids, mask, _) = random_factors(functional, 2), padded_tokens(4, 9, "right")
+    ask = {"logits_at": mask.bool(), "hidden_layers": (1, -1)}
+    without, told = functional(factors, ids, **ask), functional(factors, ids, mask, **ask)
+    assert_near(without.logits, told.logits, length=48, depth=depth(2))
+    for layer in (1, -1):
+        assert_near(without.hidden[layer][mask.bool()], told.hidden[layer][mask.bool()], length=48, depth=depth(2))
+
+
 def test_zero_b_changes_nothing(functional: FunctionalLoRA) -> None:
     ids, mask, _ = padded_tokens(4, 8, "left")
     zero = LoRAFactors.initialize(functional.shapes, 4, 8, 2)

@@ -9,7 +9,7 @@ from tolerance import assert_near, depth
 from torch import nn
 
 from llgbm.functional_lora import FunctionalLoRA
-from llgbm.functional_lora.last_layer import chosen_tokens, narrow_last_layer, sorted_places, true_places
+from llgbm.functional_lora.last_layer import chosen_tokens, narrow_last_layer
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import read_adapter, target_shapes
 
@@ -94,13 +94,6 @@ def test_places_are_those_of_the_first_mask_whatever_the_second() -> None:
         assert places is not None
         assert places.tolist() == [2, 5, 9]
         assert (columns if columns is None else columns.shape[1]) == width
-
-
-def test_sorting_finds_the_same_places(device: torch.device) -> None:
-    mask = torch.rand(1000, generator=torch.Generator().manual_seed(0)) < 0.3
-    expected, count = mask.nonzero()[:, 0], int(mask.sum())
-    assert torch.equal(sorted_places(mask.to(device), count).cpu(), expected)
-    assert torch.equal(true_places(mask.to(device), count).cpu(), expected)
 
 
 class Mixing(nn.Module):

@@ -9,7 +9,21 @@ import pytest
 ROOT = Path(__file__).parents[2] / "llgbm"
 
 LAYERS = (
-    ("errors", "files", "memory", "metrics", "optimizer_state", "percent", "progress", "checking", "dotted", "names", "hub", "bench.clock"),
+    (
+        "errors",
+        "files",
+        "memory",
+        "metrics",
+        "optimizer_state",
+        "percent",
+        "progress",
+        "checking",
+        "dotted",
+        "names",
+        "hub",
+        "transfer",
+        "bench.clock",
+    ),
     ("tracking",),
     ("fanout",),
     ("config",),

@@ -20,6 +20,8 @@ from llgbm.losses import (
     active_terms,
     agreement_loss,
     check_fingerprints,
+    check_tasks,
+    check_teachers,
     delta_loss,
     mean_per_adapter,
     objective_loss,
@@ -216,8 +218,10 @@ def test_a_term_with_nothing_to_compare_is_an_error(term):
 def test_zero_teachers_are_nothing_to_compare():
     zero = zero_factors()
     for term in ("weight", "product"):
-        with pytest.raises(InputError, match="every teacher tensor is zero"):
-            OBJECTIVES[term].compute(Evidence(random_factors(1), zero))
+        assert OBJECTIVES[term].compute(Evidence(random_factors(1), zero)) == 0  # a step's own teachers, not all of them
+        check_teachers(iter([zero, random_factors(1)]), term)
+        with pytest.raises(InputError, match=f"objective {term} has nothing to compare: every teacher's weight change is zero"):
+            check_teachers(iter([zero, zero]), term)
     with pytest.raises(InputError, match="fingerprints are all zero"):
         check_fingerprints(torch.zeros(3, 8))
 
@@ -246,7 +250,8 @@ def test_agreement_equals_its_formula_and_finds_the_task_among_the_others():
     assert float(agreement_loss(replace(c, read=tasks, read_again=tasks, same_task=eye))) < 0.1
     assert float(agreement_loss(replace(c, read=tasks, read_again=tasks.roll(1, 0), same_task=eye))) > 1
     with pytest.raises(InputError, match="objective agreement has nothing to compare: it needs at least 2 tasks per step"):
-        agreement_loss(replace(c, same_task=torch.ones(3, 4, dtype=torch.bool)))
+        check_tasks(torch.ones(3, 4, dtype=torch.bool))
+    check_tasks(c.same_task)
 
 
 def test_other_faults_are_named():

@@ -1,5 +1,7 @@
 """Adapters that stay on disk are selected as those in memory, and no more is held than was allowed."""
 
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from training_world import build_world
 
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.peft_io import TENSOR_FILE, read_adapters, write_adapter
+from llgbm.lora.peft_io import TENSOR_FILE, adapter_shapes, read_adapter, read_adapters, write_adapter
 from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.training.targets import TargetOptions, TeacherTargets
 from llgbm.zoo.folder import TeacherZoo
@@ -71,3 +73,43 @@ def test_structural_scale_is_the_same_part_by_part(paths):
     assert stored == pytest.approx(whole, rel=relative(length=20, depth=4), abs=0)  # Grams or variances, over adapters
     spread = read_adapters(paths).b["layers.0.q_proj"].double().flatten(1).var(0).mean().sqrt().item()
     assert_near(whole["variance/layers.0.q_proj"], spread, length=20, depth=4)
+
+
+def test_what_is_expected_is_read_beside_and_only_once(paths, monkeypatch):
+    stored, whole, readers = StoredFactors(paths, "cpu", 3 * SIZE), read_adapters(paths), []
+
+    def read(path: Path) -> LoRAFactors:
+        readers.append((int(path.name), threading.current_thread() is threading.main_thread()))
+        return read_adapter(path)
+
+    monkeypatch.setattr("llgbm.lora.stored.read_adapter", read)
+    stored.expect([4, 9])
+    chosen = stored.select([9, 4, 5])
+    assert sorted(readers) == [(4, False), (5, True), (9, False)]
+    for ours, theirs in zip(chosen.tensors(), whole.select([9, 4, 5]).tensors(), strict=True):
+        assert torch.equal(ours, theirs)
+    stored.expect([4, 5])  # both are kept
+    stored.expect([7])
+    stored.expect([8])  # instead of it
+    stored.select([8, 7])
+    assert [index for index, _ in readers].count(8) == 1
+    assert len(readers) in (5, 6)  # the seventh's reading may have begun before it was let go
+
+
+def test_an_expected_adapter_that_is_broken_is_named_when_it_is_selected(paths, tmp_path):
+    shutil.copytree(paths[0], tmp_path / "broken")
+    stored = StoredFactors([*paths[:2], tmp_path / "broken"], "cpu", SIZE)
+    file = tmp_path / "broken" / TENSOR_FILE
+    file.write_bytes(file.read_bytes()[:-9])
+    stored.expect([2, 1])
+    stored.select([1])
+    with pytest.raises(InputError, match=f"adapter {tmp_path / 'broken'}: {TENSOR_FILE} is truncated or broken"):
+        stored.select([2])
+
+
+def test_shapes_are_those_of_the_files_heads(paths, tmp_path, monkeypatch):
+    monkeypatch.setattr("llgbm.lora.peft_io.read_adapter", lambda path: pytest.fail(f"{path} was read whole"))
+    assert adapter_shapes(paths[0]) == SHAPES
+    (tmp_path / TENSOR_FILE).write_bytes((paths[0] / TENSOR_FILE).read_bytes()[:40])
+    with pytest.raises(InputError, match="truncated or broken"):
+        adapter_shapes(tmp_path)
