@@ -44,6 +44,8 @@ class ModelConfig:
     """Branch, tag or commit of a hub id."""
     memory_gb: Number | None = Field(default=None, gt=0)
     """Memory that a command may take where the base runs, in GiB and in all; by default what is free."""
+    attn_implementation: Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] | None = None
+    """How the base computes attention, by transformers' names; by default as transformers chooses, mostly sdpa."""
 
 
 @dataclass(config=SECTION)
@@ -313,6 +315,7 @@ UNSCIENTIFIC = {
     "delta_cache_dir",
     "model.device",
     "model.memory_gb",
+    "model.attn_implementation",
     "training.log_interval",
     "training.save_interval",
     "training.report_to",

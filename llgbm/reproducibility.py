@@ -86,7 +86,7 @@ def verify_reproducibility(
     splits, methods = (tuple(dict.fromkeys(parts[i] for parts in wanted)) for i in (0, 1))
     config = ExperimentConfig.load(config_path)
     needed = tuple(dict.fromkeys((*methods, "base", "teacher"))) if any(p[2] == "gain_recovered" for p in wanted) else methods
-    where = BaseOptions(device=config.model.device, memory_gb=config.model.memory_gb)
+    where = BaseOptions.place(config.model)
     choices = EvaluationConfig(splits=splits, methods=needed, base=where)
     results = evaluate(checkpoint_path, config.checkpoint_folder, choices).to_json()["splits"]
     for (split, method, metric), expected in zip(wanted, expected_metrics.values(), strict=True):

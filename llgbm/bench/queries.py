@@ -46,7 +46,7 @@ def bench_queries(config: ExperimentConfig, sizes: Sequence[int] = (1, 16), roun
     Raises:
         InputError: The zoo has fewer seen tasks than the largest batch, or a sentence and an example are more than the base reads.
     """
-    base = BaseOptions(device=config.model.device, memory_gb=config.model.memory_gb)
+    base = BaseOptions.place(config.model)
     setting = load_setting(None, config.checkpoint_folder, EvaluationConfig(max_examples=1, base=base))
     questions = setting.questions(SEEN)[: max(sizes)]
     if len(questions) < max(sizes):

@@ -1,7 +1,7 @@
 """Flags that several commands share, each under one name: folders, the base, and any field of a config by dotted name."""
 
 import json
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,10 +96,12 @@ def _add_shown(parser: CommandParser, name: str, more: str = "") -> None:
 
 
 def add_base_arguments(parser: CommandParser, made: str) -> None:
-    """Add a flag for every field of section model, which (but for memory) is as recorded in what was `made` unless given."""
-    for name in SHOWN:
-        if name.startswith("model."):
+    """Add a flag for every field of section model, which (but for memory and attention) is as recorded in what was `made` unless given."""
+    for name in describe_fields():
+        if name in SHOWN and name.startswith("model."):
             _add_shown(parser, name, "" if name == "model.memory_gb" else f" (default: {made}'s)")
+        elif name.startswith("model."):
+            parser.add_argument(f"--{name}", dest=name, default=None, help=SUPPRESS)
 
 
 def add_folder(parser: CommandParser, *names: str, default: str | None, help: str) -> None:

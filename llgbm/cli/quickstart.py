@@ -147,7 +147,7 @@ class _Quickstart:
     def _place(self) -> "BaseOptions":
         from llgbm.zoo.base import BaseOptions
 
-        return BaseOptions(device=self.config.model.device, memory_gb=self.config.model.memory_gb)
+        return BaseOptions.place(self.config.model)
 
     def _begin(self, zoo: "TeacherZoo") -> "Begin":
         """Go on from a run of the same settings on the same zoo; another one's is not touched unless that was asked for."""

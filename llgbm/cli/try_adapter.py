@@ -64,7 +64,8 @@ def _load(args: Namespace, scratch: Path) -> "SideBySide":
         generate_adapters(args.run, [Request("generated", args.description)], scratch / "generated", base)
         adapters["generated"] = scratch / "generated"
     else:
-        base = load_base(asked.name or base_of(args.adapter), asked.dtype or "float32", asked.device or "cpu", asked.revision)
+        name, dtype, device = asked.name or base_of(args.adapter), asked.dtype or "float32", asked.device or "cpu"
+        base = load_base(name, dtype, device, asked.revision, asked.attn_implementation)
     return SideBySide(base, adapters, args.frame, args.max_new_tokens)
 
 

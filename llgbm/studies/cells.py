@@ -57,7 +57,7 @@ class CellWorker:
             methods=tuple(study.methods),
             max_examples=study.max_examples,
             soft_prompt=soft_prompt,
-            base=BaseOptions(device=config.model.device, memory_gb=config.model.memory_gb),
+            base=BaseOptions.place(config.model),
         )
         return evaluate(folder, config.checkpoint_folder, chosen, folder.parent / "cache").to_json()
 

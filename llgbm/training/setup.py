@@ -91,7 +91,7 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
         InputError: The zoo was trained on another base, has no teachers to train on, or a setting is out of range.
     """
     model, sharded = config.model, config.training.shard_base
-    options = BaseOptions(model.name, model.revision, device="cpu" if sharded else device, memory_gb=model.memory_gb)
+    options = replace(BaseOptions.place(model), name=model.name, revision=model.revision, device="cpu" if sharded else device)
     workspace = open_workspace(config.checkpoint_folder, options=options)
     zoo, base = workspace.zoo, workspace.base
     if sharded:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, logging
 
 from llgbm.config import ModelConfig
 from llgbm.errors import InputError, blame_memory, first_line
@@ -30,6 +30,10 @@ NOT_CONTENT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", 
 """Config entries that say where a model came from or how it is run, not what it computes."""
 FUSED_TOKENS = 256
 """Rows so long that torch's attention packs them for AMX; shorter ones than 64 it never does."""
+
+
+FLASH_ATTENTION = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+"""Ways of attention that take a package of their own, and whether that is here."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,13 @@ class BaseOptions:
     device: str | None = None
     memory_gb: float | None = None
     """GiB that may be taken where it runs, in all; None takes what is free."""
+    attn_implementation: str | None = None
+    """As `load_base` takes it; recorded nowhere."""
+
+    @classmethod
+    def place(cls, model: ModelConfig) -> "BaseOptions":
+        """Where and how a configuration lets its base run, whichever base that is."""
+        return cls(device=model.device, memory_gb=model.memory_gb, attn_implementation=model.attn_implementation)
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,7 @@ class Base:
 
 def load_configured(model: ModelConfig) -> Base:
     """Load the base that a configuration names, in its precision, on its device. Raises as `load_base`."""
-    return load_base(model.name, model.dtype, model.device, model.revision)
+    return load_base(model.name, model.dtype, model.device, model.revision, model.attn_implementation)
 
 
 def load_recorded(what: str, recorded: BaseIdentity, options: BaseOptions | None = None) -> Base:
@@ -165,7 +176,8 @@ def load_recorded(what: str, recorded: BaseIdentity, options: BaseOptions | None
     """
     asked = options or BaseOptions()
     revision = asked.revision or (recorded.revision if asked.name in (None, recorded.name) else None)
-    base = load_base(asked.name or recorded.name, asked.dtype or recorded.dtype, asked.device or recorded.device, revision)
+    dtype, device = asked.dtype or recorded.dtype, asked.device or recorded.device
+    base = load_base(asked.name or recorded.name, dtype, device, revision, asked.attn_implementation)
     check_base(what, recorded, base, any_dtype=asked.dtype is not None)
     return base
 
@@ -204,7 +216,9 @@ def check_base(what: str, recorded: BaseIdentity, base: Base, any_dtype: bool = 
         )
 
 
-def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", revision: str | None = None) -> Base:
+def load_base(
+    name: str = MICRO, dtype: str = "float32", device: str = "cpu", revision: str | None = None, attn_implementation: str | None = None
+) -> Base:
     """Load a base by name.
 
     Args:
@@ -213,10 +227,11 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
         dtype: float32, bfloat16 or float16; or int8 or nf4, see `zoo.quantized`.
         device: As torch names it: cpu, cuda, cuda:1, mps.
         revision: Branch, tag or commit of a hub model.
+        attn_implementation: How it computes attention, by transformers' names; None: as transformers chooses.
 
     Raises:
-        InputError: Nothing is there, it is no causal LM, a file is truncated or lacks weights, there is no token to pad with; of a
-            GGUF file as `zoo.gguf.unpacked`.
+        InputError: Nothing is there, it is no causal LM, a file is truncated or lacks weights, there is no token to pad with, or its
+            attention cannot be computed so; of a GGUF file as `zoo.gguf.unpacked`.
     """
     if dtype not in (*DTYPES, *QUANTIZED):
         raise InputError(f"dtype {dtype!r} is unknown; use one of {', '.join((*DTYPES, *QUANTIZED))}")
@@ -231,7 +246,10 @@ def load_base(name: str = MICRO, dtype: str = "float32", device: str = "cpu", re
         keep_weights(model)
     else:
         model = _model(name, source, DTYPES[dtype], revision).to(torch.device(device))  # pyright: ignore[reportArgumentType]
-    ensure_attention(model)
+    if attn_implementation is None:
+        ensure_attention(model)
+    else:
+        set_attention(name, model, attn_implementation)
     tokenizer = read_tokenizer(name, source, revision)
     ensure_padding(name, tokenizer, model)
     found_at = absolute(name) if is_gguf(name) or (name not in BUILT_IN and Path(source).is_dir()) else name
@@ -272,6 +290,23 @@ def ensure_attention(model: PreTrainedModel) -> None:
         nn.functional.scaled_dot_product_attention(rows, rows, rows)
     except RuntimeError:
         model.set_attn_implementation("eager")
+
+
+def set_attention(name: str, model: PreTrainedModel, implementation: str) -> None:
+    """Let a model compute attention in the named way; InputError where it cannot, or only by code that would have to be fetched."""
+    installed = FLASH_ATTENTION.get(implementation)
+    if installed and not installed():
+        raise InputError(f"model.attn_implementation is {implementation}, whose package is not installed here; install it, or take sdpa")
+    if installed and model.dtype not in (torch.float16, torch.bfloat16):
+        raise InputError(
+            f"model.attn_implementation is {implementation}, which takes no float32; set model.dtype to bfloat16, or take sdpa"
+        )
+    try:
+        model.set_attn_implementation(implementation)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"base {name}: cannot compute attention by {implementation} ({first_line(error)}); take another way") from error
+    if model.config._attn_implementation != implementation:  # some families only warn
+        raise InputError(f"base {name}: its family computes attention in its own way, not by {implementation}; leave it out")
 
 
 def plain_dtype(dtype: str, what: str) -> torch.dtype:

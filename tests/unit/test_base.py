@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from llgbm.errors import InputError
-from llgbm.zoo.base import BaseIdentity, BaseOptions, check_base, load_base, load_recorded
+from llgbm.zoo.base import FLASH_ATTENTION, BaseIdentity, BaseOptions, check_base, load_base, load_recorded
 from llgbm.zoo.named import MICRO_FOLDER
 
 STORIES = Path(__file__).parents[3] / "shared" / "data" / "model_stories260k" / "hf"
@@ -233,3 +233,27 @@ def test_another_tokenizer_or_template_is_another_base(folder: Path) -> None:
     save_tokenizer(folder, pad_token="<pad>", eos_token="<s>")
     with pytest.raises(InputError, match=r"it was made with another tokenizer \(.*\) than .* has"):
         load_recorded("it", recorded)
+
+
+def test_attention_is_computed_as_asked_and_leaves_the_content_as_it_is(folder: Path) -> None:
+    ways = {way: load_base(str(folder), attn_implementation=way) for way in (None, "eager", "sdpa")}
+    assert {way: base.model.config._attn_implementation for way, base in ways.items()} == {None: "sdpa", "eager": "eager", "sdpa": "sdpa"}
+    assert len({base.content_hash for base in ways.values()}) == 1
+    ids, mask, positions = padded_tokens(2, 6, "right")
+    eager, fused = (ways[way].model(ids, attention_mask=mask, position_ids=positions).logits[mask.bool()] for way in ("eager", "sdpa"))
+    torch.testing.assert_close(eager, fused)
+    recorded = ways["sdpa"].identity
+    assert load_recorded("zoo z", recorded, BaseOptions(attn_implementation="eager")).model.config._attn_implementation == "eager"
+
+
+def test_attention_that_cannot_be_had_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FLASH_ATTENTION, "flash_attention_2", lambda: False)
+    with pytest.raises(InputError, match="attn_implementation is flash_attention_2, whose package is not installed here"):
+        load_base(str(folder), "bfloat16", attn_implementation="flash_attention_2")
+    monkeypatch.setitem(FLASH_ATTENTION, "flash_attention_2", lambda: True)
+    with pytest.raises(InputError, match="which takes no float32"):
+        load_base(str(folder), attn_implementation="flash_attention_2")
+    tiny_model("bloom").save_pretrained(tmp_path / "bloom")
+    save_tokenizer(tmp_path / "bloom", pad_token="<pad>", eos_token="</s>")
+    with pytest.raises(InputError, match=r"bloom: (its family computes attention in its own way, not by|cannot compute attention by) sdpa"):
+        load_base(str(tmp_path / "bloom"), attn_implementation="sdpa")
