@@ -4,7 +4,8 @@ Only names that begin so are looked for there: `outputs/delta_multi` is a folder
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from llgbm.checking import shown
@@ -16,6 +17,7 @@ READ = ("*.json", "*.safetensors")
 """Files of a model that are fetched; no code is among them."""
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
 _ID = re.compile(rf"(?P<repo_id>{_PART}/{_PART})(?:@(?P<revision>{_PART}(?:/{_PART})*))?")
+COMMIT_MESSAGE = "Upload with llgbm"
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -90,17 +92,24 @@ def _cached(repo_id: str, revision: str | None, files: Sequence[str]) -> Path | 
 
 
 def publish(folder: str | Path, repo_id: str, private: bool | None = None) -> str:
-    """Commit every file of a folder to a model of the hub, which is made if need be; the commit's address.
+    """Commit every file of a folder to a model of the hub, which is made if need be; the commit's address. InputError as `committing`."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with committing(repo_id):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=COMMIT_MESSAGE))
+
+
+@contextmanager
+def committing(repo_id: str) -> Iterator[None]:
+    """While inside, what keeps a commit from the hub is said in one sentence.
 
     Raises:
         InputError: The name can be none, nobody is logged in, or the hub is out of reach or refuses.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
     try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload with llgbm").commit_url)
+        yield
     except (OSError, ValueError) as error:
         raise InputError(
             f"{repo_id}: cannot be written to on the hub ({first_line(error)}); check the name, the network and 'hf auth whoami'"

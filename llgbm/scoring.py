@@ -22,6 +22,8 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors
 from llgbm.transfer import to_device
 
+ADAPTER_COPIES = 2
+"""Of an adapter that shares a forward: as it was chosen for that, and as it is laid out for it."""
 KEPT = ("exact", "nll_sum", "n_tokens", "n_read", "marks")
 """What of a score is one number a row."""
 

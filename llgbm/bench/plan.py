@@ -15,7 +15,7 @@ import torch
 from llgbm.bench.clock import alone
 from llgbm.bench.memory import save_base
 from llgbm.bench.step import WEIGHTS, encode_step, prepare_step
-from llgbm.config import ExperimentConfig, ModelConfig
+from llgbm.config import ExperimentConfig, ModelConfig, ObjectiveConfig
 from llgbm.dataset import TokenBatch
 from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
@@ -29,6 +29,7 @@ from llgbm.planning.paper import paper_base, weights_bytes
 from llgbm.planning.stages import rows_bytes
 from llgbm.planning.steps import EMBEDDING_DIM, VECTORS, Generator, Rows, Teachers, forward, share_of_layers
 from llgbm.planning.work import Work, count, on_paper
+from llgbm.scoring import ADAPTER_COPIES as SCORED_COPIES
 from llgbm.scoring import score
 from llgbm.training.step import ADAPTER_COPIES, OPTIMIZER_COPIES, compare
 from llgbm.zoo.base import Base, load_configured
@@ -70,7 +71,8 @@ def bench_plan(config: ExperimentConfig, repeats: int = 3) -> dict:
 
 def _of_base(name: str, place: str, suite: str, config: ExperimentConfig, costs: UnitCosts, repeats: int) -> Iterator[dict[str, Any]]:
     model = ModelConfig(place, config.model.dtype, config.model.device)
-    config = replace(config, model=model, zoo=replace(config.zoo, suite=suite, batch_size=EACH))
+    objective = ObjectiveConfig(**WEIGHTS)
+    config = replace(config, model=model, objective=objective, zoo=replace(config.zoo, suite=suite, batch_size=EACH))
     base = load_configured(model)
     batch = encode_step(base, load_suite(suite), ADAPTERS[name], EACH)
     for step in (_teachers(base, config, ADAPTERS[name]), _generator(base, config, batch), _scoring(base, config, batch)):
@@ -146,7 +148,7 @@ def _scoring(base: Base, config: ExperimentConfig, batch: TokenBatch) -> Step:
     factors = step.generated.detach()
 
     def planned(paper: FunctionalLoRA, rows: Rows) -> float:
-        return weights_bytes(paper) + size + rows_bytes(paper, rows)
+        return weights_bytes(paper) + SCORED_COPIES * size + rows_bytes(paper, rows)
 
     return Step(
         "evaluation",

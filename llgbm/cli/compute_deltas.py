@@ -38,8 +38,8 @@ EXAMPLE = "llgbm compute-deltas --layers all --deltas all_layers"
 
 def add_arguments(parser: CommandParser) -> None:
     """Folders, the probe set, and the fields of model (a zoo says which base it has), probe and delta."""
-    add_folder(parser, *ZOO_NAMES, default=ZOO, help="a zoo, or any folder of PEFT adapters")
-    add_folder(parser, *DELTAS_NAMES, "--output_dir", default=DELTAS, help="the cache")
+    add_folder(parser, *ZOO_NAMES, default=None, help=f"a zoo, or any folder of PEFT adapters (default: the config's, {ZOO})")
+    add_folder(parser, *DELTAS_NAMES, "--output_dir", default=None, help=f"the cache (default: the config's, {DELTAS})")
     parser.add_argument("--layers", default=None, metavar="L", help="a layer, several with commas, or all")
     parser.add_argument("--tokens", default=None, metavar="T", help="a token's number, last, mean or response")
     add_json(parser)
@@ -63,6 +63,7 @@ def run(args: Namespace) -> int:
     from llgbm.zoo.named import from_anywhere
 
     config = read_config(args)
+    args.zoo, args.deltas = args.zoo or config.checkpoint_folder, args.deltas or config.delta_cache_dir
     if args.dry_run:
         return show_plan([_plan(args)], args.json)
     refuse_run(args.deltas, "a cache of deltas")

@@ -36,7 +36,7 @@ EXAMPLE = "llgbm evaluate --methods base teacher generated --splits seen"
 def add_arguments(parser: CommandParser) -> None:
     """What to evaluate, on what, and where the result goes."""
     add_folder(parser, "--run", "--checkpoint", default=RUN, help="run, generator or checkpoint folder, or none")
-    add_folder(parser, *ZOO_NAMES, default=ZOO, help="the zoo")
+    add_folder(parser, *ZOO_NAMES, default=None, help=f"the zoo (default: the run's, {ZOO})")
     parser.add_argument("--output", default=None, metavar="PATH", help=".json file, or folder (default: the run's)")
     parser.add_argument("--name", default="main", help="the file is eval_<name>.json (default: %(default)s)")
     add_folder(parser, "--predictor", default=None, help="run of b2, for nearest_predicted and merged_predicted")
@@ -73,6 +73,7 @@ def run(args: Namespace) -> int:
     from llgbm.zoo.folder import TeacherZoo
 
     checkpoint = None if args.run == "none" else args.run
+    args.zoo = args.zoo or _zoo_of(checkpoint)
     if is_lm_eval(args):
         return run_lm_eval(args, checkpoint, _choices(args), _output(args.output, checkpoint, f"lm_{args.name}"))
     output = _output(args.output, checkpoint, args.name)
@@ -98,6 +99,16 @@ def run(args: Namespace) -> int:
         print_evaluation(document)
         print(f"written to {output}")
     return 0
+
+
+def _zoo_of(checkpoint: str | None) -> str:
+    """The zoo that the checkpoint's run was trained on, by its config."""
+    from llgbm.config import ExperimentConfig
+    from llgbm.evaluation.task_eval import run_folder
+    from llgbm.hub import on_hub
+
+    run = None if checkpoint is None or on_hub(checkpoint) else run_folder(checkpoint)
+    return ZOO if run is None else ExperimentConfig.load(run / "config.yaml").checkpoint_folder
 
 
 def _plan(args: Namespace, output: Path) -> dict[str, Any]:

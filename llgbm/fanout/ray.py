@@ -153,4 +153,7 @@ def require_answer(address: str) -> None:
 
 
 def _nobody_at(address: str, why: str) -> InputError:
-    return InputError(f"there is no Ray cluster at {address} ({why}); start one with 'ray start --head', or leave out --address")
+    return InputError(
+        f"there is no Ray cluster at {address} ({why}); start one with 'ray start --head', or leave out --address; for one that asks for a "
+        "token set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    )

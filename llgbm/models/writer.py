@@ -3,14 +3,15 @@
 Letters: K tasks.
 """
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard, ModelHubMixin
+
 from llgbm.files import write_text
-from llgbm.hub import publish
+from llgbm.hub import COMMIT_MESSAGE, committing
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.cards import CARD_FILE, PublishedScore, completed
 from llgbm.models.reader import ConditionReader
@@ -57,7 +58,7 @@ class GeneratorSpec:
         return sum(self.rank * (d_in + d_out) for d_in, d_out in self.shapes.values())
 
 
-class AdapterWriter(ConditionReader):
+class AdapterWriter(ConditionReader, ModelHubMixin):
     """Reads the texts of K tasks, writes one LoRA adapter for each; its forward gives `LoRAFactors`."""
 
     kind, trained_by, spec_type = "generator", "llgbm train", GeneratorSpec
@@ -91,20 +92,39 @@ class AdapterWriter(ConditionReader):
         """
         return self.answer(prompts, description, base)
 
-    def push_to_hub(self, repo_id: str, license: str, scores: Sequence[PublishedScore] = (), private: bool | None = None) -> str:
-        """Write the generator and its card to a model of the hub; the commit's address. InputError as `hub.publish`.
+    def save_pretrained(self, folder: str | Path, *, config: None = None, model_card_kwargs: dict[str, Any] | None = None) -> None:
+        """Write `model.safetensors`, then `config.json`; a folder with a config is whole.
+
+        Args:
+            folder: Made if needed.
+            config: The spec is it.
+            model_card_kwargs: Of `generate_model_card`, whose card is written first; without them there is none.
+        """
+        if model_card_kwargs is not None:
+            write_text(Path(folder) / CARD_FILE, str(self.generate_model_card(**model_card_kwargs)))
+        super().save_pretrained(folder)
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride] (nothing is published without a licence)
+        self, repo_id: str, license: str, scores: Sequence[PublishedScore] = (), private: bool | None = None, **commit: Any
+    ) -> str:
+        """Write the generator and its card to a model of the hub; the commit's address. InputError as `hub.committing`.
 
         Args:
             repo_id: `ORG/NAME`.
             license: As the hub abbreviates it: mit, apache-2.0.
             scores: For the card.
             private: Whether only its owners see it; None: as their settings say.
+            commit: `branch`, `create_pr`, `commit_message`, `token` and the like, as `ModelHubMixin.push_to_hub` takes them.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            base_name = None if self.spec.base is None else self.spec.base.name
-            write_text(Path(folder) / CARD_FILE, completed(self._card(repo_id), repo_id, base_name, "llgbm", license, scores))
-            return publish(folder, repo_id, private)
+        card = {"repo_id": repo_id, "license": license, "scores": scores}
+        commit = {"commit_message": COMMIT_MESSAGE, **commit}
+        with committing(repo_id):
+            return str(super().push_to_hub(repo_id, private=private, model_card_kwargs=card, **commit))
+
+    def generate_model_card(self, repo_id: str, license: str, scores: Sequence[PublishedScore] = ()) -> ModelCard:
+        """The card of this generator under a name of the hub's."""
+        base_name = None if self.spec.base is None else self.spec.base.name
+        return ModelCard(completed(self._card(repo_id), repo_id, base_name, "llgbm", license, scores))
 
     def _card(self, repo_id: str) -> str:
         spec = self.spec

@@ -16,6 +16,7 @@ from llgbm.functional_lora.sharding import shared_bytes
 from llgbm.planning.paper import PaperMemory, weights_bytes
 from llgbm.planning.steps import Generator, Rows, Teachers, forward, reads_base, share_of_layers
 from llgbm.planning.work import Work, count
+from llgbm.scoring import ADAPTER_COPIES as SCORED_COPIES
 from llgbm.training.step import ADAPTER_COPIES, OPTIMIZER_COPIES
 from llgbm.zoo.trainer import ADAPTER_COPIES as TEACHER_COPIES
 from llgbm.zoo.trainer import MAX_VALIDATION, adapters_at_once
@@ -137,10 +138,8 @@ class Planner:
         together = self._scored_at_once()
         work = self._scored() * (WAYS * load.test_examples * math.ceil(load.tasks / self.devices))
         what = f"{load.tasks} tasks of {load.test_examples} examples by {WAYS} methods, {together} rows at once"
-        adapters = max(1, together // load.test_examples)
-        return self._stage(
-            "evaluation", what, self.adapter_bytes, adapters, together, self._bytes(load.tokens, load.answer_tokens), work, load.tasks
-        )
+        each, adapters = SCORED_COPIES * self.adapter_bytes, max(1, together // load.test_examples)
+        return self._stage("evaluation", what, each, adapters, together, self._bytes(load.tokens, load.answer_tokens), work, load.tasks)
 
     def _take(self, size: float) -> None:
         """What lies on the device from here on."""

@@ -3,8 +3,7 @@
 import pytest
 
 from llgbm.bench.plan import _of_base
-from llgbm.bench.step import WEIGHTS
-from llgbm.config import ExperimentConfig, LoRAConfig, ObjectiveConfig
+from llgbm.config import ExperimentConfig, LoRAConfig
 from llgbm.planning.costs import UnitCosts
 from llgbm.zoo.named import MICRO
 
@@ -12,8 +11,9 @@ COSTS = UnitCosts(1e-6, 1e-11, 1e-10, 1e-10, device="a machine", memory_gb=4.0)
 
 
 @pytest.mark.slow
-def test_a_plan_never_promises_less_memory_than_a_step_takes_nor_half_as_much_again() -> None:
-    config = ExperimentConfig(lora=LoRAConfig(rank=4), objective=ObjectiveConfig(**WEIGHTS))
+@pytest.mark.parametrize("rank", [4, 16])
+def test_a_plan_never_promises_less_memory_than_a_step_takes_nor_half_as_much_again(rank: int) -> None:
+    config = ExperimentConfig(lora=LoRAConfig(rank=rank))
     rows = list(_of_base(MICRO, MICRO, "micro", config, COSTS, repeats=1))
     assert [row["step"] for row in rows] == ["teachers", "generator", "evaluation"]
     for row in rows:

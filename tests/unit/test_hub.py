@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelHubMixin
 
 from llgbm.cli import main
 from llgbm.errors import InputError
@@ -102,8 +102,10 @@ class StandIn(BaseHTTPRequestHandler):
     """What the hub answers to one who commits small files; it keeps them as its cache would."""
 
     cache: Path
+    asked: list[str]
 
     def do_POST(self) -> None:
+        self.asked.append(self.path)
         body = self.rfile.read(int(self.headers["content-length"]))
         parts = self.path.strip("/").split("/")
         if self.headers.get("authorization") != "Bearer hf_owner":
@@ -144,6 +146,7 @@ def hub(tmp_path, monkeypatch) -> Iterator[Path]:
     """The cache of a hub that can be written to; without a network again as soon as the test says so."""
     StandIn.cache = tmp_path / "written"
     with ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
+        StandIn.asked = []
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -172,6 +175,18 @@ def test_a_pushed_generator_comes_back_as_it_was_with_its_card(hub, tmp_path, mo
     assert (score.dataset_name, score.metric_type, score.metric_value) == ("seen", "exact_match", 0.75)
     assert "| seen | exact_match | 0.750 | 40 |" in card.text
     assert "llgbm generate --run hf://new/gen" in card.text
+
+
+def test_a_generator_is_pushed_as_the_hubs_own_mixin_pushes(hub, tmp_path, monkeypatch):
+    generator = make_generator(3)
+    assert isinstance(generator, ModelHubMixin)
+    assert generator.push_to_hub("new/gen", "mit", branch="next") == "https://huggingface.co/new/gen/commit/1"
+    assert StandIn.asked[-1] == "/api/models/new/gen/commit/next"
+    pushed = hub / "models--new--gen" / "snapshots" / ("c" * 40)
+    assert {path.name for path in pushed.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    generator.save_pretrained(tmp_path / "here")
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"config.json", "model.safetensors"}
+    assert (pushed / "config.json").read_bytes() == (tmp_path / "here" / "config.json").read_bytes()
 
 
 def test_a_pushed_adapter_has_what_was_asked_for_and_its_scores(hub, tmp_path, capsys):
