@@ -13,15 +13,7 @@ from llgbm.studies.variants import load_study
 from llgbm.study.config import describe_study
 
 ROOT = Path(__file__).parents[2]
-DOCS = (
-    "README.md",
-    "docs/findings.md",
-    "docs/microzoo.md",
-    "docs/benchmark.md",
-    "docs/reproducibility.md",
-    "docs/scale.md",
-    "docs/study.md",
-)
+DOCS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9]*|\.\.\.")
 
 
