@@ -190,7 +190,11 @@ class DeltaCache:
         stamp = _stamp(path)
         if stamp != self._stamp or not self._entries.is_of(self.cache_dir / ENTRIES_FILE):
             head: dict[str, Any] = read_json(path) if stamp else dict(EMPTY)
-            read_as(CacheManifest, head, f"{path}: not the manifest of a delta cache that this version reads, choose another folder or remove it")
+            read_as(
+                CacheManifest,
+                head,
+                f"{path}: not the manifest of a delta cache that this version reads, choose another folder or remove it",
+            )
             self._head, self._stamp, self._entries = head, stamp, Entries(self.cache_dir / ENTRIES_FILE)
             for adapter, record in self._head.get("adapters", {}).items():
                 self._entries.enter(adapter, record)

@@ -105,7 +105,7 @@ def train_lora(study: LoraStudy, folder: str | Path, progress: ProgressCallback 
         record.log_inputs(base=base.content_hash, suite=suite.content_hash)
         write_json(folder / STUDY_FILE, asdict(study))
         for step in range(1, study.steps + 1):
-            record.log_metrics(step, {"loss": group.step(step)})
+            record.log_metrics(step, {"loss": float(group.step(step))})
             if progress:
                 progress(step, study.steps)
         group.retire(study.steps)
