@@ -38,8 +38,8 @@ EXAMPLE = "llgbm compute-deltas --layers all --deltas all_layers"
 
 def add_arguments(parser: CommandParser) -> None:
     """Folders, the probe set, and the fields of model (a zoo says which base it has), probe and delta."""
-    add_folder(parser, *ZOO_NAMES, default=None, help=f"a zoo, or any folder of PEFT adapters (default: the config's, {ZOO})")
-    add_folder(parser, *DELTAS_NAMES, "--output_dir", default=None, help=f"the cache (default: the config's, {DELTAS})")
+    add_folder(parser, *ZOO_NAMES, default=None, help=f"a zoo, or any folder of PEFT adapters (default: the config's, as a rule {ZOO})")
+    add_folder(parser, *DELTAS_NAMES, "--output_dir", default=None, help=f"the cache (default: the config's, as a rule {DELTAS})")
     parser.add_argument("--layers", default=None, metavar="L", help="a layer, several with commas, or all")
     parser.add_argument("--tokens", default=None, metavar="T", help="a token's number, last, mean or response")
     add_json(parser)
