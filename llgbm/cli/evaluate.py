@@ -36,7 +36,7 @@ EXAMPLE = "llgbm evaluate --methods base teacher generated --splits seen"
 def add_arguments(parser: CommandParser) -> None:
     """What to evaluate, on what, and where the result goes."""
     add_folder(parser, "--run", "--checkpoint", default=RUN, help="run, generator or checkpoint folder, or none")
-    add_folder(parser, *ZOO_NAMES, default=None, help=f"the zoo (default: the run's, else {ZOO})")
+    add_folder(parser, *ZOO_NAMES, default=None, help="the zoo (default: the run's, if it has one)")
     parser.add_argument("--output", default=None, metavar="PATH", help=".json file, or folder (default: the run's)")
     parser.add_argument("--name", default="main", help="the file is eval_<name>.json (default: %(default)s)")
     add_folder(parser, "--predictor", default=None, help="run of b2, for nearest_predicted and merged_predicted")
