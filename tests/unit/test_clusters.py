@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -92,11 +93,14 @@ def test_a_script_goes_from_zoo_to_scores(script: str, nodes: list[str], tmp_pat
     (tmp_path / "bin" / "ssh").chmod(0o755)
     tools = Path(sys.executable).parent
     places = {"PATH": f"{tmp_path / 'bin'}:{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "VENV": str(tools.parent)}
-    settings = {**os.environ, **places, "GPUS": "0", "THREADS": "1", "PORT": "6397"}
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = str(free.getsockname()[1])
+    settings = {**os.environ, **places, "GPUS": "0", "THREADS": "1", "PORT": port}
     command = ["bash", str(CLUSTER / script), *([" ".join(nodes)] if nodes else []), "try.yaml"]
     done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_evaluation(tmp_path / "outputs" / "try" / "eval_main.json")["splits"]["seen"]["generated"]
-    assert not subprocess.run(["pgrep", "-f", "port=6397|:6397"], capture_output=True, text=True).stdout
+    assert not subprocess.run(["pgrep", "-f", f"port={port}|:{port}"], capture_output=True, text=True).stdout
     for node in nodes:
         assert "Ray runtime started" in (tmp_path / f"ray_{node}.log").read_text()
