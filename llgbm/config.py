@@ -26,6 +26,9 @@ LARGEST_SEED = 2**32 - 1
 Seed = Annotated[Integer, Field(ge=0, le=LARGEST_SEED)]
 
 
+Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"]
+
+
 def _no(value: Any) -> Any:
     return "no" if value is False else value  # YAML reads a bare `no` as False
 
@@ -44,7 +47,7 @@ class ModelConfig:
     """Branch, tag or commit of a hub id."""
     memory_gb: Number | None = Field(default=None, gt=0)
     """Memory that a command may take where the base runs, in GiB and in all; by default what is free."""
-    attn_implementation: Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] | None = None
+    attn_implementation: Attention | None = None
     """How the base computes attention, by transformers' names; by default as transformers chooses, mostly sdpa."""
 
 

@@ -15,7 +15,8 @@ from llgbm.errors import InputError, first_line
 from llgbm.models.encoder import MINILM, bundled_minilm
 from llgbm.study.config import LoRAMethodConfig, StudyConfig
 from llgbm.study.span_head import SpanModel
-from llgbm.zoo.base import check_usable, ensure_attention, load_configured, no_bars, plain_dtype
+from llgbm.zoo.attention import ensure_attention
+from llgbm.zoo.base import check_usable, load_configured, no_bars, plain_dtype
 
 
 @dataclass(frozen=True)

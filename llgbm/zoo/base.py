@@ -15,12 +15,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
-from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from llgbm.config import ModelConfig
 from llgbm.errors import InputError, blame_memory, first_line
 from llgbm.files import absolute, hash_json, hash_tensors
 from llgbm.lora.targets import COMPUTED_IN
+from llgbm.zoo.attention import ensure_attention, set_attention
 from llgbm.zoo.gguf import is_gguf
 from llgbm.zoo.named import BUILT_IN, MICRO, SMOLLM2, SMOLLM2_HUB_ID, loadable_name
 from llgbm.zoo.quantized import QUANTIZED, keep_weights, quantization, quantized_dtype
@@ -29,12 +29,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 """Of plain weights."""
 NOT_CONTENT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache")
 """Config entries that say where a model came from or how it is run, not what it computes."""
-FUSED_TOKENS = 256
-"""Rows so long that torch's attention packs them for AMX; shorter ones than 64 it never does."""
-
-
-FLASH_ATTENTION = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
-"""Ways of attention that take a package of their own, and whether that is here."""
 
 
 @dataclass(frozen=True)
@@ -282,32 +276,6 @@ def no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def ensure_attention(model: PreTrainedModel) -> None:
-    """Write attention out where torch's fused one fails: in half precision on a processor with AMX that ATEN_CPU_CAPABILITY forbids."""
-    rows = torch.zeros(1, 1, FUSED_TOKENS, FUSED_TOKENS, dtype=model.dtype, device=model.device)
-    try:
-        nn.functional.scaled_dot_product_attention(rows, rows, rows)
-    except RuntimeError:
-        model.set_attn_implementation("eager")
-
-
-def set_attention(name: str, model: PreTrainedModel, implementation: str) -> None:
-    """Let a model compute attention in the named way; InputError where it cannot, or only by code that would have to be fetched."""
-    installed = FLASH_ATTENTION.get(implementation)
-    if installed and not installed():
-        raise InputError(f"model.attn_implementation is {implementation}, whose package is not installed here; install it, or take sdpa")
-    if installed and model.dtype not in (torch.float16, torch.bfloat16):
-        raise InputError(
-            f"model.attn_implementation is {implementation}, which takes no float32; set model.dtype to bfloat16, or take sdpa"
-        )
-    try:
-        model.set_attn_implementation(implementation)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"base {name}: cannot compute attention by {implementation} ({first_line(error)}); take another way") from error
-    if model.config._attn_implementation != implementation:  # some families only warn
-        raise InputError(f"base {name}: its family computes attention in its own way, not by {implementation}; leave it out")
 
 
 def plain_dtype(dtype: str, what: str) -> torch.dtype:

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from llgbm.errors import InputError
-from llgbm.zoo.base import FLASH_ATTENTION, BaseIdentity, BaseOptions, check_base, load_base, load_recorded
+from llgbm.zoo.attention import FLASH_ATTENTION
+from llgbm.zoo.base import BaseIdentity, BaseOptions, check_base, load_base, load_recorded
 from llgbm.zoo.named import MICRO_FOLDER
 
 STORIES = Path(__file__).parents[3] / "shared" / "data" / "model_stories260k" / "hf"
@@ -253,6 +254,9 @@ def test_attention_that_cannot_be_had_is_refused(folder: Path, tmp_path: Path, m
     monkeypatch.setitem(FLASH_ATTENTION, "flash_attention_2", lambda: True)
     with pytest.raises(InputError, match="which takes no float32"):
         load_base(str(folder), attn_implementation="flash_attention_2")
+    for name in ("somebody/kernels", "kernels-community/flash-attn2"):
+        with pytest.raises(InputError, match="is unknown; use one of eager, sdpa, flex_attention"):
+            load_base(str(folder), attn_implementation=name)
     tiny_model("bloom").save_pretrained(tmp_path / "bloom")
     save_tokenizer(tmp_path / "bloom", pad_token="<pad>", eos_token="</s>")
     with pytest.raises(InputError, match=r"bloom: (its family computes attention in its own way, not by|cannot compute attention by) sdpa"):

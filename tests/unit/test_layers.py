@@ -31,7 +31,7 @@ LAYERS = (
     ("zoo.suite",),
     ("zoo.composed",),
     ("zoo.micro", "zoo.words"),
-    ("zoo.gguf", "zoo.quantized"),
+    ("zoo.gguf", "zoo.quantized", "zoo.attention"),
     ("zoo.named",),
     ("zoo.suites", "zoo.base", "zoo.manifest"),
     ("zoo.importing", "zoo.harness"),
