@@ -54,7 +54,7 @@ def greedy_decode(
     if kind in COUNT_PADDING and not bool(attention_mask.all()):
         raise InputError(f"a base of family {kind} counts padding as tokens; decode prompts of one length at a time")
     ending = torch.tensor(sorted(ends), device=input_ids.device)
-    last = torch.zeros_like(input_ids, dtype=torch.bool)
+    last = torch.zeros(input_ids.shape, dtype=torch.bool)  # on the host, which knows where it is
     last[:, -1] = True
     ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
     tokens, columns, cache = input_ids, [], None

@@ -5,12 +5,12 @@ from collections import Counter
 
 import pytest
 import torch
-from tiny import padded_tokens, tiny_model
+from tiny import VOCABULARY, padded_tokens, tiny_model
 from training_world import build_world, changed
 
 from llgbm.bench.syncs import host_syncs
 from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig
-from llgbm.functional_lora import FunctionalLoRA
+from llgbm.functional_lora import FunctionalLoRA, greedy_decode
 from llgbm.losses import OBJECTIVES
 from llgbm.training.behavior import OF_ATTRIBUTES, train_generator
 from llgbm.training.soft_prompt import train_soft_prompt
@@ -79,6 +79,14 @@ def test_a_forward_waits_for_masks_of_the_device_alone():
     assert host_syncs(lambda: functional(None, ids, mask, **ask), device=[ids, mask])  # what transformers asks of a mask
     on_device = {**ask, "logits_at": mask.bool()}
     assert host_syncs(lambda: functional(None, ids, **on_device), device=[ids, on_device["logits_at"]])
+
+
+def test_decoding_waits_for_who_has_ended_alone():
+    functional = FunctionalLoRA(tiny_model(), [])
+    ids = torch.randint(3, 20, (2, 5), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    found = host_syncs(lambda: greedy_decode(functional, None, ids, mask, 3, {VOCABULARY}, 0), device=[ids, mask])
+    assert set(found) == {"_local_scalar_dense"}  # no place is looked for that the host knows
 
 
 @pytest.mark.parametrize(
