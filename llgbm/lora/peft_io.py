@@ -86,7 +86,7 @@ def adapter_shapes(path: str | Path) -> dict[str, tuple[int, int]]:
         with safe_open(file, framework="pt") as opened:
             sizes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"adapter {folder}: {file.name} is truncated or broken ({first_line(error)}); copy or train it again") from error
+        raise _broken(folder, file, error) from error
     return {name: (a[-1], b[0]) for name, (a, b) in _paired(folder, sizes).items() if a and b}
 
 
@@ -221,9 +221,14 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 warnings.simplefilter("ignore", UserWarning)  # torch asks for reports of protocols it does not write itself
                 return dict(torch.load(file, map_location="cpu", weights_only=True))
     except (SafetensorError, RuntimeError, EOFError, ValueError, TypeError, OSError, UnpicklingError) as error:
-        blame_memory(error)
-        raise InputError(f"adapter {folder}: {file.name} is truncated or broken ({first_line(error)}); copy or train it again") from error
+        raise _broken(folder, file, error) from error
     raise InputError(f"adapter {folder}: {TENSOR_FILE} is missing; copy or train the adapter again")
+
+
+def _broken(folder: Path, file: Path, error: Exception) -> InputError:
+    """What is to be said of a file that cannot be read; too little memory is no fault of the file's, and is raised."""
+    blame_memory(error)
+    return InputError(f"adapter {folder}: {file.name} is truncated or broken ({first_line(error)}); copy or train it again")
 
 
 def _paired(folder: Path, tensors: Mapping[str, T]) -> dict[str, tuple[T, T]]:

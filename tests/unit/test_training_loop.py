@@ -16,6 +16,7 @@ from training_world import build_world, changed
 
 from llgbm.errors import InputError
 from llgbm.files import hash_tensors
+from llgbm.lora.stored import StoredFactors
 from llgbm.losses import OBJECTIVES
 from llgbm.models.generator import LoRAGenerator
 from llgbm.training.behavior import OF_ATTRIBUTES, TRUSTS, train_generator
@@ -45,6 +46,36 @@ def weights(result) -> dict[str, torch.Tensor]:
 
 def weights_of(config) -> dict[str, torch.Tensor]:
     return load_file(Path(config.output_dir) / config.experiment_name / "generator" / "model.safetensors")
+
+
+def test_zero_teachers_and_steps_of_one_task_are_refused_before_anything_is_written(tmp_path):
+    zero = changed(build_world(tmp_path / "zero", b_scale=0.0), output_dir=str(tmp_path / "outputs"))
+    for term in ("product", "weight"):
+        alone = {f"objective__{name}": float(name == term) for name in ("product", "weight", "kl")}
+        with pytest.raises(InputError, match=f"objective {term} has nothing to compare: every teacher's weight change is zero"):
+            train_generator(changed(zero, **alone))
+    one = changed(zero, objective__product=0.0, objective__agreement=1.0, training__tasks_per_step=1)
+    with pytest.raises(InputError, match="objective agreement has nothing to compare: it needs at least 2 tasks per step"):
+        train_generator(one)
+    assert not (tmp_path / "outputs" / "run" / "config.yaml").exists()
+
+
+def test_teachers_on_disk_are_expected_before_they_are_selected(config, monkeypatch):
+    asked: list[tuple[str, tuple[int, ...]]] = []
+    for name in ("expect", "select"):
+        own = getattr(StoredFactors, name)
+
+        def watched(self, indices, name=name, own=own):
+            asked.append((name, tuple(int(i) for i in indices)))
+            return own(self, indices)
+
+        monkeypatch.setattr(StoredFactors, name, watched)
+    train_generator(changed(config, training__teacher_cache_gb=1e-6))
+    of_steps = [(name, chosen) for name, chosen in asked if len(chosen) == config.training.batch_size]
+    selected = [chosen for name, chosen in of_steps if name == "select"]
+    expected = [chosen for name, chosen in of_steps if name == "expect"]
+    assert len(selected) == config.training.total_steps * config.training.tasks_per_step // config.training.batch_size
+    assert expected == selected[1:]
 
 
 def weights_at(config, step: int) -> dict[str, torch.Tensor]:
