@@ -783,7 +783,7 @@ MUTANTS = (
     Mutant(
         "an adapter that is blamed where memory is refused",
         "lora/peft_io.py",
-        "        blame_memory(error)\n",
+        "    blame_memory(error)\n",
         "",
         "test_errors.py::test_an_adapter_is_not_to_blame_where_memory_is_refused",
     ),
