@@ -176,6 +176,8 @@ class ObjectiveConfig:
     practice: Number = Field(default=0.0, ge=0)
     """Being sure of its own answers on mixed attributes of seen tasks, where a generator reads attributes; begins well after some
     lambda_warmup_steps, with training.schedules practice:step."""
+    context: Number = Field(default=0.0, ge=0)
+    """KL to a LoRA that reads every request, on the tasks of training.further_tasks, which have no teacher."""
     norm: Number = Field(default=0.0, ge=0)
     """Size of the generated update."""
     variance: Number = Field(default=0.0, ge=0)
@@ -234,6 +236,9 @@ class TrainingConfig:
     """Share of the seen tasks held back to choose the checkpoint."""
     max_train_tasks: Integer | None = Field(default=None, ge=1)
     """Train on at most this many seen tasks."""
+    further_tasks: str | None = None
+    """For objective.context: a suite (name or folder) whose split `seen` has tasks without teachers. One LoRA that reads requests is
+    trained on the zoo's seen tasks, and what it answers to these is what adapters learn to answer; their labels are not looked at."""
     gradient_checkpointing: Flag = False
     """Recompute the base's activations in the backward pass."""
     shard_base: Flag = False

@@ -4,7 +4,7 @@ Shapes: N sequences, T tokens. A logit at position t predicts token t + 1, so `p
 belongs to a response; `targets` lists those tokens in the row-major order in which `at_tokens(hidden, predicts)` selects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -113,6 +113,12 @@ def _special_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
     if not isinstance(value, int):
         raise InputError(f"the tokenizer {tokenizer.name_or_path} has no {name}; set one in its tokenizer_config.json")
     return value
+
+
+def answered(pairs: Iterable[tuple[list[int], list[int]]], pad_token_id: int) -> TokenBatch:
+    """Prompts with their answers, which are what is labeled."""
+    known = list(pairs)
+    return padded([p + a for p, a in known], [[NO_LABEL] * len(p) + a for p, a in known], pad_token_id)
 
 
 def padded(sequences: list[list[int]], labels: list[list[int]], pad_token_id: int) -> TokenBatch:

@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from llgbm.config import ZooConfig
-from llgbm.dataset import NO_LABEL, TokenBatch, eos_id, pad_id, padded
+from llgbm.dataset import TokenBatch, answered, eos_id, pad_id
 from llgbm.errors import InputError, first_line
 from llgbm.zoo.base import Base
 from llgbm.zoo.suite import ALPACA_FRAME, CHAT_FRAME, Example, Task, TaskSuite
@@ -109,12 +109,8 @@ class Framing:
         Raises:
             InputError: A sequence is longer than `max_length` and is not to be cut (see `fitting`), or an answer contains the end token.
         """
-        sequences, labels = [], []
-        for i, example in enumerate(examples):
-            prompt, answer = self.ids(example, demonstrations[i] if demonstrations else ())
-            sequences.append(prompt + answer)
-            labels.append([NO_LABEL] * len(prompt) + answer)
-        return padded(sequences, labels, self.pad)
+        shown = demonstrations or [()] * len(examples)
+        return answered((self.ids(example, before) for example, before in zip(examples, shown, strict=True)), self.pad)
 
     def of_task(self, task: Task, part: Literal["train", "test"]) -> list[Example]:
         """A task's train or test examples that fit. InputError when none does."""

@@ -67,6 +67,12 @@ class Evidence:
     own_answers: Int[Tensor, " m"] | None = None
     practiced_by: Int[Tensor, " m"] | None = None
     """The adapter of each token."""
+    guided: Logits | None = None
+    """Logits of as many other adapters, of tasks without a teacher, at the g tokens of the answers that a guide gave."""
+    guidance: Predictions | None = None
+    """What the guide, which reads the request too, predicts there."""
+    guided_by: Int[Tensor, " g"] | None = None
+    """The adapter of each token."""
     scale: Mapping[str, float] = field(default_factory=dict)
     """Per term, its raw value for the zero adapter (averaged over training tasks); 1 where absent."""
     delta_loss_type: str = "mse"
@@ -79,7 +85,7 @@ class Objective:
     compute: Callable[[Evidence], Tensor]
     needs: frozenset[str]
     """What the training loop has to prepare: teacher, logits, predictions, states, fingerprints, probe_logits, wordings,
-practice."""
+practice, guide."""
     behavioral: bool
     """Whether `lambda_delta` and its schedule apply."""
     paper: str
@@ -203,6 +209,13 @@ def practice_loss(c: Evidence) -> Tensor:
     return mean_per_adapter(token_nll(logits, answers), owner, c.generated.n_adapters).mean()
 
 
+def context_loss(c: Evidence) -> Tensor:
+    """KL(guide || generated) where the guide reads request and input, the adapter the input alone; mean per token, then per adapter."""
+    predictions = _have(c.guidance, "context", "predictions of a guide")
+    guided, owner = _have(c.guided, "context", "adapters of tasks without a teacher"), _have(c.guided_by, "context", "their tokens")
+    return mean_per_adapter(token_kl(predictions, guided), owner, c.generated.n_adapters).mean() / c.scale.get("context", 1.0)
+
+
 def norm_loss(c: Evidence) -> Tensor:
     """||s BA||^2 summed over modules, relative to the teachers' mean; keeps behavior-only training from inflating weights."""
     inner = product_inner(c.generated, c.generated)
@@ -240,6 +253,7 @@ OBJECTIVES: dict[str, Objective] = {
     "agreement": Objective(agreement_loss, frozenset({"wordings"}), False, "InfoNCE, arXiv:1807.03748"),
     "attributes": Objective(attributes_loss, frozenset({"wordings"}), False, "concept bottlenecks, arXiv:2007.04612"),
     "practice": Objective(practice_loss, frozenset({"practice"}), False, "self-training, doi:10.3115/981658.981684"),
+    "context": Objective(context_loss, frozenset({"guide"}), True, "context distillation, arXiv:2209.15189; Doc-to-LoRA, arXiv:2602.15902"),
     "norm": Objective(norm_loss, frozenset(), False, "weight decay on the product BA"),
     "variance": Objective(variance_loss, frozenset(), False, "VICReg, arXiv:2105.04906"),
     "tether": Objective(tether_loss, frozenset({"probe_logits"}), True, "KL penalty of RLHF, arXiv:1909.08593"),

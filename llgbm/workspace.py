@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from llgbm.config import ExperimentConfig
 from llgbm.dotted import flatten
 from llgbm.errors import InputError
+from llgbm.framing import Framing
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.peft_io import target_shapes
 from llgbm.models.delta_predictor import DeltaPredictor
@@ -30,6 +32,16 @@ class Workspace:
     generator: AdapterWriter | None = None
     predictor: DeltaPredictor | None = None
     soft_prompt: SoftPromptWriter | None = None
+
+    @cached_property
+    def framing(self) -> Framing:
+        """How the base reads examples."""
+        return self.zoo.framing(self.base)
+
+    @cached_property
+    def roomy_framing(self) -> Framing:
+        """The same with the base's whole context, for what is read besides an example: how long examples may be is no limit on that."""
+        return self.zoo.framing(self.base, whole_context=True)
 
 
 def open_workspace(

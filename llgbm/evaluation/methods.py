@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
 from llgbm.evaluation.foreign import ask_foreign
-from llgbm.evaluation.multitask import instructed_tokens, multitask_adapter
+from llgbm.evaluation.instructed import instructed_tokens
 from llgbm.evaluation.ridge import from_condition, from_read_attributes, from_true_attributes
 from llgbm.evaluation.setting import Question, Setting
 from llgbm.functional_lora.virtual import prefixed
 from llgbm.lora.factors import LoRAFactors, combine, truncate
+from llgbm.multitask import multitask_adapter
 
 MERGE_TEMPERATURE = 0.1
 """Of the softmax over cosine similarities that weighs merged teachers."""
@@ -147,14 +148,14 @@ def instructed_few_shot(setting: Setting, questions: Sequence[Question]) -> Atte
 
 def multitask_blind(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """One LoRA of the teachers' rank trained on all seen tasks together. Blind: it reads the input alone, so it cannot know the task."""
-    adapter = setting.keep("multitask_blind", lambda: multitask_adapter(setting, instructed=False))
+    adapter = _multitask(setting, instructed=False)
     return Attempt(adapter.select([0] * len(questions)), _plain(setting, questions))
 
 
 def multitask_instructed(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """One LoRA of the teachers' rank that reads the sentence before every input, trained on as many examples as all teachers together."""
     batches = [instructed_tokens(setting, question) for question in questions]
-    adapter = setting.keep("multitask_instructed", lambda: multitask_adapter(setting, instructed=True))
+    adapter = _multitask(setting, instructed=True)
     return Attempt(adapter.select([0] * len(questions)), batches)
 
 
@@ -263,6 +264,12 @@ def choose_methods(setting: Setting) -> list[str]:
     without |= {"teacher"} if setting.untaught else set()
     possible = [n for n, m in METHODS.items() if not any(getattr(m, f"needs_{flag}") for flag in without)]
     return list(setting.config.methods) or [name for name in possible if setting.framing.is_chat or not METHODS[name].instructs]
+
+
+def _multitask(setting: Setting, instructed: bool) -> LoRAFactors:
+    """The LoRA for all tasks of the pool, trained once."""
+    size, kept = setting.config.multitask_batch_size, setting.cache_dir
+    return setting.keep(f"multitask/{instructed}", lambda: multitask_adapter(setting, setting.pool, instructed, size, kept))
 
 
 def _plain(setting: Setting, questions: Sequence[Question]) -> list[TokenBatch]:

@@ -17,10 +17,10 @@ from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
 from llgbm.evaluation.asking import check_split, parse_split
 from llgbm.evaluation.foreign import Generate, load_foreign
-from llgbm.framing import Framing
 from llgbm.judging import Judge
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder, build_encoder
+from llgbm.multitask import BATCH_SIZE
 from llgbm.workspace import Workspace, open_workspace
 from llgbm.zoo.base import BaseOptions
 from llgbm.zoo.folder import Teacher
@@ -47,7 +47,7 @@ class EvaluationConfig:
     """Somebody else's generator as `module:function`, for the method foreign; see `evaluation.foreign`."""
     soft_prompt: str | None = None
     """Run of a writer of soft prompts, for the method of that name."""
-    multitask_batch_size: int = 32
+    multitask_batch_size: int = BATCH_SIZE
     """Examples per step of the multi-task LoRA; its steps and learning rate are the teachers'."""
     teacher_seed: int | None = None
     """Seed of the teachers to compare with; the zoo's first by default."""
@@ -288,16 +288,6 @@ class Setting(Workspace):
     def foreign(self) -> Generate | None:
         """Somebody else's generator, imported."""
         return None if self.config.foreign is None else load_foreign(self.config.foreign)
-
-    @cached_property
-    def framing(self) -> Framing:
-        """How the base reads examples."""
-        return self.zoo.framing(self.base)
-
-    @cached_property
-    def roomy_framing(self) -> Framing:
-        """The same with the base's whole context, for what is read besides an example: how long examples may be is no limit on that."""
-        return self.zoo.framing(self.base, whole_context=True)
 
     @cached_property
     def _engine(self) -> DeltaEngine:

@@ -104,7 +104,7 @@ class Generator:
 def reads_base(config: ExperimentConfig) -> bool:
     """Whether training runs adapters through the base, and does not only compare weights."""
     objective = config.objective
-    return any((objective.trajectory, objective.kl, objective.sft, objective.practice))
+    return any((objective.trajectory, objective.kl, objective.sft, objective.practice, objective.context))
 
 
 def answer_nll(functional: FunctionalLoRA, factors: LoRAFactors | None, rows: Rows, layers: tuple[int, ...] = (-1,)) -> Tensor:

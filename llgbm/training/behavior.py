@@ -16,6 +16,7 @@ from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.generator import LoRAGenerator
 from llgbm.progress import ProgressCallback
 from llgbm.training.checkpoints import origin
+from llgbm.training.context import Context
 from llgbm.training.loop import TrainingResult, train
 from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.practice import Practice
@@ -79,12 +80,16 @@ class BehaviorProblem(Problem):
                 f"objective weighs only {', '.join(weights)}, which count where a generator reads attributes; weigh others too"
             )
         self.practice: Practice | None = None
+        self.context: Context | None = None
         self.hashes = origin(config, setup.zoo)
         self.inputs = {"base": setup.base.content_hash, "zoo": setup.zoo.content_hash, "encoder": setup.encoder.content_id}
 
-    def ready(self) -> None:
-        """The teachers' outputs, and what they do on probes."""
+    def ready(self, say: Callable[[str], None]) -> None:
+        """The teachers' outputs, and what they do on probes; the guide of tasks that have none."""
         training, setup = self.config.training, self.setup
+        if "context" in self.weights:
+            self.context = Context(setup, self.config, self.network, say)
+        say("teachers' outputs")
         layers = tuple(range(1, setup.functional.n_layers + 1))
         options = TargetOptions(frozenset(self.weights), layers, training.kl_top_k, int(training.target_cache_gb * 2**30))
         self.targets = TeacherTargets(setup.functional, setup.train.factors, setup.train.examples, options)
@@ -117,6 +122,10 @@ class BehaviorProblem(Problem):
             self.practice.fill(evidence, part)
         else:
             weights.pop("practice", None)  # it has not begun, and there is nothing to weigh
+        if self.context is not None and weights["context"]:
+            self.context.fill(evidence, part)
+        else:
+            weights.pop("context", None)
         return objective_loss(evidence, weights)
 
     def weights_at(self, step: int) -> dict[str, float]:

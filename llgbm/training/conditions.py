@@ -2,11 +2,13 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.models.encoder import TextEncoder, encode_cached
 from llgbm.models.reader import pad_sets
@@ -60,6 +62,19 @@ class ConditionTable:
         flat = [text for texts in self._texts.values() for shown in texts for text in shown]
         self._altered = {text: [altered(text, str(copy)) for copy in range(COPIES)] for text in (flat if augment else ())}
         self._rows = encode_cached(encoder, [*flat, *(text for copies in self._altered.values() for text in copies)], cache_folder)
+
+    @classmethod
+    def of(cls, config: ExperimentConfig, tasks: Sequence[Task], encoder: TextEncoder) -> "ConditionTable":
+        """As a run reads the texts of tasks."""
+        return cls(
+            tasks,
+            encoder,
+            str(Path(config.output_dir) / "embeddings"),
+            condition=config.generator.condition,
+            max_prompts=config.generator.max_prompts,
+            augment=config.training.augment,
+            word_dropout=config.training.word_dropout,
+        )
 
     def draw(self, names: Sequence[str], seeds: Sequence[str]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
         """A random paraphrase, or a random subset of prompts, or (condition `both`) either or both of them."""

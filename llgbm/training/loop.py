@@ -153,9 +153,12 @@ class _Run:
     def train(self, progress: ProgressCallback | None) -> TrainingResult:
         total, state = self.config.training.total_steps, self.state
         if state.step < total:
-            if progress is not None and self.is_main:
-                progress(state.step, total, now="teachers' outputs")
-            self.problem.ready()
+
+            def say(now: str) -> None:
+                if progress is not None and self.is_main:
+                    progress(state.step, total, now=now)
+
+            self.problem.ready(say)
         references = self.problem.references()
         self.start = time.perf_counter() - state.seconds
         self._mark()

@@ -31,8 +31,8 @@ class Problem(ABC):
     def plan(self, step: int) -> StepPlan:
         """What a step, counted from 0, trains on."""
 
-    def ready(self) -> None:  # noqa: B027 (most have nothing to prepare)
-        """Prepare what only training needs; called once before the first step."""
+    def ready(self, say: Callable[[str], None]) -> None:  # noqa: B027 (most have nothing to prepare)
+        """Prepare what only training needs, and say what is being done; called once before the first step."""
 
     def expect(self, part: StepPlan) -> None:  # noqa: B027 (most have nothing to read)
         """Begin to read what the loss of this part will need; called before that of the part before it."""

@@ -4,7 +4,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,15 +99,7 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
     zoo.check([*chosen, *held_back])
     encoder = build_encoder(config.generator.encoder, base)
     tasks = {t.task: zoo.suite[t.task] for t in (*chosen, *held_back)}
-    conditions = ConditionTable(
-        list(tasks.values()),
-        encoder,
-        str(Path(config.output_dir) / "embeddings"),
-        condition=config.generator.condition,
-        max_prompts=config.generator.max_prompts,
-        augment=config.training.augment,
-        word_dropout=config.training.word_dropout,
-    )
+    conditions = ConditionTable.of(config, list(tasks.values()), encoder)
     if sharded:
         shard_layers(workspace.functional, base.model, torch.device(device), "training.shard_base")
     cache_gb = config.training.teacher_cache_gb

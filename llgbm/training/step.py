@@ -107,7 +107,7 @@ def adapters_at_once(training: TrainingConfig, train: TeacherSet, targets: Teach
     written = ADAPTER_COPIES * sum(4 * generator.spec.rank * (d_in + d_out) for d_in, d_out in generator.spec.shapes.values())
     if not (needs("logits") or needs("states")):
         return functional.memory.at_once("training", written, most, OPTIMIZER_COPIES * trained)
-    examples = training.examples_per_task + needs("practice")
+    examples = training.examples_per_task + needs("practice") + needs("guide")
     answers = examples * int(train.examples.predicts.sum(1).max())
     row = row_bytes(functional, train.examples.input_ids.shape[1], backward=True, all_layers=needs("states"))
     fixed = OPTIMIZER_COPIES * trained + logits_bytes(functional, most * answers)

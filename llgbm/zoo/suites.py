@@ -17,14 +17,17 @@ from llgbm.names import path_part, twin_key
 from llgbm.zoo.micro.voices import APART, FOLDS, KNOWN, fold_voices
 from llgbm.zoo.micro.world import HELD_PERCENTS, micro_suite
 from llgbm.zoo.suite import ALPACA_FRAME, CHAT_FRAME, IN_UNSEEN_WORDS, SEEN, Example, Task, TaskSuite, read_jsonl
-from llgbm.zoo.words.world import word_suite
+from llgbm.zoo.words.world import combination_suite, word_suite
 
 
 def _built_in() -> dict[str, Callable[[], TaskSuite]]:
     wild = {f"micro-wild-{percent}": {"held_percent": percent} for percent in HELD_PERCENTS}
     words = {f"micro-words-{fold}": {"voices": fold_voices(fold)} for fold in range(FOLDS)}
     variants: dict[str, dict[str, Any]] = {"micro": {}, **wild, **words, "micro-apart": {"voices": (KNOWN, APART)}}
-    return {name: partial(micro_suite, name=name, **choices) for name, choices in variants.items()} | {"words": word_suite}
+    return {name: partial(micro_suite, name=name, **choices) for name, choices in variants.items()} | {
+        "words": word_suite,
+        "words-combinations": combination_suite,
+    }
 
 
 SUITES = _built_in()

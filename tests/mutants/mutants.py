@@ -28,7 +28,7 @@ def _leak(name: str, file: str, old: str, new: str, test: str) -> Mutant:
 
 
 SETUP, SETTING, METHODS, RIDGE = "training/setup.py", "evaluation/setting.py", "evaluation/methods.py", "evaluation/ridge.py"
-MULTITASK = "evaluation/multitask.py"
+MULTITASK, CONTEXT = "multitask.py", "training/context.py"
 WORDS = "zoo/words/world.py"
 PRACTICE = "training/practice.py"
 ON_SEEN = "test_training_and_validation_are_on_seen_tasks_and_share_none"
@@ -252,16 +252,16 @@ MUTANTS = (
     ),
     _leak(
         "multi-task LoRA trained on unseen tasks",
-        MULTITASK,
-        "for teacher in setting.pool:",
-        "for teacher in setting.teachers.values():",
+        METHODS,
+        "multitask_adapter(setting, setting.pool, instructed",
+        "multitask_adapter(setting, list(setting.teachers.values()), instructed",
         BLIND,
     ),
     _leak(
         "multi-task LoRA trained on test examples",
         MULTITASK,
-        'setting.zoo.suite[teacher.task], "train")',
-        'setting.zoo.suite[teacher.task], "test")',
+        'there.framing.of_task(task, "train")',
+        'there.framing.of_task(task, "test")',
         BLIND,
     ),
     _leak(
@@ -270,6 +270,49 @@ MUTANTS = (
         "wordings = (task.description, *task.paraphrases)",
         "wordings = (*task.unseen_paraphrases, task.description, *task.paraphrases)",
         "test_the_instructed_multitask_lora_learns_from_train_examples_of_the_pool_in_seen_words",
+    ),
+    Mutant(
+        "a guide that knows the tasks held back",
+        CONTEXT,
+        "for teacher in setup.train.teachers:",
+        "for teacher in [*setup.train.teachers, *(setup.validation.teachers if setup.validation else [])]:",
+        "test_context.py::test_the_guide_learns_from_training_tasks_alone_and_is_kept_for_evaluation",
+    ),
+    Mutant(
+        "labels of further tasks instead of the guide's answers",
+        CONTEXT,
+        "Example(one.input, text or UNSAID) for one, text in zip(instructed, said, strict=True)",
+        "Example(one.input, next(e.output for e in self.tasks[a.task].train if e.input == a.input)) "
+        "for one, a in zip(instructed, asked, strict=True)",
+        "test_context.py::test_answers_that_a_suite_gives_are_not_looked_at",
+    ),
+    Mutant(
+        "further tasks that are tested",
+        CONTEXT,
+        "if task.split != SEEN and task.attributes}",
+        "if task.split == 'nothing' and task.attributes}",
+        "test_context.py::test_a_task_that_asks_for_what_is_tested_is_refused_by_another_name_too",
+    ),
+    Mutant(
+        "further tasks of splits that test",
+        CONTEXT,
+        "for task in suite.select(split=SEEN) if",
+        "for task in suite if",
+        "test_context.py::test_tasks_that_test_are_left_out_and_a_suite_with_nothing_new_is_refused",
+    ),
+    Mutant(
+        "adapters that read the request",
+        CONTEXT,
+        "self.framing.prompt(one.input) for one in asked",
+        "self.framing.prompt(one.input) for one in instructed",
+        "test_context.py::test_the_guide_reads_the_request_and_the_adapter_the_input_alone",
+    ),
+    Mutant(
+        "combinations that are held out",
+        WORDS,
+        "for task in _combinations() if task.split == SEEN]",
+        "for task in _combinations() if task.n_held == 0]",
+        "test_words.py::test_all_combinations_on_the_seen_side_are_a_suite_and_none_of_them_is_tested",
     ),
     _leak(
         "shuffled condition that is not shuffled",

@@ -188,7 +188,7 @@ def test_a_step_reads_each_task_in_as_many_other_wordings_as_asked(tmp_path):
     for readings in (1, 3):
         torch.manual_seed(0)
         problem = BehaviorProblem(changed(config, training__readings=readings), {"attributes": 1.0}, torch.device("cpu"))
-        problem.ready()
+        problem.ready(lambda now: None)
         assert isinstance(problem.network, AttributeGenerator)
         for namer in problem.network.namers:
             torch.nn.init.constant_(namer[-1].weight[0], 0.1)

@@ -47,6 +47,7 @@ LAYERS = (
     ("delta",),
     ("retrieval", "models", "losses", "experience"),
     ("workspace",),
+    ("multitask",),
     ("training",),
     ("evaluation", "compositionality"),
     ("planning", "studies", "study", "provenance", "reproducibility", "serve"),

@@ -11,14 +11,16 @@ import pytest
 import torch
 from training_world import build_world, changed, retrain
 
+from llgbm import multitask
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
 from llgbm.evaluation.composition_eval import CompositionEvaluator
+from llgbm.evaluation.instructed import instructed_tokens
 from llgbm.evaluation.methods import METHODS
-from llgbm.evaluation.multitask import instructed_tokens, multitask_lesson
 from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate, run_evaluation
+from llgbm.functional_lora import FunctionalLoRA
 from llgbm.judging import judge_answers
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.generator import LoRAGenerator
@@ -30,7 +32,7 @@ from llgbm.zoo.micro.pretraining import PretrainConfig, batches, document
 from llgbm.zoo.micro.tokenizer import build_tokenizer
 from llgbm.zoo.micro.world import is_test_payload, micro_suite, micro_tasks
 from llgbm.zoo.suite import Task, TaskSuite
-from llgbm.zoo.trainer import make_lesson
+from llgbm.zoo.trainer import Lesson, make_lesson
 
 
 @pytest.fixture(scope="module")
@@ -228,8 +230,24 @@ def test_questions_are_test_examples_without_demonstrations(asked: Setting) -> N
         assert inputs_of(asked.tokens(task), asked.zoo.suite, asked.base.tokenizer) == [[example.input] for example in task.test]
 
 
-def test_the_blind_multitask_lora_learns_from_train_examples_of_the_pool(asked: Setting) -> None:
-    lesson, suite = multitask_lesson(asked, instructed=False), asked.zoo.suite
+class Taught(Exception):
+    """Ends a method where it would train."""
+
+
+def taught(asked: Setting, method: str, monkeypatch: pytest.MonkeyPatch) -> Lesson:
+    """What a method's multi-task LoRA would be trained on."""
+
+    def stop(functional: FunctionalLoRA, lessons: list[Lesson], *_: object) -> None:
+        raise Taught(lessons[0])
+
+    monkeypatch.setattr(multitask, "train_adapters", stop)
+    with pytest.raises(Taught) as caught:
+        METHODS[method].attempt(asked, asked.questions("unseen_combination"))
+    return caught.value.args[0]
+
+
+def test_the_blind_multitask_lora_learns_from_train_examples_of_the_pool(asked: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    lesson, suite = taught(asked, "multitask_blind", monkeypatch), asked.zoo.suite
     pool = [suite[teacher.task] for teacher in asked.pool]
     for batch in (lesson.train, lesson.validation):
         shown = flat(inputs_of(batch, suite, asked.base.tokenizer))
@@ -237,8 +255,10 @@ def test_the_blind_multitask_lora_learns_from_train_examples_of_the_pool(asked: 
         assert not shown & of_tasks(list(suite), "test")
 
 
-def test_the_instructed_multitask_lora_learns_from_train_examples_of_the_pool_in_seen_words(asked: Setting) -> None:
-    lesson, suite = multitask_lesson(asked, instructed=True), asked.zoo.suite
+def test_the_instructed_multitask_lora_learns_from_train_examples_of_the_pool_in_seen_words(
+    asked: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesson, suite = taught(asked, "multitask_instructed", monkeypatch), asked.zoo.suite
     pool = [suite[teacher.task] for teacher in asked.pool]
     seen = {f"{words}\n\n{example.input}" for task in pool for words in (task.description, *task.paraphrases) for example in task.train}
     for batch in (lesson.train, lesson.validation):

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from evaluation_world import build_evaluation_world
 
+from llgbm import multitask
 from llgbm.errors import InputError
-from llgbm.evaluation import multitask
+from llgbm.evaluation.instructed import instructed_tokens
 from llgbm.evaluation.methods import METHODS, choose_methods
-from llgbm.evaluation.multitask import instructed_tokens, multitask_adapter
 from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate
+from llgbm.multitask import BATCH_SIZE, multitask_adapter
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +76,18 @@ def test_one_that_was_taught_to_read_less_is_not_taken_for_it(zoo: Path, tmp_pat
 def test_it_sees_as_many_examples_as_the_teachers_together_and_starts_where_they_do(setting: Setting, monkeypatch) -> None:
     given = {}
 
-    def train_adapters(functional, lessons, lora, zoo, pad_token_id):
+    def train_adapters(functional, lessons, lora, zoo, pad_token_id, on_step):
         given[lessons[0].name] = zoo
-        return trained(functional, lessons, lora, replace(zoo, steps=2), pad_token_id)
+        return trained(functional, lessons, lora, replace(zoo, steps=2), pad_token_id, on_step)
 
     trained = multitask.train_adapters
     monkeypatch.setattr(multitask, "train_adapters", train_adapters)
     for instructed in (False, True):
-        multitask_adapter(setting, instructed)
+        multitask_adapter(setting, setting.pool, instructed)
     seen = sum(teacher.steps for teacher in setting.pool) * setting.zoo.manifest["zoo"]["batch_size"]
     told = given["multitask_instructed"]
     assert seen - told.batch_size < told.steps * told.batch_size <= seen
-    assert told.batch_size == setting.config.multitask_batch_size
+    assert told.batch_size == BATCH_SIZE
     assert given["multitask_blind"].steps == setting.zoo.manifest["zoo"]["steps"]
 
 

@@ -22,7 +22,7 @@ ASKED = {"generator__attributes": True, "objective__attributes": 1.0, "objective
 @pytest.fixture
 def problem(tmp_path):
     made = BehaviorProblem(changed(build_world(tmp_path, n_tasks=8), **ASKED), {"kl": 1.0, "practice": 1.0}, torch.device("cpu"))
-    made.ready()
+    made.ready(lambda now: None)
     return made
 
 

@@ -73,7 +73,7 @@ def test_the_base_is_as_it_was_afterwards_and_gradients_reach_the_vectors(functi
 
 def test_a_part_of_a_step_has_the_loss_of_the_whole(config: ExperimentConfig) -> None:
     problem = SoftPromptProblem(changed(config, objective__agreement=1.0), torch.device("cpu"))
-    problem.ready()
+    problem.ready(lambda now: None)
     plan = problem.plan(0)
     with torch.no_grad():
         problem.network.head.weight.normal_()

@@ -15,7 +15,7 @@ from llgbm.zoo.words import wordings
 from llgbm.zoo.words.lexicon import COLOR_OF, KINDS, KNOWN, NEVER_TRAINED, OPPOSITE, plural, with_article
 from llgbm.zoo.words.payloads import SHAPES, Payload
 from llgbm.zoo.words.values import CHANGES, DRESSES, PICKS
-from llgbm.zoo.words.world import NEW_WORDS, WordTask, word_suite, word_tasks
+from llgbm.zoo.words.world import NEW_WORDS, WordTask, combination_suite, word_suite, word_tasks
 
 HELD = {"third", "job", "ing", "parentheses"}
 TABLES = (wordings.SUBJECTS, wordings.PICKS, wordings.CHANGES, wordings.DRESSES)
@@ -221,3 +221,13 @@ def test_examples_are_plenty() -> None:
     for task in word_tasks():
         assert len({e.input for e in task.examples(300, seed=1)}) == 300
     assert isinstance(word_tasks()[0].example(random.Random(0), NEVER_TRAINED, test=True), Example)
+
+
+def test_all_combinations_on_the_seen_side_are_a_suite_and_none_of_them_is_tested(suite: TaskSuite, singles: list[Task]) -> None:
+    whole = combination_suite(n_train=8)
+    tested = {values_of(task) for task in singles if task.split != "seen"}
+    assert {task.split for task in whole} == {"seen"}
+    assert not {values_of(task) for task in whole} & tested
+    assert {task.name for task in singles if task.split == "seen"} < set(whole.tasks)
+    assert whole.header == suite.header
+    assert not {value for task in whole for value in values_of(task)} & HELD

@@ -4,15 +4,15 @@ What tasks need is what a language model knows: which word is an animal, what a 
 
 Splits: values that are `held` in `values.py` stand in no seen task (`unseen_value`: exactly one of them); of the other combinations
 (pick i, change j, dress k) those are unseen with `(i + j + 2 k) % 5 == 0`, whatever the payload's shape. Half of all combinations are
-tasks; which, is systematic, too. A hash of the payload decides whether it is a train or a test payload; a second set of test examples,
-`new_words`, has words alone that no training shows.
+tasks; which, is systematic, too; `combination_suite` has all those that are on the seen side. A hash of the payload decides whether it
+is a train or a test payload; a second set of test examples, `new_words`, has words alone that no training shows.
 """
 
 import random
 from functools import lru_cache
 
 from llgbm.zoo.composed import distinct_examples, is_test_payload, mixtures, sentences
-from llgbm.zoo.suite import CHAT_FRAME, Example, Task, TaskSuite
+from llgbm.zoo.suite import CHAT_FRAME, SEEN, Example, Task, TaskSuite
 from llgbm.zoo.words import wordings
 from llgbm.zoo.words.lexicon import KNOWN, NEVER_TRAINED
 from llgbm.zoo.words.payloads import SHAPES, Payload, Words
@@ -45,7 +45,7 @@ class WordTask:
             return self.n_held == 1 and self.domain == "list" and self._sum(1, 1, 1) % 4 == 0
         if self.domain == "list":
             return self._sum(1, 2, 1) % 2 == 0
-        return self.pick.place is None and (self.change.name == "plain" or self.change.name not in ANY) and self._sum(1, 2, 1) % 3 == 0
+        return (self.change.name == "plain" or self.change.name not in ANY) and self._sum(1, 2, 1) % 3 == 0
 
     def answer(self, payload: Payload) -> str:
         """The right answer to a payload that has what is picked."""
@@ -85,11 +85,19 @@ class WordTask:
 
 def word_tasks() -> list[WordTask]:
     """Every task, in a fixed order: lists, then sentences."""
-    changes = {change.name: change for change in CHANGES}
-    tasks = [
-        WordTask(domain, pick, changes[name], dress) for domain in SHAPES for pick in PICKS for name in pick.changes for dress in DRESSES
-    ]
-    return [task for task in tasks if task.chosen]
+    return [task for task in _combinations() if task.chosen]
+
+
+@lru_cache(maxsize=4)
+def combination_suite(seed: int = 0, n_train: int = 64) -> TaskSuite:
+    """Every combination of seen values that is not held out, a task of `words` or not, asked for in words that training knows.
+
+    Args:
+        seed: As of `word_suite`.
+        n_train: Train examples per task; there are as many test examples as a suite needs, one.
+    """
+    tasks = [_single(task, seed, n_train, 1, 1) for task in _combinations() if task.split == SEEN]
+    return TaskSuite("words-combinations", {task.name: task for task in tasks}, frame=CHAT_FRAME, system=SYSTEM)
 
 
 @lru_cache(maxsize=4)
@@ -105,6 +113,15 @@ def word_suite(seed: int = 0, n_train: int = 256, n_test: int = 40, n_new: int =
     singles = [_single(task, seed, n_train, n_test, n_new) for task in word_tasks()]
     tasks = singles + mixtures(singles, N_MIXTURES, random.Random(f"mixtures/{seed}"))
     return TaskSuite("words", {task.name: task for task in tasks}, frame=CHAT_FRAME, system=SYSTEM)
+
+
+def _combinations() -> list[WordTask]:
+    """Every combination that can be asked of a payload, in a fixed order: lists, then sentences, whose places nobody counts."""
+    changes = {change.name: change for change in CHANGES}
+    tasks = [
+        WordTask(domain, pick, changes[name], dress) for domain in SHAPES for pick in PICKS for name in pick.changes for dress in DRESSES
+    ]
+    return [task for task in tasks if task.domain == "list" or task.pick.place is None]
 
 
 def _single(task: WordTask, seed: int, n_train: int, n_test: int, n_new: int) -> Task:

@@ -1,0 +1,206 @@
+"""Tasks without teachers: a LoRA that reads requests answers them, and generated adapters learn to answer as it does."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tolerance import assert_near, relative
+from training_world import build_world, changed
+
+from llgbm.config import ExperimentConfig
+from llgbm.delta.behavior import Predictions
+from llgbm.errors import InputError
+from llgbm.evaluation.setting import EvaluationConfig
+from llgbm.evaluation.task_eval import evaluate
+from llgbm.files import read_json, write_json
+from llgbm.lora.factors import LoRAFactors
+from llgbm.losses import Evidence, context_loss
+from llgbm.training import context as module
+from llgbm.training.behavior import BehaviorProblem, train_generator
+from llgbm.training.context import Context, further_tasks
+from llgbm.training.setup import split_teachers
+from llgbm.zoo.folder import TeacherZoo
+from llgbm.zoo.micro.world import micro_suite
+from llgbm.zoo.suite import Example, TaskSuite
+from llgbm.zoo.suites import load_suite
+
+ASKED = {"objective__context": 1.0, "objective__agreement": 1.0}
+ATTRIBUTES = {"generator__attributes": True, "objective__attributes": 1.0}
+
+
+def with_further(folder: Path, **settings) -> ExperimentConfig:
+    """A world, and a suite of seen tasks that it lacks."""
+    config = build_world(folder, n_unseen=2)
+    whole = micro_suite(n_train=12, n_test=4)
+    whole.select(list(whole.select(split="seen").tasks)[6:12]).save(folder / "further")
+    manifest = read_json(folder / "zoo" / "manifest.json")
+    teachers = [{**row, "steps": 128} for row in manifest["teachers"]]  # so the guide has 20 steps
+    write_json(folder / "zoo" / "manifest.json", {**manifest, "teachers": teachers})
+    return changed(config, training__further_tasks=str(folder / "further"), **(ASKED | settings))
+
+
+def problem_of(config: ExperimentConfig) -> BehaviorProblem:
+    weights = {name: float(value) for name, value in vars(config.objective).items() if value}
+    made = BehaviorProblem(config, weights, torch.device("cpu"))
+    made.ready(lambda now: None)
+    return made
+
+
+def context_of(problem: BehaviorProblem) -> Context:
+    assert problem.context is not None
+    return problem.context
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ExperimentConfig:
+    return with_further(tmp_path)
+
+
+def test_the_term_is_the_kl_to_the_guide_and_counts_each_adapters_tokens_alike():
+    own, theirs = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    factors = LoRAFactors.initialize({"q": (2, 2)}, 1, 1.0, 2, torch.Generator().manual_seed(0))
+    evidence = Evidence(factors, guided=own, guidance=Predictions(theirs), guided_by=torch.tensor([0, 1, 1]), scale={"context": 2.0})
+    by_token = (theirs.exp() * (theirs - own)).sum(-1)
+    assert_near(context_loss(evidence), (by_token[0] + by_token[1:].mean()) / 4, length=16, depth=2)
+    with pytest.raises(InputError, match="objective context has nothing to compare: no predictions of a guide were given"):
+        context_loss(Evidence(factors))
+
+
+def test_the_guide_reads_the_request_and_the_adapter_the_input_alone(config, monkeypatch):
+    problem = problem_of(config)
+    context, part, read = context_of(problem), problem.plan(0), []
+    answered = module.answered
+
+    def kept(pairs, pad):
+        made = list(pairs)
+        read.append(made)
+        return answered(made, pad)
+
+    monkeypatch.setattr(module, "answered", kept)
+    context.fill(Evidence(problem.setup.train.factors.select(range(len(part)))), part)
+    words = {text for task in context.tasks for text in (task.description, *task.paraphrases)}
+    inputs = {example.input for task in context.tasks for example in task.train}
+    tokenizer = problem.setup.base.tokenizer
+    for (told, answer), (alone, same) in zip(*read, strict=True):
+        whole, input_alone = tokenizer.decode(told), tokenizer.decode(alone)
+        assert any(text in whole for text in words)
+        assert not any(text in input_alone for text in words)
+        assert any(text in whole and text in input_alone for text in inputs)
+        assert answer == same
+
+
+def test_the_guide_learns_from_training_tasks_alone_and_is_kept_for_evaluation(config, monkeypatch):
+    taught, adapter = [], module.multitask_adapter
+
+    def kept(there, teachers, **more):
+        taught.append([teacher.task for teacher in teachers])
+        return adapter(there, teachers, **more)
+
+    monkeypatch.setattr(module, "multitask_adapter", kept)
+    train_generator(config)
+    chosen, held_back = split_teachers(TeacherZoo.load(config.checkpoint_folder), config)
+    assert held_back
+    assert taught == [[teacher.task for teacher in chosen]]
+    guides = list((Path(config.output_dir) / "cache").glob("multitask_instructed-*"))
+    assert len(guides) == 1
+    asked = EvaluationConfig(methods=("multitask_instructed",), splits=("unseen_combination",))
+    evaluate(config.run_folder, config.checkpoint_folder, asked, Path(config.output_dir) / "cache")
+    assert list((Path(config.output_dir) / "cache").glob("multitask_instructed-*")) == guides
+
+
+def test_answers_that_a_suite_gives_are_not_looked_at(tmp_path):
+    found = []
+    for output in (None, "zzz"):
+        config = with_further(tmp_path / str(output), objective__kl=0.0, objective__product=0.0)
+        folder = tmp_path / str(output) / "further"
+        if output:
+            suite = load_suite(folder)
+            wrong = {t.name: replace(t, train=tuple(Example(e.input, output) for e in t.train)) for t in suite}
+            TaskSuite(suite.name, wrong, suite.frame).save(folder)
+        train_generator(config)
+        found.append([json.loads(line)["loss"] for line in (config.run_folder / "metrics.jsonl").read_text().splitlines()])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("settings", [{}, ATTRIBUTES], ids=["conditions", "attributes"])
+def test_training_brings_adapters_near_to_the_guide(tmp_path, settings):
+    config = with_further(tmp_path, objective__kl=0.0, objective__product=0.0, training__total_steps=40, **settings)
+    problem = problem_of(config)
+    context, part = context_of(problem), problem.plan(0)
+    optimizer = torch.optim.AdamW(problem.network.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        evidence = Evidence(problem.setup.train.factors.select(range(len(part))))
+        context.fill(evidence, part)
+        loss = context_loss(evidence)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_zero_adapter_is_one_away_from_the_guide_on_average(config):
+    problem = problem_of(config)
+    context, losses = context_of(problem), []
+    for step in range(8):
+        part = problem.plan(step)
+        evidence = Evidence(problem.setup.train.factors.select(range(len(part))).map(torch.zeros_like))
+        context._written = lambda tasks, seeds, zero=evidence.generated: zero
+        context.fill(evidence, part)
+        losses.append(context_loss(evidence).item())
+    assert sum(losses) / len(losses) == pytest.approx(1, rel=0.5)
+
+
+def test_a_step_cut_into_parts_has_the_same_loss(config):
+    problem = problem_of(config)
+    context, part = context_of(problem), problem.plan(0)
+
+    def loss(start: int, stop: int) -> torch.Tensor:
+        some = part.part(start, stop)
+        evidence = Evidence(problem.setup.train.factors.select(range(len(some))))
+        context.fill(evidence, some)
+        return context_loss(evidence).detach() * len(some)
+
+    whole, cut = loss(0, 4), loss(0, 1) + loss(1, 4)
+    assert float(whole) == pytest.approx(float(cut), rel=relative(length=128, depth=8))
+
+
+def test_it_is_logged_by_its_name(config):
+    train_generator(config)
+    rows = [json.loads(line) for line in (config.run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert all("loss/context" in row for row in rows if "loss" in row)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"training__further_tasks": None},
+            "objective.context has a weight, but training.further_tasks names no suite; name one, or weigh",
+        ),
+        ({"training__further_tasks": "words"}, "training.further_tasks words: frames examples otherwise than suite micro"),
+    ],
+)
+def test_suites_that_do_not_fit_are_refused(config, change, message):
+    with pytest.raises(InputError, match=message):
+        problem_of(changed(config, **change))
+
+
+def test_a_task_that_asks_for_what_is_tested_is_refused_by_another_name_too(config, tmp_path):
+    known = TeacherZoo.load(config.checkpoint_folder).suite
+    tested = next(task for task in known if task.split == "unseen_combination")
+    TaskSuite("own", {"other": replace(tested, name="other", split="seen")}).save(tmp_path / "own")
+    with pytest.raises(InputError, match=rf"task other asks for what {tested.name} of split unseen_combination tests; leave it out"):
+        further_tasks(str(tmp_path / "own"), known)
+
+
+def test_tasks_that_test_are_left_out_and_a_suite_with_nothing_new_is_refused(config):
+    known, whole = TeacherZoo.load(config.checkpoint_folder).suite, micro_suite()
+    assert {task.split for task in further_tasks("micro", known)} == {"seen"}
+    assert {task.name for task in further_tasks("micro", known)} == set(whole.select(split="seen").tasks) - set(known.tasks)
+    source = TeacherZoo.load(config.checkpoint_folder).suite_entry.source
+    with pytest.raises(InputError, match="has no task of split seen that suite micro lacks"):
+        further_tasks(source, known)
