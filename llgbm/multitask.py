@@ -1,4 +1,4 @@
-"""One LoRA for all tasks, which reads what is wanted before every input, or does not: a rival of adapters, and their guide where no teacher is."""
+"""One LoRA for all tasks, which reads what is wanted before every input, or does not: a rival, and a guide where no teacher is."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Tasks that have no teacher: what a LoRA that reads the request answers, adapters written from the request learn to answer without reading it.
+"""Tasks that have no teacher: what a LoRA that reads the request answers, generated adapters learn to answer without reading it.
 
 The guide is one LoRA for all tasks that training knows, told what is wanted before each input. It pays for the request at every query,
 and in turn holds for tasks it never saw; its answers to these are labels for whatever somebody can ask for.
@@ -136,6 +136,7 @@ class Context:
         chosen = rng.sample(range(len(self.tasks)), min(REFERENCES, len(self.tasks)))
         batch, guidance = self._answered([self._asked(rng, k) for k in chosen])
         logits = self.functional(None, batch.input_ids, logits_at=batch.predicts, chunked=True).any_logits
+        assert logits is not None
         distance: Tensor = mean_per_adapter(token_kl(guidance, logits), owners(batch, 1), len(chosen)).mean()
         return float(distance) or 1.0
 
