@@ -5,10 +5,14 @@ STAMP := .venv/.installed
 # Test processes beside each other, of one thread each: as many as there are processors, up to eight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-numeric lint bench docs clean
+.PHONY: demo real test test-numeric lint bench docs clean
 
 demo: $(STAMP)
 	$(BIN)/llgbm quickstart
+
+# A real language model: SmolLM2-135M-Instruct on 127 tasks in English, on two cores. Goes on where it was stopped.
+real: $(STAMP)
+	$(BIN)/llgbm quickstart smollm2
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q $(PARALLEL)

@@ -94,7 +94,7 @@ class ZooConfig:
     """How teachers are trained."""
 
     suite: str = "micro"
-    """Task suite: micro, words, or a folder of JSONL files."""
+    """Task suite: micro, words (or words-80, shorter), or a folder of JSONL files."""
     seeds: List[Seed] = Field(default_factory=lambda: [0])
     """One teacher per task and seed."""
     own_start: Flag = False

@@ -17,7 +17,7 @@ from llgbm.names import path_part, twin_key
 from llgbm.zoo.micro.voices import APART, FOLDS, KNOWN, fold_voices
 from llgbm.zoo.micro.world import HELD_PERCENTS, micro_suite
 from llgbm.zoo.suite import ALPACA_FRAME, CHAT_FRAME, IN_UNSEEN_WORDS, SEEN, Example, Task, TaskSuite, read_jsonl
-from llgbm.zoo.words.world import combination_suite, word_suite
+from llgbm.zoo.words.world import combination_suite, short_word_suite, word_suite
 
 
 def _built_in() -> dict[str, Callable[[], TaskSuite]]:
@@ -26,6 +26,7 @@ def _built_in() -> dict[str, Callable[[], TaskSuite]]:
     variants: dict[str, dict[str, Any]] = {"micro": {}, **wild, **words, "micro-apart": {"voices": (KNOWN, APART)}}
     return {name: partial(micro_suite, name=name, **choices) for name, choices in variants.items()} | {
         "words": word_suite,
+        "words-80": short_word_suite,
         "words-combinations": combination_suite,
     }
 

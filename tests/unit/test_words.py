@@ -15,7 +15,7 @@ from llgbm.zoo.words import wordings
 from llgbm.zoo.words.lexicon import COLOR_OF, KINDS, KNOWN, NEVER_TRAINED, OPPOSITE, plural, with_article
 from llgbm.zoo.words.payloads import SHAPES, Payload
 from llgbm.zoo.words.values import CHANGES, DRESSES, PICKS
-from llgbm.zoo.words.world import NEW_WORDS, WordTask, combination_suite, word_suite, word_tasks
+from llgbm.zoo.words.world import NEW_WORDS, WordTask, combination_suite, short_word_suite, word_suite, word_tasks
 
 HELD = {"third", "job", "ing", "parentheses"}
 TABLES = (wordings.SUBJECTS, wordings.PICKS, wordings.CHANGES, wordings.DRESSES)
@@ -231,3 +231,12 @@ def test_all_combinations_on_the_seen_side_are_a_suite_and_none_of_them_is_teste
     assert {task.name for task in singles if task.split == "seen"} < set(whole.tasks)
     assert whole.header == suite.header
     assert not {value for task in whole for value in values_of(task)} & HELD
+
+
+def test_the_short_suite_has_every_value_in_what_is_trained_on_and_all_unseen_combinations() -> None:
+    short, whole = short_word_suite(), word_suite()
+    assert short.name == "words-80"
+    assert Counter(task.split for task in short) == {"seen": 80, "unseen_combination": len(whole.select(split="unseen_combination"))}
+    assert all(task.train == whole[task.name].train and task.test == whole[task.name].test[:10] for task in short)
+    seen = {value for task in short.select(split="seen") for value in task.attributes.items()}
+    assert {value for task in short for value in task.attributes.items()} == seen

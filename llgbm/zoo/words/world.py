@@ -9,6 +9,7 @@ is a train or a test payload; a second set of test examples, `new_words`, has wo
 """
 
 import random
+from dataclasses import replace
 from functools import lru_cache
 
 from llgbm.zoo.composed import distinct_examples, is_test_payload, mixtures, sentences
@@ -21,6 +22,8 @@ from llgbm.zoo.words.values import ANY, CHANGES, DRESSES, PICKS, Pick, Value
 SYSTEM = "Reply with the answer alone."
 NEW_WORDS = "new_words"
 N_MIXTURES = 10
+N_SHORT = 80
+"""Seen tasks of the short suite."""
 N_DESCRIPTIONS, N_PROMPTS, N_UNSEEN_PROMPTS = 33, 48, 8
 
 
@@ -86,6 +89,17 @@ class WordTask:
 def word_tasks() -> list[WordTask]:
     """Every task, in a fixed order: lists, then sentences."""
     return [task for task in _combinations() if task.chosen]
+
+
+@lru_cache(maxsize=4)
+def short_word_suite() -> TaskSuite:
+    """Of `words` the unseen combinations, and some of the seen tasks, drawn so that every value is among them; fewer test examples.
+
+    For small machines.
+    """
+    whole = word_suite(n_test=10, n_new=10)
+    drawn = random.Random(f"{N_SHORT} of words/1").sample(sorted(whole.select(split=SEEN).tasks), N_SHORT)
+    return replace(whole.select([*drawn, *whole.select(split="unseen_combination").tasks]), name=f"words-{N_SHORT}")
 
 
 @lru_cache(maxsize=4)
