@@ -12,7 +12,7 @@ demo: $(STAMP)
 
 # A real language model: SmolLM2-135M-Instruct on 127 tasks in English, on two cores. Goes on where it was stopped.
 real: $(STAMP)
-	$(BIN)/llgbm quickstart smollm2
+	$(BIN)/llgbm quickstart laptop
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q $(PARALLEL)
