@@ -1,5 +1,6 @@
 """`llgbm quickstart`: the whole way once, from a zoo of teachers to a generated adapter tried on three inputs."""
 
+import shlex
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -40,9 +41,10 @@ def run(args: Namespace) -> int:
     if args.dry_run:
         return show_plan(_plan(config, args.overwrite))
     start = time.perf_counter()
-    _Quickstart(config, args.overwrite).run()
+    asked = _Quickstart(config, args.overwrite).run()
     print(f"\nfinished in {time.perf_counter() - start:.0f} s. Everything is kept: the same command again only shows the results.")
-    print(NEXT.format(run=config.run_folder))
+    folders = {"run": config.run_folder, "zoo": config.checkpoint_folder, "deltas": config.delta_cache_dir}
+    print(NEXT.format(asked=asked, **{name: shlex.quote(str(folder)) for name, folder in folders.items()}))
     return 0
 
 
@@ -57,10 +59,10 @@ def _plan(config: "ExperimentConfig", overwrite: bool) -> list[dict[str, Any]]:
 
 NEXT = """
 What to run next:
-  llgbm generate --description "Reverse the string in uppercase and put it in square brackets." --output my_adapter
+  llgbm generate --run {run} {asked} --output my_adapter
   llgbm evaluate --run {run} --methods base few_shot teacher generated nearest --name short
-  llgbm zoo list
-  llgbm visualize --type deltas
+  llgbm zoo list --zoo {zoo}
+  llgbm visualize --type deltas --zoo {zoo} --deltas {deltas}
   llgbm train --config baseline"""
 
 
@@ -74,7 +76,8 @@ class _Quickstart:
         self.folder = config.run_folder
         self.stages = Stages(Path(config.output_dir) / "quickstart.json")
 
-    def run(self) -> None:
+    def run(self) -> str:
+        """Every stage; returns how `llgbm generate` is asked for the task that is shown."""
         from llgbm.files import hash_file
         from llgbm.provenance import record_run, record_zoo
         from llgbm.training.standing import check_begin
@@ -96,9 +99,10 @@ class _Quickstart:
         self._stage("evaluation", trained, [document], lambda: self._evaluate(document))
         answers = self.folder / "example_answers.json"
         self._stage("answers", trained, [answers, self.folder / "example_adapter"], lambda: self._answer(answers))
-        self._show(document, answers)
+        asked = self._show(document, answers)
         self._report(trained)
         keep(self.config.tracking.store, lambda store: record_run(store, self.folder, zoo.folder))
+        return asked
 
     def _stage(self, name: str, inputs: dict[str, str], outputs: list[Path], work: Callable[[], object]) -> None:
         start = time.perf_counter()
@@ -194,7 +198,7 @@ class _Quickstart:
         generate_adapters(self.folder, [request], self.folder / "example_adapter", setting.base)
         write_json(path, document)
 
-    def _show(self, document: Path, answers: Path) -> None:
+    def _show(self, document: Path, answers: Path) -> str:
         from llgbm.cli.evaluate import print_evaluation
         from llgbm.evaluation.answers import read_answers
         from llgbm.files import read_json
@@ -213,6 +217,7 @@ class _Quickstart:
         ]
         print_table(rows, title=f"an adapter generated from one sentence, for a task of split {task['split']}:\n  {asked}")
         print(f"the adapter: {self.folder / 'example_adapter'} (load it with plain PEFT)")
+        return f"--description {shlex.quote(task['description'])}" if task["description"] else "--prompts my_prompts.txt"
 
     def _report(self, inputs: dict[str, str]) -> None:
         """The page, made anew when anything it shows has changed."""

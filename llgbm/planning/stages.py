@@ -13,6 +13,7 @@ from llgbm.evaluation.methods import METHODS
 from llgbm.functional_lora import FunctionalLoRA, recompute_layers
 from llgbm.functional_lora.measure import comfortable_rows, logits_bytes, row_bytes, rows_at_once
 from llgbm.functional_lora.sharding import shared_bytes
+from llgbm.multitask import BATCH_SIZE
 from llgbm.planning.paper import PaperMemory, weights_bytes
 from llgbm.planning.steps import Generator, Rows, Teachers, forward, reads_base, share_of_layers
 from llgbm.planning.work import Work, count
@@ -106,15 +107,16 @@ class Planner:
         return self._stage("deltas", what, self.adapter_bytes, together, together * probes, sizes, work, chunks)
 
     def generator(self) -> Stage:
-        """Training's steps, and before them the teachers' outputs, once."""
-        functional, load, training = self.functional, self.load, self.config.training
+        """Training's steps, and before them the teachers' outputs, once, and the guide of tasks without teachers."""
+        functional, load, training, objective = self.functional, self.load, self.config.training, self.config.objective
         if training.gradient_checkpointing:
             recompute_layers(functional)
         if training.shard_base:
             self._share()
         trained, reads = Generator(functional, self.config), reads_base(self.config)
         weights = sum(parameter.nbytes for parameter in trained.network.parameters())
-        own, examples = math.ceil(training.tasks_per_step / self.devices), training.examples_per_task
+        own = math.ceil(training.tasks_per_step / self.devices)
+        examples = training.examples_per_task + bool(objective.practice) + bool(objective.context)
         sizes = self._bytes(load.tokens, load.answer_tokens, backward=True)
         written, state = ADAPTER_COPIES * self.adapter_bytes, (1 + OPTIMIZER_COPIES) * weights
         most = min(own, training.batch_size)
@@ -126,11 +128,22 @@ class Planner:
         work = (count(lambda: trained.micro_batch(part)) * parts + count(trained.update)) * training.total_steps
         if reads:
             work += self._scored() * (training.train_examples * load.adapters / self.devices)
+        if objective.context:
+            work += self._guide(own)
         what = f"{weights / 4e6:.1f}M parameters, {training.total_steps} steps of {training.tasks_per_step} adapters, {together} at once"
         what += f", the base's layers in {self.devices} shares" if training.shard_base else ""
         return self._stage(
             "generator", what, written, together, together * examples if reads else 0, sizes, work, training.tasks_per_step, state
         )
+
+    def _guide(self, own: int) -> Work:
+        """The training of the LoRA that reads requests, on every device, and in every step its answers and what it predicts there."""
+        functional, load, zoo = self.functional, self.load, self.config.zoo
+        told, guide = 2 * load.tokens, Teachers(functional, self.config, 1)  # a request is taken to be as long as an example
+        lesson, asked = Rows(1, BATCH_SIZE, told, load.answer_tokens), Rows(1, own, told, load.answer_tokens)
+        steps = zoo.steps * zoo.batch_size * load.adapters // BATCH_SIZE
+        taught = (count(lambda: guide.micro_batch(lesson)) + count(guide.update)) * steps
+        return taught + count(lambda: forward(functional, asked, self.config.lora.rank)) * (2 * self.config.training.total_steps)
 
     def evaluation(self) -> Stage:
         """Every method's adapters on all tasks' test examples."""

@@ -1,6 +1,7 @@
 """The whole way on a small suite: every stage leaves what the next one reads, and runs only once."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,10 @@ def test_quickstart_end_to_end_and_again(arguments: list[str], tmp_path: Path, c
     assert {"base", "teacher", "generated"} <= set(document["splits"]["unseen_combination"])
     adapter = next(path.parent for path in run.rglob("adapter_config.json"))
     PeftModel.from_pretrained(load_base("micro").model, adapter)
+
+    command = next(line for line in out.split("What to run next")[1].splitlines() if "llgbm generate" in line)
+    assert main([*shlex.split(command)[1:-1], str(tmp_path / "next")]) == 0
+    assert (tmp_path / "next" / "adapter_config.json").exists()
 
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and "example_adapter" not in path.parts}
     assert main(arguments) == 0

@@ -151,6 +151,18 @@ def test_devices_share_the_work() -> None:
 
 
 @pytest.mark.slow
+def test_tasks_without_teachers_take_their_own_forward_and_backward_and_a_guide_that_is_trained() -> None:
+    config = _config()
+    behavior = replace(config, objective=replace(config.objective, kl=1.0, practice=0.0, context=0.0))
+    practice, context = (replace(behavior, objective=replace(behavior.objective, **{term: 1.0})) for term in ("practice", "context"))
+    plans = [make_plan(one, LOAD, Devices(1, 4 * GIB, COSTS)) for one in (behavior, practice, context)]
+    alone, practiced, guided = ([plan.seconds(stage) for stage in plan.stages] for plan in plans)
+    assert alone[2] < practiced[2] < guided[2]
+    assert guided[2] - practiced[2] > alone[0] / 2  # the guide sees what all teachers see, beside a request
+    assert alone[:2] + alone[3:] == guided[:2] + guided[3:]
+
+
+@pytest.mark.slow
 def test_a_stage_takes_what_a_device_has_and_no_more() -> None:
     config = _config()
     config = replace(config, zoo=replace(config.zoo, batch_size=64))
