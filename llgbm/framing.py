@@ -72,7 +72,7 @@ class Framing:
         self._known: dict[Example, tuple[list[int], list[int]]] | None = {} if remember else None
 
     @classmethod
-    def of(cls, base: Base, suite: TaskSuite, zoo: ZooConfig | None = None) -> "Framing":
+    def of(cls, base: Base, suite: TaskSuite, zoo: ZooConfig | None = None, remember: bool = True) -> "Framing":
         """The framing of a base and a suite; `zoo` says how long examples may be and what ends an answer.
 
         Raises:
@@ -92,6 +92,7 @@ class Framing:
             end_token=zoo.end_token,
             max_length=zoo.max_length or context,
             cut_left=zoo.too_long == "cut_left",
+            remember=remember,
         )
 
     @property

@@ -8,7 +8,7 @@ from llgbm.config import LoRAConfig, ZooConfig
 from llgbm.dataset import concatenate
 from llgbm.files import hash_json
 from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.peft_io import read_adapter, write_adapter
+from llgbm.lora.peft_io import CONFIG_FILE, read_adapter, write_adapter
 from llgbm.workspace import Workspace
 from llgbm.zoo.folder import Teacher
 from llgbm.zoo.named import loadable_name
@@ -28,37 +28,39 @@ def told(sentence: str, example: Example) -> Example:
     return replace(example, input=f"{sentence}\n\n{example.input}")
 
 
+def kept_under(cache_dir: Path, there: Workspace, teachers: Sequence[Teacher], instructed: bool, batch_size: int = BATCH_SIZE) -> Path:
+    """The folder of a cache for the adapter that `multitask_adapter` makes: its name has a hash of what it is made from."""
+    manifest, read = there.zoo.manifest, there.roomy_framing.max_length
+    content = [[t.hash for t in teachers], there.zoo.suite_entry.hash, manifest["lora"], manifest["zoo"], batch_size, read]
+    return cache_dir / f"{_name(instructed)}-{hash_json(content)[:16]}"
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a whole adapter is there."""
+    return (folder / CONFIG_FILE).is_file()
+
+
 def multitask_adapter(
     there: Workspace,
     teachers: Sequence[Teacher],
     instructed: bool,
     batch_size: int = BATCH_SIZE,
-    cache_dir: Path | None = None,
+    folder: Path | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> LoRAFactors:
-    """One adapter for the tasks of all these teachers, trained now or read from where it was kept.
+    """One adapter for the tasks of all these teachers, trained now or read from where it was kept; where the base is.
 
     Args:
         there: Zoo and base.
         teachers: Of seen tasks, one each. Steps and learning rate are theirs; an instructed adapter sees as many examples as they together.
         instructed: Whether it is told what is wanted.
         batch_size: Examples of a step.
-        cache_dir: Keeps the adapter under a hash of what it was made from.
+        folder: Keeps the adapter.
         on_step: As of `train_adapters`.
     """
+    if folder and is_kept(folder):
+        return read_adapter(folder, there.functional.shapes).to(device=there.functional.device)
     manifest = there.zoo.manifest
-    name = _name(instructed)
-    content = [
-        [teacher.hash for teacher in teachers],
-        there.zoo.suite_entry.hash,
-        manifest["lora"],
-        manifest["zoo"],
-        batch_size,
-        there.roomy_framing.max_length,
-    ]
-    folder = cache_dir and cache_dir / f"{name}-{hash_json(content)[:16]}"
-    if folder and (folder / "adapter_config.json").is_file():
-        return read_adapter(folder, there.functional.shapes)
     own = ZooConfig(**manifest["zoo"])
     zoo = replace(own, batch_size=batch_size)
     if instructed:

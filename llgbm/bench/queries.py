@@ -14,7 +14,7 @@ from llgbm.bench.clock import timed
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
-from llgbm.evaluation.multitask import instructed_tokens
+from llgbm.evaluation.instructed import instructed_tokens
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.functional_lora import greedy_decode
 from llgbm.functional_lora.decoding import padded_left

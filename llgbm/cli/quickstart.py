@@ -12,6 +12,7 @@ from llgbm.cli.keep import keep
 from llgbm.cli.options import add_config_arguments, read_config
 from llgbm.cli.output import print_config, print_table
 from llgbm.cli.parser import CommandParser
+from llgbm.names import path_part
 from llgbm.tracking.trackers import check_tracker
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ What to run next:
   llgbm evaluate --run {run} --methods base few_shot teacher generated nearest --name short
   llgbm zoo list --zoo {zoo}
   llgbm visualize --type deltas --zoo {zoo} --deltas {deltas}
-  llgbm train --config baseline"""
+  llgbm train --config baseline --zoo {zoo}"""
 
 
 class _Quickstart:
@@ -74,19 +75,20 @@ class _Quickstart:
 
         self.config, self.overwrite = config, overwrite
         self.folder = config.run_folder
-        self.stages = Stages(Path(config.output_dir) / "quickstart.json")
+        self.stages = Stages(Path(config.output_dir) / f"quickstart-{path_part(config.experiment_name)}.json")
 
     def run(self) -> str:
         """Every stage; returns how `llgbm generate` is asked for the task that is shown."""
         from llgbm.files import hash_file
         from llgbm.provenance import record_run, record_zoo
+        from llgbm.training.checkpoints import origin
         from llgbm.training.standing import check_begin
         from llgbm.workspace import settle
 
         zoo = self._zoo()
         keep(self.config.tracking.store, lambda store: record_zoo(store, zoo.folder))
         self.config = settle(self.config, zoo, {"model.device": self.config.model.device})
-        inputs = {"config": self.config.get_hash(), "zoo": zoo.content_hash}
+        inputs = origin(self.config, zoo)
         generator = [self.folder / "generator" / name for name in ("config.json", "model.safetensors")]
         self._forget_foreign_generator(zoo)
         if not self.stages.is_done("generator", inputs, generator):

@@ -20,7 +20,7 @@ from llgbm.evaluation.ridge import from_condition, from_read_attributes, from_tr
 from llgbm.evaluation.setting import Question, Setting
 from llgbm.functional_lora.virtual import prefixed
 from llgbm.lora.factors import LoRAFactors, combine, truncate
-from llgbm.multitask import multitask_adapter
+from llgbm.multitask import kept_under, multitask_adapter
 
 MERGE_TEMPERATURE = 0.1
 """Of the softmax over cosine similarities that weighs merged teachers."""
@@ -268,8 +268,9 @@ def choose_methods(setting: Setting) -> list[str]:
 
 def _multitask(setting: Setting, instructed: bool) -> LoRAFactors:
     """The LoRA for all tasks of the pool, trained once."""
-    size, kept = setting.config.multitask_batch_size, setting.cache_dir
-    return setting.keep(f"multitask/{instructed}", lambda: multitask_adapter(setting, setting.pool, instructed, size, kept))
+    size, cache = setting.config.multitask_batch_size, setting.cache_dir
+    folder = cache and kept_under(cache, setting, setting.pool, instructed, size)
+    return setting.keep(f"multitask/{instructed}", lambda: multitask_adapter(setting, setting.pool, instructed, size, folder))
 
 
 def _plain(setting: Setting, questions: Sequence[Question]) -> list[TokenBatch]:

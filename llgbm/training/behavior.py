@@ -16,7 +16,7 @@ from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.generator import LoRAGenerator
 from llgbm.progress import ProgressCallback
 from llgbm.training.checkpoints import origin
-from llgbm.training.context import Context
+from llgbm.training.context import Context, further_tasks
 from llgbm.training.loop import TrainingResult, train
 from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.practice import Practice
@@ -52,6 +52,8 @@ def train_generator(
     return train(config, lambda device: BehaviorProblem(config, weights, device), begin, progress, held)
 
 
+ANSWERING = ("practice", "context")
+"""Terms for which answers are decoded."""
 OF_ATTRIBUTES, OF_ANY_TASKS = {"attributes", "practice"}, {"agreement"}
 """Terms that count only where a generator reads attributes, and only where it reads none."""
 TRUSTS = (1.0, 0.5, 0.0)
@@ -66,6 +68,13 @@ class BehaviorProblem(Problem):
     def __init__(self, config: ExperimentConfig, weights: dict[str, float], device: torch.device) -> None:
         self.config = config
         self.schedules = parse_schedules(config.training.schedules)
+        if "context" in weights:
+            further_tasks(config.training.further_tasks, TeacherZoo.load(config.checkpoint_folder).suite)  # before anything is loaded
+        if config.training.shard_base and not weights.keys().isdisjoint(ANSWERING):
+            raise InputError(
+                f"training.shard_base does not go with objective.{' or '.join(ANSWERING)}: processes answer in different numbers of "
+                "forwards, and would wait for each other; weigh them 0, or leave the base whole"
+            )
         self.at_once = config.training.batch_size
         self.setup: Setup = prepare(config, str(device))
         if config.training.gradient_checkpointing:
@@ -122,7 +131,7 @@ class BehaviorProblem(Problem):
             self.practice.fill(evidence, part)
         else:
             weights.pop("practice", None)  # it has not begun, and there is nothing to weigh
-        if self.context is not None and weights["context"]:
+        if self.context is not None and (weights["context"] or len(weights) == 1):
             self.context.fill(evidence, part)
         else:
             weights.pop("context", None)

@@ -22,6 +22,7 @@ from llgbm.tracking.record import HEARTBEAT_FILE, METRICS_FILE
 from llgbm.tracking.trackers import TRACKING
 from llgbm.training.processes import from_first, tensors_from_first
 from llgbm.zoo.folder import TeacherZoo
+from llgbm.zoo.suites import load_suite
 
 MARKER = "COMPLETE.json"
 KINDS = ("generator", "predictor", "soft_prompt")
@@ -86,7 +87,9 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def origin(config: ExperimentConfig, zoo: TeacherZoo) -> dict[str, str]:
     """The hashes of what a run is made of, as its checkpoints record them."""
-    return {"config_hash": config.get_hash(), "zoo_hash": zoo.content_hash}
+    further = config.training.further_tasks
+    asked = {"further_tasks_hash": load_suite(further).content_hash} if further else {}
+    return {"config_hash": config.get_hash(), "zoo_hash": zoo.content_hash, **asked}
 
 
 def check_origin(folder: Path, stored: Mapping, now: Mapping[str, str]) -> None:

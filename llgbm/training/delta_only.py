@@ -11,7 +11,7 @@ from llgbm.training.fingerprint import train_predictor
 from llgbm.training.loop import TrainingResult
 from llgbm.training.standing import Begin
 
-IMITATES = frozenset({"fingerprints", "states", "predictions", "logits"})
+IMITATES = frozenset({"fingerprints", "states", "predictions", "logits", "guide"})
 """Needs of a term that has something to imitate, unlike a regularizer."""
 
 

@@ -22,10 +22,7 @@ from llgbm.training.plan import StepPlan
 from llgbm.training.setup import Setup
 from llgbm.training.targets import owners
 from llgbm.transfer import to_device
-from llgbm.zoo.suite import Example
-
-SILENCE = "?"
-"""Stands for an empty answer, of which nothing can be learned."""
+from llgbm.zoo.suite import UNSAID, Example
 
 
 class Practice:
@@ -33,7 +30,7 @@ class Practice:
 
     def __init__(self, setup: Setup, network: AttributeGenerator, levels: Float[Tensor, "T F"]) -> None:
         self.network, self.functional, train = network, setup.functional, setup.train
-        self.framing = setup.zoo.framing(setup.base)
+        self.framing = setup.zoo.framing(setup.base, remember=False)
         self.parts = levels.split(network.counts, 1)
         self.inputs = [[example.input for example in task.train[: train.per_teacher]] for task in train.tasks]
         domains = [task.domain for task in train.tasks]
@@ -52,7 +49,7 @@ class Practice:
         factors = self.network.write(to_device(self.mixed(part.teachers, rngs), self.functional.device))
         inputs = [rng.choice(self.inputs[k]) for k, rng in zip(part.teachers, rngs, strict=True)]
         answers = complete(self.functional, factors.detach(), self.framing, inputs, self.longest)
-        asked = self.framing.batch([Example(*pair) for pair in zip(inputs, (said or SILENCE for said in answers), strict=True)])
+        asked = self.framing.batch([Example(*pair) for pair in zip(inputs, (said or UNSAID for said in answers), strict=True)])
         batch = asked.to(self.functional.device)
         out = self.functional(factors, batch.input_ids, logits_at=batch.predicts, chunked=True)
         evidence.practiced, evidence.own_answers, evidence.practiced_by = out.any_logits, batch.targets, owners(batch, 1)

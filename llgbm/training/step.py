@@ -23,6 +23,8 @@ from llgbm.transfer import to_device
 
 OPTIMIZER_COPIES = 3
 """Of the generator's parameters: gradients and two moments."""
+READ_BASE = ("logits", "states", "practice", "guide")
+"""Needs of a term that runs generated adapters through the base."""
 ADAPTER_COPIES = 6
 """Of a generated adapter: as written, scaled and laid out, and the gradients of these."""
 VALIDATION_WORDINGS = 4
@@ -105,7 +107,7 @@ def adapters_at_once(training: TrainingConfig, train: TeacherSet, targets: Teach
     needs, functional, most = targets.options.needs, targets.functional, training.batch_size
     trained = sum(parameter.nbytes for parameter in generator.parameters())
     written = ADAPTER_COPIES * sum(4 * generator.spec.rank * (d_in + d_out) for d_in, d_out in generator.spec.shapes.values())
-    if not (needs("logits") or needs("states")):
+    if not any(map(needs, READ_BASE)):
         return functional.memory.at_once("training", written, most, OPTIMIZER_COPIES * trained)
     examples = training.examples_per_task + needs("practice") + needs("guide")
     answers = examples * int(train.examples.predicts.sum(1).max())

@@ -63,10 +63,13 @@ class TeacherZoo:
             )
         return self._suite
 
-    def framing(self, base: Base, whole_context: bool = False) -> Framing:
-        """How the base reads the suite's examples: as it did when the teachers were trained, or as long as it can read at all."""
+    def framing(self, base: Base, whole_context: bool = False, remember: bool = True) -> Framing:
+        """How the base reads the suite's examples: as it did when the teachers were trained, or as long as it can read at all.
+
+        `remember` as in `Framing`.
+        """
         zoo = ZooConfig(**self.manifest.get("zoo", {}))
-        return Framing.of(base, self.suite, replace(zoo, max_length=None) if whole_context else zoo)
+        return Framing.of(base, self.suite, replace(zoo, max_length=None) if whole_context else zoo, remember)
 
     @property
     def content_hash(self) -> str:

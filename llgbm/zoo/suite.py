@@ -28,6 +28,8 @@ CHAT_FRAME = "chat"
 """The frame that is the tokenizer's chat template."""
 SEEN = "seen"
 """The split that trains."""
+UNSAID = "?"
+"""Stands for an answer that is not given yet, or is empty."""
 IN_UNSEEN_WORDS = {"unseen_wording": SEEN, "unseen_both": "unseen_combination"}
 """Splits that ask for another split's tasks in wordings no training used -> that split."""
 SPLITS = (SEEN, "unseen_combination", *IN_UNSEEN_WORDS, "unseen_value", "mixture")

@@ -1,6 +1,7 @@
 """Tasks without teachers: a LoRA that reads requests answers them, and generated adapters learn to answer as it does."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,11 +31,11 @@ ASKED = {"objective__context": 1.0, "objective__agreement": 1.0}
 ATTRIBUTES = {"generator__attributes": True, "objective__attributes": 1.0}
 
 
-def with_further(folder: Path, **settings) -> ExperimentConfig:
-    """A world, and a suite of seen tasks that it lacks."""
-    config = build_world(folder, n_unseen=2)
+def with_further(folder: Path, n_tasks: int = 6, **settings) -> ExperimentConfig:
+    """A world, and a suite of the next seen tasks, which it lacks."""
+    config = build_world(folder, n_tasks=n_tasks, n_unseen=2)
     whole = micro_suite(n_train=12, n_test=4)
-    whole.select(list(whole.select(split="seen").tasks)[6:12]).save(folder / "further")
+    whole.select(list(whole.select(split="seen").tasks)[n_tasks : n_tasks + 6]).save(folder / "further")
     manifest = read_json(folder / "zoo" / "manifest.json")
     teachers = [{**row, "steps": 128} for row in manifest["teachers"]]  # so the guide has 20 steps
     write_json(folder / "zoo" / "manifest.json", {**manifest, "teachers": teachers})
@@ -124,9 +125,9 @@ def test_answers_that_a_suite_gives_are_not_looked_at(tmp_path):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("settings", [{}, ATTRIBUTES], ids=["conditions", "attributes"])
-def test_training_brings_adapters_near_to_the_guide(tmp_path, settings):
-    config = with_further(tmp_path, objective__kl=0.0, objective__product=0.0, training__total_steps=40, **settings)
+@pytest.mark.parametrize(("n_tasks", "settings"), [(6, {}), (14, ATTRIBUTES)], ids=["conditions", "attributes"])
+def test_training_brings_adapters_near_to_the_guide(tmp_path, n_tasks, settings):
+    config = with_further(tmp_path, n_tasks, objective__kl=0.0, objective__product=0.0, training__total_steps=40, **settings)
     problem = problem_of(config)
     context, part = context_of(problem), problem.plan(0)
     optimizer = torch.optim.AdamW(problem.network.parameters(), lr=1e-2)
@@ -148,7 +149,7 @@ def test_the_zero_adapter_is_one_away_from_the_guide_on_average(config):
     for step in range(8):
         part = problem.plan(step)
         evidence = Evidence(problem.setup.train.factors.select(range(len(part))).map(torch.zeros_like))
-        context._written = lambda tasks, seeds, zero=evidence.generated: zero
+        context.write = lambda tasks, seeds, zero=evidence.generated: zero
         context.fill(evidence, part)
         losses.append(context_loss(evidence).item())
     assert sum(losses) / len(losses) == pytest.approx(1, rel=0.5)
@@ -195,6 +196,108 @@ def test_a_task_that_asks_for_what_is_tested_is_refused_by_another_name_too(conf
     TaskSuite("own", {"other": replace(tested, name="other", split="seen")}).save(tmp_path / "own")
     with pytest.raises(InputError, match=rf"task other asks for what {tested.name} of split unseen_combination tests; leave it out"):
         further_tasks(str(tmp_path / "own"), known)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda tested: {"attributes": {**tested.attributes, "style": "rot13"}}, "has style rot13, which only tests have"),
+        (lambda tested: {"attributes": {}, "paraphrases": ()}, "says .*, as a test does"),
+        (lambda tested: {"attributes": {}, "description": "x", "paraphrases": tested.unseen_paraphrases}, "says .*, as a test does"),
+        (
+            lambda tested: {"attributes": {}, "description": "x", "paraphrases": (), "prompts": tested.unseen_prompts},
+            "says .*, as a test does",
+        ),
+    ],
+    ids=["level", "description", "unseen wording", "unseen prompt"],
+)
+def test_a_task_that_has_what_only_tests_have_is_refused(config, tmp_path, change, fault):
+    known = TeacherZoo.load(config.checkpoint_folder).suite
+    tested = next(task for task in known if task.split == "unseen_combination")
+    odd = replace(tested, name="odd", attributes={**tested.attributes, "style": "rot13", "wrapper": "stars"})
+    TaskSuite("own", {"other": replace(tested, name="other", split="seen", **change(tested))}).save(tmp_path / "own")
+    with pytest.raises(InputError, match=f"task other {fault}; leave it out"):
+        further_tasks(str(tmp_path / "own"), replace(known, tasks={**known.tasks, "odd": odd}))
+
+
+def test_a_task_that_is_known_by_another_name_is_left_out(config, tmp_path):
+    known = TeacherZoo.load(config.checkpoint_folder).suite
+    seen = next(task for task in known if task.split == "seen")
+    new = next(task for task in micro_suite().select(split="seen") if task.name not in known.tasks)
+    TaskSuite("own", {"twin": replace(seen, name="twin"), new.name: new}).save(tmp_path / "own")
+    assert [task.name for task in further_tasks(str(tmp_path / "own"), known)] == [new.name]
+
+
+def test_each_adapter_is_written_for_its_own_task_in_changing_words(config):
+    problem = problem_of(config)
+    context, part, drawn = context_of(problem), problem.plan(0), []
+    write = context.write
+
+    def kept(tasks, seeds):
+        drawn.append([*tasks])
+        return write(tasks, seeds)
+
+    context.write = kept
+    for step in range(30):
+        part = problem.plan(step)
+        context.fill(Evidence(problem.setup.train.factors.select(range(len(part)))), part)
+        requests = [context.request(random.Random(f"{seed}/further")) for seed in part.condition_seeds]
+        assert drawn[-1] == [one.task for one in requests]
+    names = [context.tasks[k].name for k in range(len(context.tasks))]
+    assert context.conditions is not None
+    seeds = [seed for step in range(30) for seed in problem.plan(step).condition_seeds]
+    of = {name: set() for name in names}
+    for seed in seeds:
+        k = context.request(random.Random(f"{seed}/further")).task
+        embeddings, mask = context.conditions.draw([names[k]], [f"{seed}/further/condition"])
+        of[names[k]].add(embeddings[mask].sum().item())
+    assert min(map(len, of.values())) > 5
+
+
+def test_a_generator_of_attributes_is_asked_for_levels_it_knows(tmp_path):
+    config = with_further(tmp_path, n_tasks=14, **ATTRIBUTES)
+    suite = load_suite(tmp_path / "further")
+    first, *others = suite
+    odd = [replace(first, name="odd", attributes={**first.attributes, "style": "rot13"}), replace(first, name="bare", attributes={})]
+    TaskSuite(suite.name, {task.name: task for task in (*odd, *others)}, suite.frame).save(tmp_path / "further")
+    context = context_of(problem_of(config))
+    assert context.tasks
+    assert not {"odd", "bare"} & {task.name for task in context.tasks}
+    assert (context.levels.sum(1) == len(first.attributes)).all()
+    TaskSuite(suite.name, {task.name: task for task in odd}, suite.frame).save(tmp_path / "further")
+    with pytest.raises(InputError, match="no task has attributes, all of them levels that tasks trained on have"):
+        problem_of(config)
+
+
+def test_inputs_that_leave_no_room_are_left_out(config, tmp_path):
+    suite = load_suite(tmp_path / "further")
+    long = {task.name: replace(task, paraphrases=("too much " * 40_000,)) for task in suite}
+    TaskSuite(suite.name, long, suite.frame).save(tmp_path / "further")
+    with pytest.raises(InputError, match="no input leaves room for a request and an answer in what the base reads"):
+        problem_of(config)
+
+
+def test_a_base_in_shares_is_refused_where_answers_are_decoded(config):
+    with pytest.raises(
+        InputError, match=r"training.shard_base does not go with objective.practice or context: processes answer in different"
+    ):
+        problem_of(changed(config, training__shard_base=True))
+
+
+def test_further_tasks_that_have_changed_are_another_run(config, tmp_path):
+    train_generator(changed(config, training__total_steps=2))
+    (tmp_path / "further" / "train.jsonl").write_text(
+        (tmp_path / "further" / "train.jsonl").read_text().replace('"input": "', '"input": "1', 1)
+    )
+    with pytest.raises(InputError, match="was trained with another further_tasks"):
+        train_generator(changed(config, training__total_steps=2), begin="go_on")
+
+
+def test_it_can_be_the_only_term_and_begin_late(config):
+    alone = changed(config, objective__kl=0.0, objective__product=0.0, objective__agreement=0.0, training__schedules=["context:step"])
+    train_generator(changed(alone, training__lambda_warmup_steps=3))
+    rows = [json.loads(line) for line in (config.run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] == 0 for row in rows if "loss" in row] == [True] * 3 + [False] * 3
 
 
 def test_tasks_that_test_are_left_out_and_a_suite_with_nothing_new_is_refused(config):

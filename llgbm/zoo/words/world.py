@@ -93,7 +93,7 @@ def word_tasks() -> list[WordTask]:
 
 @lru_cache(maxsize=4)
 def short_word_suite() -> TaskSuite:
-    """Of `words` the unseen combinations, and some of the seen tasks, drawn so that every value is among them; fewer test examples.
+    """Of `words` the unseen combinations, and some of the seen tasks: the second draw, which has every value. Fewer test examples.
 
     For small machines.
     """
