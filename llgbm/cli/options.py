@@ -33,7 +33,7 @@ DELTAS_NAMES = ("--deltas", "--delta_cache_dir", "--cache_dir")
 SHOWN: dict[str, tuple[str, str]] = {
     "checkpoint_folder": ("--zoo", "the zoo of teachers"),
     "delta_cache_dir": ("--deltas", "the cache of deltas"),
-    "zoo.suite": ("--suite", "tasks: micro, words, or a JSONL folder"),
+    "zoo.suite": ("--suite", "micro, words, or a folder of JSONL"),
     "probe.probe_type": ("--probe_type", "probes: generic, math, code ... (--help_config)"),
     "seed": ("--seed", "seed of everything random"),
     "tracking.store": ("--store", "artifact store that gets what is made, and its inputs"),
