@@ -75,6 +75,9 @@ def behavior(seed: int = 0) -> Evidence:
         practiced=torch.randn(4, 5, generator=g),
         own_answers=torch.tensor([0, 1, 2, 3]),
         practiced_by=torch.tensor([0, 1, 1, 2]),
+        guided=torch.randn(4, 5, generator=g),
+        guidance=Predictions(torch.randn(4, 5, generator=g).log_softmax(-1)),
+        guided_by=torch.tensor([0, 1, 1, 2]),
     )
 
 
@@ -297,7 +300,8 @@ def test_every_term_has_a_finite_gradient(term):
     assert c.read is not None
     assert c.said is not None
     assert isinstance(c.practiced, torch.Tensor)
-    leaves += [c.read.requires_grad_(), c.said.requires_grad_(), c.practiced.requires_grad_()]
+    assert isinstance(c.guided, torch.Tensor)
+    leaves += [c.guided.requires_grad_(), c.read.requires_grad_(), c.said.requires_grad_(), c.practiced.requires_grad_()]
     leaves += [c.logits.requires_grad_(), c.fingerprints.requires_grad_(), c.probe_logits.requires_grad_()]
     leaves += [s.requires_grad_() for s in c.states.values()]
     loss, _ = objective_loss(c, {term: 1.0})

@@ -12,14 +12,15 @@ from llgbm.bench.syncs import host_syncs
 from llgbm.config import ExperimentConfig, LoRAConfig, ZooConfig
 from llgbm.functional_lora import FunctionalLoRA, greedy_decode
 from llgbm.losses import OBJECTIVES
-from llgbm.training.behavior import OF_ATTRIBUTES, train_generator
+from llgbm.training.behavior import ANSWERING, OF_ATTRIBUTES, train_generator
 from llgbm.training.soft_prompt import train_soft_prompt
 from llgbm.zoo.base import load_base
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.trainer import make_lesson, train_adapters
 
 SELDOM = {f"training__{what}_interval": 100 for what in ("log", "eval", "save")}
-ALL_TERMS = {f"objective__{name}": 1.0 for name in OBJECTIVES if name not in OF_ATTRIBUTES}
+ALL_TERMS = {f"objective__{name}": 1.0 for name in OBJECTIVES if name not in {*OF_ATTRIBUTES, *ANSWERING}}
+"""Those for which answers are decoded ask after each token who has ended."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def waits_of_two_steps_more(config: ExperimentConfig, train=train_generator) -> 
         {"training__teacher_cache_gb": 1e-6, "training__target_cache_gb": 0.0},
         {"generator__attributes": True, "objective__attributes": 1.0},
     ],
-    ids=["product and kl", "every term", "teachers on disk", "attributes"],
+    ids=["product and kl", "every term without answers", "teachers on disk", "attributes"],
 )
 def test_no_step_of_a_generator_waits(world, tmp_path, settings):
     assert not waits_of_two_steps_more(changed(world, output_dir=str(tmp_path), **settings))
