@@ -99,8 +99,8 @@ MUTANTS = (
     _leak(
         "resuming with another zoo",
         "training/checkpoints.py",
-        '"zoo_hash": zoo.content_hash}',
-        '"zoo_hash": ""}',
+        '"zoo_hash": zoo.content_hash, **asked}',
+        '"zoo_hash": "", **asked}',
         "test_a_run_is_not_resumed_with_another_zoo",
     ),
     # Teachers, base and tasks
@@ -281,16 +281,15 @@ MUTANTS = (
     Mutant(
         "labels of further tasks instead of the guide's answers",
         CONTEXT,
-        "Example(one.input, text or UNSAID) for one, text in zip(instructed, said, strict=True)",
-        "Example(one.input, next(e.output for e in self.tasks[a.task].train if e.input == a.input)) "
-        "for one, a in zip(instructed, asked, strict=True)",
+        "said = [one.text or UNSAID for one in say(self.functional, self.guide, asked, self.roomy)]",
+        "said = [next(e.output for e in self.tasks[one.task].train if e.input == one.input) for one in requests]",
         "test_context.py::test_answers_that_a_suite_gives_are_not_looked_at",
     ),
     Mutant(
         "further tasks that are tested",
         CONTEXT,
-        "if task.split != SEEN and task.attributes}",
-        "if task.split == 'nothing' and task.attributes}",
+        "if task.attributes and other.attributes == task.attributes), None)",
+        "if False), None)",
         "test_context.py::test_a_task_that_asks_for_what_is_tested_is_refused_by_another_name_too",
     ),
     Mutant(
@@ -301,9 +300,16 @@ MUTANTS = (
         "test_context.py::test_tasks_that_test_are_left_out_and_a_suite_with_nothing_new_is_refused",
     ),
     Mutant(
+        "adapters of other tasks than the guide answered",
+        CONTEXT,
+        "self.write([one.task for one in requests],",
+        "self.write([one.task for one in reversed(requests)],",
+        "test_context.py::test_each_adapter_is_written_for_its_own_task_in_changing_words",
+    ),
+    Mutant(
         "adapters that read the request",
         CONTEXT,
-        "self.framing.prompt(one.input) for one in asked",
+        "self.framing.prompt(one.input) for one in requests",
         "self.framing.prompt(one.input) for one in instructed",
         "test_context.py::test_the_guide_reads_the_request_and_the_adapter_the_input_alone",
     ),
