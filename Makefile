@@ -10,9 +10,13 @@ PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 demo: $(STAMP)
 	$(BIN)/llgbm quickstart
 
-# A real language model: SmolLM2-135M-Instruct on 127 tasks in English, on two cores. Goes on where it was stopped.
-real: $(STAMP)
+# A real language model: SmolLM2-135M-Instruct on 127 tasks in English, on two cores. Says what it will take; goes on where it was stopped.
+real: outputs/unit-costs.json
+	$(BIN)/llgbm plan --config laptop --costs $<
 	$(BIN)/llgbm quickstart laptop
+
+outputs/unit-costs.json: $(STAMP)
+	$(BIN)/llgbm plan --config laptop --calibrate $@
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q $(PARALLEL)

@@ -120,13 +120,13 @@ def kl_loss(c: Evidence) -> Tensor:
     With the teacher's k most likely tokens, the rest of the vocabulary counts as one outcome.
     """
     predictions = _have(c.predictions, "kl", "teacher logits at response tokens")
-    return _per_adapter(token_kl(predictions, _have(c.logits, "kl", "generated logits")), c, "kl")
+    return _per_adapter(token_kl(predictions, _have(c.logits, "kl", "generated logits")), c.owner, c, "kl")
 
 
 def sft_loss(c: Evidence) -> Tensor:
     """Cross-entropy of the gold response tokens, mean per token, then per adapter."""
     logits, answers = _have(c.logits, "sft", "generated logits"), _have(c.answers, "sft", "labeled examples")
-    return _per_adapter(token_nll(logits, answers), c, "sft")
+    return _per_adapter(token_nll(logits, answers), c.owner, c, "sft")
 
 
 def trajectory_loss(c: Evidence) -> Tensor:
@@ -136,7 +136,7 @@ def trajectory_loss(c: Evidence) -> Tensor:
     if not moved:
         raise InputError("objective trajectory has nothing to compare: the teachers change no hidden state")
     distances = [(states[x].float() - theirs[x].float()).square().sum(-1) / c.scale.get(f"trajectory/{x}", 1.0) for x in moved]
-    return _per_adapter(torch.stack(distances).mean(0), c, "trajectory")
+    return _per_adapter(torch.stack(distances).mean(0), c.owner, c, "trajectory")
 
 
 def delta_loss(c: Evidence) -> Tensor:
@@ -206,14 +206,14 @@ def practice_loss(c: Evidence) -> Tensor:
     """Cross-entropy of adapters' own greedy answers, mean per token, then per adapter, in nats."""
     logits, answers = _have(c.practiced, "practice", "adapters of mixed attributes"), _have(c.own_answers, "practice", "their answers")
     owner = _have(c.practiced_by, "practice", "their answers")
-    return mean_per_adapter(token_nll(logits, answers), owner, c.generated.n_adapters).mean()
+    return _per_adapter(token_nll(logits, answers), owner, c, "practice")
 
 
 def context_loss(c: Evidence) -> Tensor:
     """KL(guide || generated) where the guide reads request and input, the adapter the input alone; mean per token, then per adapter."""
     predictions = _have(c.guidance, "context", "predictions of a guide")
     guided, owner = _have(c.guided, "context", "adapters of tasks without a teacher"), _have(c.guided_by, "context", "their tokens")
-    return mean_per_adapter(token_kl(predictions, guided), owner, c.generated.n_adapters).mean() / c.scale.get("context", 1.0)
+    return _per_adapter(token_kl(predictions, guided), owner, c, "context")
 
 
 def norm_loss(c: Evidence) -> Tensor:
@@ -385,8 +385,9 @@ def _relative(errors: list[tuple[Tensor, Tensor]], term: str) -> Tensor:
     return ratio.sum() / present.sum().clamp_min(1)
 
 
-def _per_adapter(values: Tensor, c: Evidence, term: str) -> Tensor:
+def _per_adapter(values: Tensor, owner: Tensor | None, c: Evidence, term: str) -> Tensor:
+    """Tokens' values, of each adapter alike, in units of the term's scale."""
     if not len(values):
         raise InputError(f"objective {term} has nothing to compare: no response tokens in this batch")
-    owner = _have(c.owner, term, "owners of response tokens")
+    owner = _have(owner, term, "owners of response tokens")
     return mean_per_adapter(values, owner, c.generated.n_adapters).mean() / c.scale.get(term, 1.0)

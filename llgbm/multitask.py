@@ -1,14 +1,20 @@
 """One LoRA for all tasks, which reads what is wanted before every input, or does not: a rival, and a guide where no teacher is."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from llgbm.config import LoRAConfig, ZooConfig
 from llgbm.dataset import concatenate
 from llgbm.files import hash_json
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import CONFIG_FILE, read_adapter, write_adapter
+from llgbm.tracking.lock import BusyError, hold
+from llgbm.tracking.states import Checkpoint, StateFolder
 from llgbm.workspace import Workspace
 from llgbm.zoo.folder import Teacher
 from llgbm.zoo.named import loadable_name
@@ -40,37 +46,86 @@ def is_kept(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
 
 
+def kept_adapter(there: Workspace, folder: Path) -> LoRAFactors:
+    """The adapter that was kept in a folder, where the base is."""
+    return read_adapter(folder, there.functional.shapes).to(device=there.functional.device)
+
+
 def multitask_adapter(
+    there: Workspace, teachers: Sequence[Teacher], instructed: bool, batch_size: int = BATCH_SIZE, folder: Path | None = None
+) -> LoRAFactors:
+    """One adapter for the tasks of all these teachers, as it was kept in a folder or trained now; see `train_multitask`."""
+    if folder and is_kept(folder):
+        return kept_adapter(there, folder)
+    return train_multitask(there, teachers, instructed, batch_size, folder)
+
+
+def train_multitask(
     there: Workspace,
     teachers: Sequence[Teacher],
     instructed: bool,
     batch_size: int = BATCH_SIZE,
     folder: Path | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
+    agree: Callable[[Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = lambda read: read(),
 ) -> LoRAFactors:
-    """One adapter for the tasks of all these teachers, trained now or read from where it was kept; where the base is.
+    """One adapter for the tasks of all these teachers, where the base is; from the last check on of a training that was interrupted.
 
     Args:
         there: Zoo and base.
         teachers: Of seen tasks, one each. Steps and learning rate are theirs; an instructed adapter sees as many examples as they together.
         instructed: Whether it is told what is wanted.
         batch_size: Examples of a step.
-        folder: Keeps the adapter.
+        folder: Keeps the adapter, and a folder beside it what is learned until then.
         on_step: As of `train_adapters`.
+        agree: Gives every process that trains this adapter what one of them reads of a training that was interrupted.
     """
-    if folder and is_kept(folder):
-        return read_adapter(folder, there.functional.shapes).to(device=there.functional.device)
     manifest = there.zoo.manifest
     own = ZooConfig(**manifest["zoo"])
     zoo = replace(own, batch_size=batch_size)
     if instructed:
         zoo = _as_long_as_all(zoo, teachers, own.batch_size)
     lesson = multitask_lesson(there, teachers, instructed)
-    trained = train_adapters(there.functional, [lesson], LoRAConfig(**manifest["lora"]), zoo, there.framing.pad, on_step)
-    if folder:
-        fan_in_fan_out = there.functional.fan_in_fan_out
-        write_adapter(folder, trained.factors, base_name=loadable_name(there.base.name), fan_in_fan_out=fan_in_fan_out)
+    lora, pad = LoRAConfig(**manifest["lora"]), there.framing.pad
+    with _begun(folder) as begun:
+        trained = train_adapters(there.functional, [lesson], lora, zoo, pad, on_step, agree(begun.read), begun.keep)
+        if folder:
+            fan_in_fan_out = there.functional.fan_in_fan_out
+            write_adapter(folder, trained.factors, base_name=loadable_name(there.base.name), fan_in_fan_out=fan_in_fan_out)
     return trained.factors
+
+
+class _Begun:
+    """What a training has learned so far, its last check alone; nothing where there is no folder for it."""
+
+    def __init__(self, states: StateFolder | None) -> None:
+        self.states = states
+
+    def read(self) -> dict[str, Tensor]:
+        newest = self.states.newest() if self.states else None
+        return dict(newest.tensors) if newest else {}
+
+    def keep(self, step: int, state: dict[str, Tensor]) -> None:
+        if self.states:
+            self.states.write(Checkpoint(step, state))
+            self.states.keep({step})
+
+
+@contextmanager
+def _begun(folder: Path | None) -> Iterator[_Begun]:
+    """Keeps what is learned until the adapter lies in its folder; nothing of one that has no folder, or that another process trains."""
+    if folder is None:
+        yield _Begun(None)
+        return
+    with ExitStack() as stack:
+        states = StateFolder(folder.with_name(f"{folder.name}-begun"), folder.name)
+        try:
+            stack.enter_context(hold(folder.parent, f".{folder.name}.lock"))
+        except BusyError:
+            yield _Begun(None)
+            return
+        yield _Begun(states)
+        shutil.rmtree(states.folder, ignore_errors=True)
 
 
 def multitask_lesson(there: Workspace, teachers: Sequence[Teacher], instructed: bool) -> Lesson:

@@ -29,6 +29,7 @@ from llgbm.training.targets import TargetOptions, TeacherTargets
 from llgbm.transfer import to_device
 from llgbm.workspace import settle
 from llgbm.zoo.folder import TeacherZoo
+from llgbm.zoo.suite import Task
 
 
 def train_generator(
@@ -68,8 +69,9 @@ class BehaviorProblem(Problem):
     def __init__(self, config: ExperimentConfig, weights: dict[str, float], device: torch.device) -> None:
         self.config = config
         self.schedules = parse_schedules(config.training.schedules)
-        if "context" in weights:
-            further_tasks(config.training.further_tasks, TeacherZoo.load(config.checkpoint_folder).suite)  # before anything is loaded
+        self.further: list[Task] = []
+        if "context" in weights:  # checked before anything is loaded
+            self.further = further_tasks(config.training.further_tasks, TeacherZoo.load(config.checkpoint_folder).suite)
         if config.training.shard_base and not weights.keys().isdisjoint(ANSWERING):
             raise InputError(
                 f"training.shard_base does not go with objective.{' or '.join(ANSWERING)}: processes answer in different numbers of "
@@ -97,7 +99,7 @@ class BehaviorProblem(Problem):
         """The teachers' outputs, and what they do on probes; the guide of tasks that have none."""
         training, setup = self.config.training, self.setup
         if "context" in self.weights:
-            self.context = Context(setup, self.config, self.network, say)
+            self.context = Context(setup, self.config, self.network, self.further, say)
         say("teachers' outputs")
         layers = tuple(range(1, setup.functional.n_layers + 1))
         options = TargetOptions(frozenset(self.weights), layers, training.kl_top_k, int(training.target_cache_gb * 2**30))
@@ -127,14 +129,11 @@ class BehaviorProblem(Problem):
         generated = generate(model, part, setup.train, setup.conditions, device, reword, self.levels, readings)
         evidence = compare(generated, part, setup.train, self.targets, self.probes, self.config.training.delta_loss_type)
         weights = self.weights_at(step)
-        if self.practice is not None and weights["practice"]:
-            self.practice.fill(evidence, part)
-        else:
-            weights.pop("practice", None)  # it has not begun, and there is nothing to weigh
-        if self.context is not None and (weights["context"] or len(weights) == 1):
-            self.context.fill(evidence, part)
-        else:
-            weights.pop("context", None)
+        for name, answering in (("practice", self.practice), ("context", self.context)):
+            if answering is not None and (weights[name] or len(weights) == 1):
+                answering.fill(evidence, part)
+            else:
+                weights.pop(name, None)  # it has not begun, and there is nothing to weigh
         return objective_loss(evidence, weights)
 
     def weights_at(self, step: int) -> dict[str, float]:

@@ -27,7 +27,7 @@ from llgbm.losses import Evidence, mean_per_adapter, token_kl
 from llgbm.matching import Asked, say
 from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.generator import LoRAGenerator
-from llgbm.multitask import is_kept, kept_under, multitask_adapter, told
+from llgbm.multitask import is_kept, kept_adapter, kept_under, told, train_multitask
 from llgbm.training.conditions import ConditionTable
 from llgbm.training.plan import StepPlan
 from llgbm.training.processes import from_first, tensors_from_first
@@ -60,6 +60,7 @@ class Context:
         setup: What the run reads.
         config: The run.
         network: Which is trained.
+        further: Tasks without teachers, see `further_tasks`.
         progress: Told what is being done.
 
     Raises:
@@ -67,13 +68,17 @@ class Context:
     """
 
     def __init__(
-        self, setup: Setup, config: ExperimentConfig, network: LoRAGenerator | AttributeGenerator, progress: Callable[[str], None]
+        self,
+        setup: Setup,
+        config: ExperimentConfig,
+        network: LoRAGenerator | AttributeGenerator,
+        further: Sequence[Task],
+        progress: Callable[[str], None],
     ) -> None:
         self.functional, self.network, self.top_k = setup.functional, network, config.training.kl_top_k
         self.framing, self.roomy = (setup.zoo.framing(setup.base, whole_context=whole, remember=False) for whole in (False, True))
         self.longest = int(setup.train.examples.predicts.sum(1).max())
         source = config.training.further_tasks
-        further = further_tasks(source, setup.zoo.suite)
         fitting = {task.name: self._fitting(task) for task in further}
         self.tasks = [task for task in further if fitting[task.name]]
         if not self.tasks:
@@ -173,28 +178,36 @@ def further_tasks(source: str | None, known: TaskSuite) -> list[Task]:
     further = [task for task in suite.select(split=SEEN) if task.name not in known.tasks and (task.domain, _attributes(task)) not in taught]
     if not further:
         raise InputError(f"training.further_tasks {source}: has no task of split {SEEN} that suite {known.name} lacks")
+    tested = Tested(known)
     for task in further:
-        fault = _tests(task, known)
+        fault = tested.fault(task)
         if fault:
             raise InputError(f"training.further_tasks {source}: task {task.name} {fault}; leave it out")
     return further
 
 
-def _tests(task: Task, known: TaskSuite) -> str | None:
-    """What a task has that only tests may have."""
-    tests = [other for other in known if other.split != SEEN]
-    same = next((other for other in tests if task.attributes and other.attributes == task.attributes), None)
-    if same is not None:
-        return f"asks for what {same.name} of split {same.split} tests"
-    seen = {pair for other in known if other.split == SEEN for pair in other.attributes.items()}
-    held = {pair for other in tests for pair in other.attributes.items()} - seen
-    level = next((pair for pair in task.attributes.items() if pair in held), None)
-    if level is not None:
-        return f"has {level[0]} {level[1]}, which only tests have"
-    words = {text for other in tests if not other.parts for text in _wordings(other)}  # a mixture is asked for as its parts are
-    words |= {text for other in known for text in (*other.unseen_paraphrases, *other.unseen_prompts)}
-    said = next((text for text in (*_wordings(task), *task.prompts) if text in words), None)
-    return None if said is None else f"says {said[:60]!r}, as a test does"
+class Tested:
+    """What of a suite only tests may have: combinations of attributes, levels, and words."""
+
+    def __init__(self, suite: TaskSuite) -> None:
+        tests = [task for task in suite if task.split != SEEN]
+        self.tasks = {_attributes(task): task for task in tests if task.attributes}
+        seen = {level for task in suite if task.split == SEEN for level in _attributes(task)}
+        self.levels = {level for task in tests for level in _attributes(task)} - seen
+        self.words = {text for task in tests if not task.parts for text in _wordings(task)}  # a mixture is asked for as its parts are
+        self.words |= {text for task in suite for text in (*task.unseen_paraphrases, *task.unseen_prompts)}
+
+    def fault(self, task: Task) -> str | None:
+        """What a task has of it; None where it has nothing."""
+        attributes = _attributes(task)
+        same = self.tasks.get(attributes)
+        if same is not None:
+            return f"asks for what {same.name} of split {same.split} tests"
+        level = next((level for level in attributes if level in self.levels), None)
+        if level is not None:
+            return f"has {level[0]} {level[1]}, which only tests have"
+        said = next((text for text in (*_wordings(task), *task.prompts) if text in self.words), None)
+        return None if said is None else f"says {said[:60]!r}, as a test does"
 
 
 def _guide(setup: Setup, config: ExperimentConfig, progress: Callable[[str], None]) -> LoRAFactors:
@@ -204,18 +217,25 @@ def _guide(setup: Setup, config: ExperimentConfig, progress: Callable[[str], Non
         by_task.setdefault(teacher.task, teacher)
     teachers, is_first = list(by_task.values()), PartialState().is_main_process
     folder = kept_under(Path(config.output_dir) / KEPT, setup, teachers, instructed=True)
-    made: dict[str, Tensor] = {}
-    if not from_first(lambda: is_kept(folder)) or is_first:  # else all train it, and nobody waits longer than the first one takes
-        own = multitask_adapter(
+    device, own = setup.functional.device, None
+    if not from_first(lambda: is_kept(folder)):  # all train it, and nobody waits longer than the first one takes
+        own = train_multitask(
             setup,
             teachers,
             instructed=True,
             folder=folder if is_first else None,
             on_step=lambda step, _, loss: progress(f"a LoRA that reads requests, step {step}, loss {loss:.3g}"),
+            agree=lambda read: tensors_from_first(read, device),
         )
-        made = {f"{side}/{name}": tensor.detach() for side, part in (("a", own.a), ("b", own.b)) for name, tensor in part.items()}
-    device, lora = setup.functional.device, LoRAConfig(**setup.zoo.manifest["lora"])
-    shared = tensors_from_first(lambda: made, device)
+    elif is_first:
+        own = kept_adapter(setup, folder)
+
+    def read() -> dict[str, Tensor]:
+        assert own is not None  # the first process has it
+        return {f"{side}/{name}": tensor.detach() for side, part in (("a", own.a), ("b", own.b)) for name, tensor in part.items()}
+
+    shared = tensors_from_first(read, device)
+    lora = LoRAConfig(**setup.zoo.manifest["lora"])
     guide = LoRAFactors.zeros(setup.functional.shapes, lora.rank, lora.alpha)
     guide.a, guide.b = ({name: shared[f"{side}/{name}"] for name in guide.module_names} for side in ("a", "b"))
     return guide.to(device=device)

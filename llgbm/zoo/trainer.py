@@ -5,7 +5,7 @@ so each learns as if it were alone. Shapes: K adapters, b examples each, N = K *
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from llgbm.functional_lora import FunctionalLoRA, by_token, can_recompute, recom
 from llgbm.functional_lora.measure import row_bytes, rows_at_once
 from llgbm.judging import Judge, judge_each
 from llgbm.lora.factors import LoRAFactors
+from llgbm.optimizer_state import optimizer_tensors, restore_optimizer
 from llgbm.transfer import to_device
 from llgbm.zoo.suite import Task
 
@@ -98,6 +99,8 @@ def train_adapters(
     zoo: ZooConfig,
     pad_token_id: int,
     on_step: Callable[[int, int, float], None] | None = None,
+    begun: Mapping[str, Tensor] | None = None,
+    on_check: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> Trained:
     """Train K adapters together; each leaves the batch when its validation examples are solved.
 
@@ -108,21 +111,25 @@ def train_adapters(
         zoo: Ranks and starts, steps, batch size, learning rate, when an adapter counts as solved.
         pad_token_id: Fills up shorter sequences.
         on_step: Called with (step, adapters still training, their mean loss when they were checked last; of the first step before that).
+        begun: State of a training of the same lessons and settings, which goes on to the same bits; None or empty begins one.
+        on_check: Called with (step, state) after a check that leaves adapters training; `begun` takes such a state.
     """
     if lora.dropout:
         raise InputError(f"lora.dropout is {lora.dropout}; teachers train without dropout, set lora.dropout to 0")
     group = TeacherGroup(functional, lessons, lora, zoo, pad_token_id)
     _recompute_if_needed(functional, zoo, group.data.input_ids.shape[1])
-    shown = 0.0
-    for step in range(1, zoo.steps + 1):
+    first, shown = 1 + (group.go_on(begun) if begun else 0), 0.0
+    for step in range(first, zoo.steps + 1):
         loss, is_checked = group.step(step), step % zoo.check_interval == 0 or step == zoo.steps
         if on_step:
-            shown = float(loss) if is_checked or step == 1 else shown  # read seldom: the device is waited for
+            shown = float(loss) if is_checked or step == first else shown  # read seldom: the device is waited for
             on_step(step, len(group.active), shown)
         if is_checked:
             group.retire(step)
         if not group.active:
             break
+        if is_checked and on_check:
+            on_check(step, group.state(step))
     return group.result()
 
 
@@ -220,6 +227,35 @@ class TeacherGroup:
                 "exp_avg_sq": state["exp_avg_sq"][staying].clone(),
             }
 
+    def state(self, step: int) -> dict[str, Tensor]:
+        """All that decides what comes after a step."""
+        state = {
+            "step": torch.tensor(step),
+            "active": torch.tensor(self.active),
+            "solved": torch.tensor(list(self.solved_running.values())),
+        }
+        state |= _numbered("factors", self.factors.detach().tensors()) | _numbered("order", [order.get_state() for order in self.orders])
+        state |= {f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
+        for k, (factors, at, value) in self.finished.items():
+            state |= _numbered(f"finished/{k}", [torch.tensor([at, value], dtype=torch.float64), *factors.tensors()])
+        return state
+
+    def go_on(self, state: Mapping[str, Tensor]) -> int:
+        """Be as a group of the same lessons was when it gave `state`; the step that was its last."""
+        start = self.factors.detach()
+        self.active, solved = state["active"].tolist(), state["solved"].tolist()
+        self.solved_running = dict(enumerate(solved))
+        for k, order in enumerate(self.orders):
+            order.set_state(state[f"order/{k}"])
+        for k in sorted(set(range(len(self.lessons))) - set(self.active)):
+            at, value = state[f"finished/{k}/0"].tolist()
+            self.finished[k] = (_filled(start.select([k]), state, f"finished/{k}", 1), int(at), value)
+        self.factors = _filled(start.select(self.active), state, "factors")
+        self.optimizer = self._optimizer()
+        of_optimizer = (name for name in state if name.startswith("optimizer/"))
+        restore_optimizer(self.optimizer, {name.removeprefix("optimizer/"): state[name] for name in of_optimizer})
+        return int(state["step"])
+
     def result(self) -> Trained:
         """All adapters in the order of the lessons."""
         ordered = [self.finished[k] for k in range(len(self.lessons))]
@@ -245,6 +281,17 @@ def _leaves(factors: LoRAFactors, adapters: slice) -> LoRAFactors:
     part.scaling = {name: scaling[adapters] for name, scaling in part.scaling.items()}
     part.ranks = {name: ranks[adapters] for name, ranks in part.ranks.items()}
     return part
+
+
+def _numbered(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {f"{name}/{i}": tensor for i, tensor in enumerate(tensors)}
+
+
+def _filled(factors: LoRAFactors, state: Mapping[str, Tensor], name: str, first: int = 0) -> LoRAFactors:
+    """The same factors with the numbers that `_numbered` named."""
+    for i, tensor in enumerate(factors.tensors(), first):
+        tensor.copy_(state[f"{name}/{i}"])
+    return factors
 
 
 def clip_each(parameters: Sequence[Tensor], max_norm: float) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from llgbm.training import context as module
 from llgbm.training.behavior import BehaviorProblem, train_generator
 from llgbm.training.context import Context, further_tasks
 from llgbm.training.setup import split_teachers
+from llgbm.training.step import adapters_at_once
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.micro.world import micro_suite
 from llgbm.zoo.suite import Example, TaskSuite
@@ -173,6 +175,30 @@ def test_it_is_logged_by_its_name(config):
     train_generator(config)
     rows = [json.loads(line) for line in (config.run_folder / "metrics.jsonl").read_text().splitlines()]
     assert all("loss/context" in row for row in rows if "loss" in row)
+
+
+def test_of_a_task_with_several_teachers_the_guide_learns_once(config):
+    zoo = Path(config.checkpoint_folder)
+    manifest = read_json(zoo / "manifest.json")
+    again = []
+    for row in manifest["teachers"]:
+        shutil.copytree(zoo / row["path"], zoo / row["path"].replace("seed0", "seed1"))
+        again.append({**row, "path": row["path"].replace("seed0", "seed1"), "seed": 1})
+    one = context_of(problem_of(config)).guide
+    write_json(zoo / "manifest.json", {**manifest, "teachers": [*manifest["teachers"], *again]})
+    both = context_of(problem_of(config)).guide
+    assert all(tensor.equal(other) for tensor, other in zip(one.tensors(), both.tensors(), strict=True))
+    assert len(list((Path(config.output_dir) / "cache").glob("multitask_instructed-*"))) == 1
+
+
+def test_a_step_that_runs_further_tasks_alone_through_the_base_is_divided_by_what_they_take(config, monkeypatch):
+    alone, sizes = changed(config, objective__kl=0.0, objective__agreement=0.0), []
+    for one in (alone, changed(alone, objective__context=0.0)):
+        problem = problem_of(one)
+        memory = problem.setup.functional.memory
+        monkeypatch.setattr(memory, "at_once", lambda kind, each, *rest: sizes.append(each) or 1)
+        adapters_at_once(one.training, problem.setup.train, problem.targets, problem.network)
+    assert sizes[0] > sizes[1]
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_b1_refuses_terms_that_see_weights_and_objectives_without_behavior(confi
     for term in ("product", "weight"):
         with pytest.raises(InputError, match=f"learns from behavior alone, but objective.{term} is 0.5; set it to 0"):
             train_delta_only(changed(config, **{**BEHAVIOR, f"objective__{term}": 0.5}), "b1")
-    with pytest.raises(InputError, match=r"variant b1 has no behavior to learn from: .*delta, trajectory, kl, sft"):
+    with pytest.raises(InputError, match=r"variant b1 has no behavior to learn from: .*delta, trajectory, kl, sft, context"):
         train_delta_only(changed(config, **{**BEHAVIOR, "objective__delta": 0.0}), "b1")
 
 

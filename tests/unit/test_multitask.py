@@ -1,5 +1,6 @@
 """Rivals that read the request at every query: what the base is told, and one LoRA for all tasks."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from llgbm.evaluation.instructed import instructed_tokens
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate
-from llgbm.multitask import BATCH_SIZE, multitask_adapter
+from llgbm.multitask import BATCH_SIZE, kept_adapter, multitask_adapter, train_multitask
+from llgbm.tracking.lock import hold
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +78,9 @@ def test_one_that_was_taught_to_read_less_is_not_taken_for_it(zoo: Path, tmp_pat
 def test_it_sees_as_many_examples_as_the_teachers_together_and_starts_where_they_do(setting: Setting, monkeypatch) -> None:
     given = {}
 
-    def train_adapters(functional, lessons, lora, zoo, pad_token_id, on_step):
+    def train_adapters(functional, lessons, lora, zoo, *others):
         given[lessons[0].name] = zoo
-        return trained(functional, lessons, lora, replace(zoo, steps=2), pad_token_id, on_step)
+        return trained(functional, lessons, lora, replace(zoo, steps=2), *others)
 
     trained = multitask.train_adapters
     monkeypatch.setattr(multitask, "train_adapters", train_adapters)
@@ -89,6 +91,38 @@ def test_it_sees_as_many_examples_as_the_teachers_together_and_starts_where_they
     assert seen - told.batch_size < told.steps * told.batch_size <= seen
     assert told.batch_size == BATCH_SIZE
     assert given["multitask_blind"].steps == setting.zoo.manifest["zoo"]["steps"]
+
+
+def test_one_that_is_stopped_goes_on_from_its_last_check(setting: Setting, tmp_path: Path, monkeypatch) -> None:
+    trained = multitask.train_adapters
+
+    def train_adapters(functional, lessons, lora, zoo, *others):
+        return trained(functional, lessons, lora, replace(zoo, steps=7, check_interval=2), *others)
+
+    monkeypatch.setattr(multitask, "train_adapters", train_adapters)
+    steps: list[int] = []
+    last = [0]
+
+    def stop(step: int, *_: float) -> None:
+        steps.append(step)
+        if step in last:
+            raise KeyboardInterrupt
+
+    whole, folder = train_multitask(setting, setting.pool, True), tmp_path / "adapter"
+    for last[0] in (3, 6):
+        with pytest.raises(KeyboardInterrupt):
+            train_multitask(setting, setting.pool, True, folder=folder, on_step=stop)
+    assert steps == [1, 2, 3, 3, 4, 5, 6]
+    with hold(tmp_path, ".adapter.lock"):  # another process trains it
+        train_multitask(setting, setting.pool, True, folder=tmp_path / "adapter", on_step=lambda step, *_: steps.append(step))
+    assert steps[7] == 1
+    assert (tmp_path / "adapter-begun").exists()
+    shutil.rmtree(folder)
+    last.clear()
+    ours = train_multitask(setting, setting.pool, True, folder=folder, on_step=stop)
+    assert steps[14:] == [5, 6, 7]
+    assert ours.content_hash() == whole.content_hash() == kept_adapter(setting, folder).content_hash()
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_only_what_reads_the_sentence_is_asked_in_every_wording() -> None:

@@ -1,5 +1,6 @@
 """Teachers trained together learn as if alone, stop when solved, and survive interruption to the bit."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -205,6 +206,26 @@ def test_solved_adapters_leave_early_and_are_solved(base: Base) -> None:
     trained = train_adapters(functional, lessons, lora, zoo, pad_id(base.tokenizer))
     assert all(steps < 150 and steps % 10 == 0 for steps in trained.steps)
     assert trained.validation == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"own_start": True, "ranks": [1, 2, 5]}])
+def test_a_training_goes_on_from_each_of_its_checks_to_the_same_bits(
+    base: Base, functional: FunctionalLoRA, suite: TaskSuite, settings
+) -> None:
+    lessons, pad = [make_lesson(Framing.of(base, suite), task, 0) for task in suite], pad_id(base.tokenizer)
+    lessons[1] = dataclasses.replace(lessons[1], validation=lessons[1].validation.rows([0]))  # solved when this one answer is
+    early = {"solved_exact_match": 1e-9, "solved_checks": 2, "learning_rate": 1e-2, "schedule": "linear"}
+    zoo = dataclasses.replace(ZOO, steps=16, check_interval=2, **early, **settings)
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    whole = train_adapters(functional, lessons, LORA, zoo, pad, on_check=lambda step, state: states.update({step: copy.deepcopy(state)}))
+    active = [len(state["active"]) for state in states.values()]
+    assert len(set(active)) > 1  # some states are of adapters that have left
+    for step, state in states.items():
+        steps: list[int] = []
+        again = train_adapters(functional, lessons, LORA, zoo, pad, lambda at, *_, steps=steps: steps.append(at), state)
+        assert steps[0] == step + 1
+        assert (again.steps, again.validation) == (whole.steps, whole.validation)
+        assert [again.factors.content_hash(k) for k in range(3)] == [whole.factors.content_hash(k) for k in range(3)]
 
 
 def test_dropout_is_refused(base: Base, functional: FunctionalLoRA, suite: TaskSuite) -> None:

@@ -15,7 +15,7 @@ from tolerance import depth, relative
 from training_world import build_world, changed
 
 from llgbm.errors import InputError
-from llgbm.files import hash_tensors
+from llgbm.files import hash_tensors, read_json, write_json
 from llgbm.lora.stored import StoredFactors
 from llgbm.losses import OBJECTIVES
 from llgbm.models.generator import LoRAGenerator
@@ -360,8 +360,10 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from accelerate import PartialState
+from llgbm import multitask
 from llgbm.config import ExperimentConfig
-from llgbm.files import hash_tensors
+from llgbm.errors import InputError
+from llgbm.files import hash_tensors, read_json, write_json
 from llgbm.losses import OBJECTIVES, active_terms
 from llgbm.training.behavior import BehaviorProblem
 from llgbm.training.loop import DivergedError, train
@@ -372,6 +374,16 @@ rank, mode = state.process_index, sys.argv[2]
 config = ExperimentConfig.load(sys.argv[1])
 config = replace(config, output_dir=f"{config.output_dir}/rank{rank}")  # no disk is shared
 calls, problems, kl = [], [], OBJECTIVES["kl"]
+guide_steps, train_guide = [], multitask.train_adapters
+
+def teach(functional, lessons, lora, zoo, pad, on_step, begun, on_check):
+    def note(step, *figures):
+        guide_steps.append(step)
+        if mode == "stops" and step == 3:
+            raise InputError("stopped")
+    return train_guide(functional, lessons, lora, replace(zoo, check_interval=2), pad, note, begun, on_check)
+
+multitask.train_adapters = teach
 
 def breaks(evidence):
     calls.append(1)
@@ -389,13 +401,14 @@ def make(device):
 
 said = {"processes": state.num_processes}
 try:
-    result = train(config, make, begin="new" if mode in ("fails", "sharded") else "resume")
+    result = train(config, make, begin="new" if mode in ("fails", "stops", "sharded") else "resume")
     said |= {"best_step": result.best_step, "weights": hash_tensors(problems[0].network.state_dict())}
     if mode == "sharded":
         layers = problems[0].setup.functional.model.model.layers
         said |= {"share": sum(p.to_local().numel() for p in layers.parameters()) / sum(p.numel() for p in layers.parameters())}
-except DivergedError as error:
+except (DivergedError, InputError) as error:
     said |= {"error": str(error)}
+said |= {"guide": guide_steps[:1]}
 Path(f"{sys.argv[1]}.{sys.argv[2]}.{rank}.json").write_text(json.dumps(said))
 """
 
@@ -463,6 +476,31 @@ def test_two_processes_stop_together_resume_from_the_first_ones_disk_and_follow_
     )
     assert apart < 1e-2 * moved  # by norm: the optimizer takes a whole step where a gradient is nothing but rounding
     assert hash_tensors(weights_of(there)) == said["resumes"][0]["weights"]
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_first_ones_guide_when_they_resume_too_and_follow_the_curve_of_one(tmp_path):
+    config = build_world(tmp_path / "world")
+    zoo = Path(config.checkpoint_folder)
+    manifest = read_json(zoo / "manifest.json")
+    write_json(zoo / "manifest.json", {**manifest, "teachers": [{**row, "steps": 128} for row in manifest["teachers"]]})
+    one = changed(config, experiment_name="one", training__save_interval=1, training__further_tasks="micro", objective__context=1.0)
+    train_generator(one)
+    two = changed(one, experiment_name="two")
+    two.save(tmp_path / "two.yaml")
+    (tmp_path / "train.py").write_text(TWO_PROCESSES)
+    said = {}
+    for mode in ("stops", "fails", "resumes"):
+        done = run_two(tmp_path / "train.py", tmp_path / "two.yaml", mode)
+        assert done.returncode == 0, done.stderr[-3000:]
+        said[mode] = said_by_two(tmp_path / "two.yaml", mode)
+        assert said[mode][0] == said[mode][1]
+    assert [rows[0]["guide"] for rows in said.values()] == [[1], [3], []]
+    kept = [sorted(Path(config.output_dir).glob(f"{place}cache/multitask_instructed-*")) for place in ("", "rank0/", "rank1/")]
+    assert [len(folders) for folders in kept] == [1, 1, 0]
+    there = changed(two, output_dir=str(Path(config.output_dir) / "rank0"))
+    figures = [[row[k] for row in metrics(c) for k in ("loss", "loss/context", "grad_norm")] for c in (one, there)]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-4, abs=torch.finfo(torch.float32).eps)
 
 
 @pytest.mark.slow
