@@ -13,6 +13,8 @@ from llgbm.planning.costs import UnitCosts
 from llgbm.planning.paper import paper_base, paper_tokens
 from llgbm.planning.stages import STAGES, Planner, Stage, Workload
 from llgbm.planning.work import on_paper
+from llgbm.training.setup import split_tasks
+from llgbm.zoo.suite import SEEN
 from llgbm.zoo.suites import load_suite
 
 SAMPLED = 2
@@ -93,11 +95,13 @@ def workload(config: ExperimentConfig, adapters: int | None = None, tokens: int 
         framing = Framing.of(base, suite, config.zoo)
         batch: TokenBatch = framing.batch(framing.fitting(example for task in tasks for example in task.train[:SAMPLED]))
         longest, answer = batch.input_ids.shape[1], math.ceil(float(batch.predicts.sum(1).float().mean()))
-    n_tasks = adapters or len(tasks)
+    names = [task.name for task in suite.select(split=SEEN)] if adapters is None else [str(i) for i in range(adapters)]
+    seeds = len(config.zoo.seeds) if adapters is None else 1
     test = len(tasks[0].test)
     load = Workload(
-        adapters=adapters or len(tasks) * len(config.zoo.seeds),
-        tasks=n_tasks,
+        adapters=adapters or len(tasks) * seeds,
+        learned=len(split_tasks(names, config)[0]) * seeds,
+        tasks=adapters or len(tasks),
         tokens=longest,
         answer_tokens=min(answer, longest),
         test_examples=test,

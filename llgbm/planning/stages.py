@@ -33,6 +33,8 @@ class Workload:
 
     adapters: int
     """Teachers, all seeds together."""
+    learned: int
+    """Those of them that a generator learns from: of seen tasks that are not held back."""
     tasks: int
     tokens: int
     """Of an example with its answer: the longest of those that share a forward, to which the others are padded."""
@@ -127,7 +129,7 @@ class Planner:
         parts = (share_of_layers(functional, part) if reads else 1.0) * math.ceil(own / together)
         work = (count(lambda: trained.micro_batch(part)) * parts + count(trained.update)) * training.total_steps
         if reads:
-            work += self._scored() * (training.train_examples * load.adapters / self.devices)
+            work += self._scored() * (training.train_examples * load.learned / self.devices)
         if objective.context:
             work += self._guide(own)
         what = f"{weights / 4e6:.1f}M parameters, {training.total_steps} steps of {training.tasks_per_step} adapters, {together} at once"
@@ -141,7 +143,7 @@ class Planner:
         functional, load, zoo = self.functional, self.load, self.config.zoo
         told, guide = 2 * load.tokens, Teachers(functional, self.config, 1)  # a request is taken to be as long as an example
         lesson, asked = Rows(1, BATCH_SIZE, told, load.answer_tokens), Rows(1, own, told, load.answer_tokens)
-        steps = zoo.steps * zoo.batch_size * load.adapters // BATCH_SIZE
+        steps = zoo.steps * zoo.batch_size * load.learned // BATCH_SIZE
         taught = (count(lambda: guide.micro_batch(lesson)) + count(guide.update)) * steps
         return taught + count(lambda: forward(functional, asked, self.config.lora.rank)) * (2 * self.config.training.total_steps)
 

@@ -1,7 +1,7 @@
 """What a training run reads: base, zoo and encoder, checked against each other and split into training and validation tasks."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,7 @@ from llgbm.training.conditions import ConditionTable
 from llgbm.workspace import Workspace, open_workspace
 from llgbm.zoo.base import Base, BaseOptions, check_usable, plain_dtype
 from llgbm.zoo.folder import Teacher, TeacherZoo
-from llgbm.zoo.suite import Task
+from llgbm.zoo.suite import SEEN, Task
 
 VALIDATION_EXAMPLES = 16
 """Train-side examples of each held-back task on which a checkpoint is judged."""
@@ -119,23 +119,28 @@ def check_device(asked: str, used: torch.device) -> None:
 
 
 def split_teachers(zoo: TeacherZoo, config: ExperimentConfig) -> tuple[list[Teacher], list[Teacher]]:
-    """Teachers of seen tasks to train on, and those of tasks held back to choose the checkpoint.
+    """Teachers of seen tasks to train on, and those of tasks held back to choose the checkpoint; see `split_tasks`."""
+    teachers = zoo.select(split=SEEN)
+    names = {teacher.task for teacher in teachers}
+    kept, held = map(set, split_tasks(names, config))
+    if not kept:
+        raise InputError(
+            f"zoo {zoo.folder}: {len(names)} seen tasks, {len(held)} of them held back, leave none to train on; train more teachers"
+        )
+    return [t for t in teachers if t.task in kept], [t for t in teachers if t.task in held]
+
+
+def split_tasks(names: Iterable[str], config: ExperimentConfig) -> tuple[list[str], list[str]]:
+    """Seen tasks to train on, and those held back.
 
     The seed shuffles the tasks once: the first ones are held back, so runs with fewer training tasks validate on the
     same ones and train on a subset of the larger runs' tasks.
     """
-    training, teachers = config.training, zoo.select(split="seen")
-    names = sorted({teacher.task for teacher in teachers})
-    random.Random(f"split/{config.seed}").shuffle(names)
-    n_held = max(1, round(training.validation_fraction * len(names))) if training.validation_fraction else 0
-    held, rest = names[:n_held], names[n_held:]
-    limit = len(rest) if training.max_train_tasks is None else training.max_train_tasks
-    kept = set(rest[:limit])
-    if not kept:
-        raise InputError(
-            f"zoo {zoo.folder}: {len(names)} seen tasks, {n_held} of them held back, leave none to train on; train more teachers"
-        )
-    return [t for t in teachers if t.task in kept], [t for t in teachers if t.task in set(held)]
+    training, shuffled = config.training, sorted(names)
+    random.Random(f"split/{config.seed}").shuffle(shuffled)
+    n_held = max(1, round(training.validation_fraction * len(shuffled))) if training.validation_fraction else 0
+    rest = shuffled[n_held:]
+    return rest[: len(rest) if training.max_train_tasks is None else training.max_train_tasks], shuffled[:n_held]
 
 
 def spec_of_reader(config: ExperimentConfig, setup: Setup) -> dict[str, Any]:

@@ -43,10 +43,8 @@ RETRIEVAL = "test_retrieval_never_answers_with_what_an_unseen_teacher_knows"
 
 MUTANTS = (
     # Training
-    _leak("training on every teacher", SETUP, 'zoo.select(split="seen")', "zoo.select()", ON_SEEN),
-    _leak(
-        "held-back tasks in training", SETUP, "held, rest = names[:n_held], names[n_held:]", "held, rest = names[:n_held], names", ON_SEEN
-    ),
+    _leak("training on every teacher", SETUP, "zoo.select(split=SEEN)", "zoo.select()", ON_SEEN),
+    _leak("held-back tasks in training", SETUP, "rest = shuffled[n_held:]", "rest = shuffled", ON_SEEN),
     _leak(
         "checkpoint chosen on unseen tasks",
         SETUP,
@@ -361,6 +359,13 @@ MUTANTS = (
         "self.solved_running = dict(enumerate(solved))",
         "pass",
         "test_teachers.py::test_a_training_goes_on_from_each_of_its_checks_to_the_same_bits",
+    ),
+    Mutant(
+        "a plan that learns from teachers that only test",
+        "planning/plan.py",
+        "suite.select(split=SEEN)",
+        "suite",
+        "test_planning.py::test_lengths_are_those_of_the_suite_where_the_tokenizer_is_here",
     ),
     Mutant(
         "levels that only tests have",

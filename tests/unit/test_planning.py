@@ -24,7 +24,7 @@ from llgbm.zoo.base import load_base
 
 COSTS = UnitCosts(1e-6, 1e-11, 1e-10, 1e-10, device="a machine", memory_gb=4.0)
 ROWS = Rows(adapters=3, each=2, tokens=16, answers=4)
-LOAD = Workload(adapters=100, tasks=100, tokens=16, answer_tokens=4, test_examples=8, probe_tokens=16)
+LOAD = Workload(adapters=100, learned=100, tasks=100, tokens=16, answer_tokens=4, test_examples=8, probe_tokens=16)
 
 
 def _config(**model: str) -> ExperimentConfig:
@@ -160,6 +160,8 @@ def test_tasks_without_teachers_take_their_own_forward_and_backward_and_a_guide_
     assert alone[2] < practiced[2] < guided[2]
     assert guided[2] - practiced[2] > alone[0] / 2  # the guide sees what all teachers see, beside a request
     assert alone[:2] + alone[3:] == guided[:2] + guided[3:]
+    fewer = make_plan(context, replace(LOAD, learned=50), Devices(1, 4 * GIB, COSTS))
+    assert alone[2] < fewer.seconds(fewer.stages[2]) < guided[2]
 
 
 @pytest.mark.slow
@@ -237,9 +239,9 @@ def test_costs_of_another_precision_are_refused() -> None:
 def test_lengths_are_those_of_the_suite_where_the_tokenizer_is_here() -> None:
     load, measured = workload(_config())
     assert measured
-    assert (load.adapters, load.tasks) == (240, 240)
+    assert (load.adapters, load.learned, load.tasks) == (240, 154, 240)  # of 171 seen tasks 17 are held back
     assert 16 < load.tokens < 64
     assert 1 < load.answer_tokens < load.tokens
     many, measured = workload(_config(name="Qwen/Qwen2.5-7B-Instruct"), adapters=10_000, tokens=77)
     assert not measured
-    assert (many.adapters, many.tokens) == (10_000, 77)
+    assert (many.adapters, many.learned, many.tokens) == (10_000, 9_000, 77)
