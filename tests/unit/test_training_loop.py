@@ -419,7 +419,10 @@ def run_two(script, config_file, mode):
     return subprocess.run([*launch, str(config_file), mode], capture_output=True, text=True, timeout=300, env=environment)
 
 
-def said_by_two(config_file, mode):
+def said_by_two(script, config_file, mode):
+    """What each process said of a run that ends well."""
+    done = run_two(script, config_file, mode)
+    assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(Path(f"{config_file}.{mode}.{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -431,9 +434,7 @@ def test_two_processes_that_share_the_bases_layers_follow_the_curve_of_one_that_
     two = changed(one, experiment_name="sharded", training__shard_base=True, training__gradient_checkpointing=recomputes)
     two.save(tmp_path / "two.yaml")
     (tmp_path / "train.py").write_text(TWO_PROCESSES)
-    done = run_two(tmp_path / "train.py", tmp_path / "two.yaml", "sharded")
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = said_by_two(tmp_path / "two.yaml", "sharded")
+    said = said_by_two(tmp_path / "train.py", tmp_path / "two.yaml", "sharded")
     assert said[0] == said[1]
     assert said[0]["share"] == 0.5
     there = changed(two, output_dir=str(Path(config.output_dir) / "rank0"))
@@ -453,14 +454,11 @@ def test_two_processes_stop_together_resume_from_the_first_ones_disk_and_follow_
     two = changed(one, experiment_name="two")
     two.save(tmp_path / "two.yaml")
     (tmp_path / "train.py").write_text(TWO_PROCESSES)
-    said = {}
-    for mode in ("fails", "dies", "resumes"):
-        done = run_two(tmp_path / "train.py", tmp_path / "two.yaml", mode)
-        assert (done.returncode == 0) == (mode != "dies"), done.stderr[-3000:]
-        if mode == "dies":
-            assert "Signal 9 (SIGKILL)" in done.stderr
-            continue
-        said[mode] = said_by_two(tmp_path / "two.yaml", mode)
+    said = {"fails": said_by_two(tmp_path / "train.py", tmp_path / "two.yaml", "fails")}
+    died = run_two(tmp_path / "train.py", tmp_path / "two.yaml", "dies")
+    assert died.returncode != 0
+    assert "Signal 9 (SIGKILL)" in died.stderr
+    said["resumes"] = said_by_two(tmp_path / "train.py", tmp_path / "two.yaml", "resumes")
     assert [row["processes"] for rows in said.values() for row in rows] == [2, 2, 2, 2]
     assert said["fails"][0]["error"] == said["fails"][1]["error"]
     assert "stopped at step 5: kl is nan; the checkpoint of step 4 is kept" in said["fails"][0]["error"]
@@ -489,12 +487,8 @@ def test_two_processes_have_the_first_ones_guide_when_they_resume_too_and_follow
     two = changed(one, experiment_name="two")
     two.save(tmp_path / "two.yaml")
     (tmp_path / "train.py").write_text(TWO_PROCESSES)
-    said = {}
-    for mode in ("stops", "fails", "resumes"):
-        done = run_two(tmp_path / "train.py", tmp_path / "two.yaml", mode)
-        assert done.returncode == 0, done.stderr[-3000:]
-        said[mode] = said_by_two(tmp_path / "two.yaml", mode)
-        assert said[mode][0] == said[mode][1]
+    said = {mode: said_by_two(tmp_path / "train.py", tmp_path / "two.yaml", mode) for mode in ("stops", "fails", "resumes")}
+    assert all(first == second for first, second in said.values())
     assert [rows[0]["guide"] for rows in said.values()] == [[1], [3], []]
     kept = [sorted(Path(config.output_dir).glob(f"{place}cache/multitask_instructed-*")) for place in ("", "rank0/", "rank1/")]
     assert [len(folders) for folders in kept] == [1, 1, 0]
