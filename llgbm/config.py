@@ -6,8 +6,7 @@ command line; `build` checks all of them together and reports every fault at onc
 
 import dataclasses
 import difflib
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -400,7 +399,7 @@ class _Presets(Mapping[str, ExperimentConfig]):
     def __getitem__(self, name: str) -> ExperimentConfig:
         return get_config(name)
 
-    def __iter__(self) -> typing.Iterator[str]:
+    def __iter__(self) -> Iterator[str]:
         return iter(names_in(preset_folder()))
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Item = tuple[str, tuple[Any, ...]]
 """A name, for messages and to know the result by, and the arguments of the method that does it."""
@@ -16,6 +16,7 @@ Tick = Callable[..., None]
 """Called with how much of an item is done, and figures: `tick(12, loss=0.1)`."""
 
 
+@runtime_checkable
 class Worker(Protocol):
     """What a job builds: its methods take an item's arguments and the keyword `tick`, None where nobody watches."""
 
@@ -37,6 +38,7 @@ class Job:
     """Where workers write themselves, which every node then has to share; they begin in the folder in which this process works."""
 
 
+@runtime_checkable
 class Crew(Protocol):
     """Workers of one job."""
 
@@ -66,6 +68,7 @@ class Crew(Protocol):
         ...
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs jobs somewhere."""
 

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from llgbm.lora.factors import LoRAFactors, combine, truncate
 from llgbm.lora.peft_io import read_adapters, target_shapes
 
 
+@runtime_checkable
 class HasModel(Protocol):
     """A base: whatever holds a causal LM."""
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ STATES_AT = (1 / 3, 3 / 4)
 """Of the base's layers, where its tokens are read."""
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """What a generator needs of an encoder; `content_id` changes whenever the embeddings of a text might."""
 

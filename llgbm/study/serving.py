@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -77,6 +77,7 @@ def prepared(name: str, model: PreTrainedModel, factors: LoRAFactors, folder: Pa
     return served
 
 
+@runtime_checkable
 class Backend(Protocol):
     """One way to serve."""
 

@@ -39,7 +39,7 @@ def with_further(folder: Path, n_tasks: int = 6, **settings) -> ExperimentConfig
     whole = micro_suite(n_train=12, n_test=4)
     whole.select(list(whole.select(split="seen").tasks)[n_tasks : n_tasks + 6]).save(folder / "further")
     manifest = read_json(folder / "zoo" / "manifest.json")
-    teachers = [{**row, "steps": 128} for row in manifest["teachers"]]  # so the guide has 20 steps
+    teachers = [{**row, "steps": 16} for row in manifest["teachers"]]  # so the guide has 20 steps
     write_json(folder / "zoo" / "manifest.json", {**manifest, "teachers": teachers})
     return changed(config, training__further_tasks=str(folder / "further"), **(ASKED | settings))
 
@@ -95,13 +95,13 @@ def test_the_guide_reads_the_request_and_the_adapter_the_input_alone(config, mon
 
 
 def test_the_guide_learns_from_training_tasks_alone_and_is_kept_for_evaluation(config, monkeypatch):
-    taught, adapter = [], module.multitask_adapter
+    taught, train = [], module.train_multitask
 
     def kept(there, teachers, **more):
         taught.append([teacher.task for teacher in teachers])
-        return adapter(there, teachers, **more)
+        return train(there, teachers, **more)
 
-    monkeypatch.setattr(module, "multitask_adapter", kept)
+    monkeypatch.setattr(module, "train_multitask", kept)
     train_generator(config)
     chosen, held_back = split_teachers(TeacherZoo.load(config.checkpoint_folder), config)
     assert held_back
@@ -297,7 +297,7 @@ def test_a_generator_of_attributes_is_asked_for_levels_it_knows(tmp_path):
 
 def test_inputs_that_leave_no_room_are_left_out(config, tmp_path):
     suite = load_suite(tmp_path / "further")
-    long = {task.name: replace(task, paraphrases=("too much " * 40_000,)) for task in suite}
+    long = {task.name: replace(task, paraphrases=("too much " * 4_000,)) for task in suite}
     TaskSuite(suite.name, long, suite.frame).save(tmp_path / "further")
     with pytest.raises(InputError, match="no input leaves room for a request and an answer in what the base reads"):
         problem_of(config)
