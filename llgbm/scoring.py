@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from llgbm.dataset import TokenBatch, concatenate
 from llgbm.errors import InputError
-from llgbm.functional_lora import FunctionalLoRA, by_token
+from llgbm.functional_lora import FunctionalLoRA, answer_logits, by_token
 from llgbm.functional_lora.measure import comfortable_rows, rows_at_once
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors
@@ -146,11 +146,9 @@ def _alike(order: list[int], batches: Sequence[TokenBatch]) -> Iterator[list[int
 
 @torch.no_grad()
 def _forward(functional: FunctionalLoRA, factors: LoRAFactors | None, batch: TokenBatch) -> Score:
-    batch = batch.to(functional.device)
     factors = None if factors is None else factors.to(device=functional.device)
-    logits = functional(factors, batch.input_ids, logits_at=batch.predicts, chunked=True).any_logits
-    assert logits is not None
-    there = functional.device
+    logits = answer_logits(functional, factors, batch)
+    batch, there = batch.to(functional.device), functional.device
     n_tokens = batch.predicts.sum(1)
     owner = to_device(torch.repeat_interleave(n_tokens), there)
     found = by_token(_said_and_nll, logits, batch.targets)

@@ -1,5 +1,6 @@
 """K adapters through one frozen base in one forward, by `torch.func.functional_call`."""
 
+from llgbm.functional_lora.beginning import answer_logits
 from llgbm.functional_lora.decoding import complete, greedy_decode
 from llgbm.functional_lora.head import ChunkedLogits, Logits, by_token
 from llgbm.functional_lora.recompute import can_recompute, recompute_layers
@@ -11,6 +12,7 @@ __all__ = [
     "FunctionalLoRA",
     "FunctionalOutput",
     "Logits",
+    "answer_logits",
     "by_token",
     "can_recompute",
     "complete",

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import output_capturing
 
@@ -122,6 +123,13 @@ class FunctionalLoRA:
     def head_weight(self) -> Float[Tensor, "V D"]:
         """The output embedding's."""
         return self._selected.weight
+
+    @cached_property
+    def goes_on_from_cache(self) -> bool:
+        """Whether the base keeps keys and values of all tokens alike, so that any rows can go on from those of others."""
+        with torch.no_grad():
+            cache = self(None, torch.zeros(1, 1, dtype=torch.long, device=self.device), use_cache=True).past_key_values
+        return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
 
     @cached_property
     def _shell(self) -> nn.Module | None:

@@ -14,7 +14,7 @@ from llgbm.planning.paper import paper_base, paper_tokens
 from llgbm.planning.stages import STAGES, Planner, Stage, Workload
 from llgbm.planning.work import on_paper
 from llgbm.training.setup import split_tasks
-from llgbm.zoo.suite import SEEN
+from llgbm.zoo.suite import CHAT_FRAME, IN_UNSEEN_WORDS, SEEN, TaskSuite
 from llgbm.zoo.suites import load_suite
 
 SAMPLED = 2
@@ -97,17 +97,29 @@ def workload(config: ExperimentConfig, adapters: int | None = None, tokens: int 
         longest, answer = batch.input_ids.shape[1], math.ceil(float(batch.predicts.sum(1).float().mean()))
     names = [task.name for task in suite.select(split=SEEN)] if adapters is None else [str(i) for i in range(adapters)]
     seeds = len(config.zoo.seeds) if adapters is None else 1
-    test = len(tasks[0].test)
+    learned = len(split_tasks(names, config)[0])
+    asked, answered = (adapters, adapters) if adapters else _questions(suite, learned)
     load = Workload(
         adapters=adapters or len(tasks) * seeds,
-        learned=len(split_tasks(names, config)[0]) * seeds,
+        learned=learned * seeds,
         tasks=adapters or len(tasks),
+        asked=asked,
+        answered=answered,
+        attributes=adapters is None and any(task.attributes for task in tasks),
+        chat=suite.frame == CHAT_FRAME,
         tokens=longest,
         answer_tokens=min(answer, longest),
-        test_examples=test,
+        test_examples=len(tasks[0].test),
         probe_tokens=min(config.probe.max_length, longest),
     )
     return load, base is not None and tokens is None
+
+
+def _questions(suite: TaskSuite, learned: int) -> tuple[int, int]:
+    """Over all splits of an evaluation, how often it asks in words that change, and what is left of that where words are not read."""
+    size = {split: learned if split == SEEN else len(suite.select(split=split).tasks) for split in suite.task_splits}
+    further = len(suite.further_tests) * sum(size.values())
+    return sum(size[IN_UNSEEN_WORDS.get(split, split)] for split in suite.splits) + further, sum(size.values()) + further
 
 
 def _plan(config: ExperimentConfig, load: Workload, devices: Devices) -> Plan:

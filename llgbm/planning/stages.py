@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from llgbm.config import ExperimentConfig
 from llgbm.delta.engine import adapters_at_once as deltas_at_once
 from llgbm.evaluation.methods import METHODS
+from llgbm.evaluation.ridge import VALIDATION_EXAMPLES, VALIDATION_TASKS
 from llgbm.functional_lora import FunctionalLoRA, recompute_layers
 from llgbm.functional_lora.measure import comfortable_rows, logits_bytes, row_bytes, rows_at_once
 from llgbm.functional_lora.sharding import shared_bytes
+from llgbm.models.kernel_ridge import KERNELS, STRENGTHS
 from llgbm.multitask import BATCH_SIZE
 from llgbm.planning.paper import PaperMemory, weights_bytes
 from llgbm.planning.steps import Generator, Rows, Teachers, forward, reads_base, share_of_layers
@@ -22,9 +24,12 @@ from llgbm.training.step import ADAPTER_COPIES, OPTIMIZER_COPIES
 from llgbm.zoo.trainer import ADAPTER_COPIES as TEACHER_COPIES
 from llgbm.zoo.trainer import MAX_VALIDATION, adapters_at_once
 
-NEEDS = ("instructs", "needs_predictor", "needs_soft_prompt", "needs_foreign", "needs_attributes")
-WAYS = sum(not any(getattr(method, need) for need in NEEDS) for method in METHODS.values())
-"""Methods that an evaluation scores on every zoo."""
+NEEDS = ("needs_predictor", "needs_soft_prompt", "needs_foreign")
+"""Of a method that an evaluation scores where it is asked to alone."""
+TOLD = 2
+"""How long an example is after a request, which is taken to be as long as an example."""
+RIDGES = (False, True)
+"""Ridges that are chosen by what their adapters do, and whether they read attributes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,14 @@ class Workload:
     learned: int
     """Those of them that a generator learns from: of seen tasks that are not held back."""
     tasks: int
+    asked: int
+    """Questions of an evaluation to methods that read conditions: the tasks of every split, in its words."""
+    answered: int
+    """The same to other methods, for whom splits that ask for the same tasks are one."""
+    attributes: bool
+    """Whether tasks have any."""
+    chat: bool
+    """Whether the base is asked by a chat template, so that it can be told what is wanted."""
     tokens: int
     """Of an example with its answer: the longest of those that share a forward, to which the others are padded."""
     answer_tokens: int
@@ -141,18 +154,28 @@ class Planner:
     def _guide(self, own: int) -> Work:
         """The training of the LoRA that reads requests, on every device, and in every step its answers and what it predicts there."""
         functional, load, zoo = self.functional, self.load, self.config.zoo
-        told, guide = 2 * load.tokens, Teachers(functional, self.config, 1)  # a request is taken to be as long as an example
-        lesson, asked = Rows(1, BATCH_SIZE, told, load.answer_tokens), Rows(1, own, told, load.answer_tokens)
-        steps = zoo.steps * zoo.batch_size * load.learned // BATCH_SIZE
-        taught = (count(lambda: guide.micro_batch(lesson)) + count(guide.update)) * steps
+        asked = Rows(1, own, TOLD * load.tokens, load.answer_tokens)
+        taught = self._multitask(TOLD * load.tokens, zoo.steps * zoo.batch_size * load.learned // BATCH_SIZE)
         return taught + count(lambda: forward(functional, asked, self.config.lora.rank)) * (2 * self.config.training.total_steps)
 
+    def _multitask(self, tokens: int, steps: int) -> Work:
+        """The training of one LoRA for all tasks, on rows of so many tokens."""
+        trained, lesson = Teachers(self.functional, self.config, 1), Rows(1, BATCH_SIZE, tokens, self.load.answer_tokens)
+        return (count(lambda: trained.micro_batch(lesson)) + count(trained.update)) * steps
+
     def evaluation(self) -> Stage:
-        """Every method's adapters on all tasks' test examples."""
-        load = self.load
+        """Every method's adapters on all tasks' test examples, and what rivals train and choose before."""
+        load, zoo = self.load, self.config.zoo
+        methods = [method for method in METHODS.values() if not any(getattr(method, need) for need in NEEDS)]
+        methods = [m for m in methods if load.attributes >= m.needs_attributes and load.chat >= m.instructs]
         together = self._scored_at_once()
-        work = self._scored() * (WAYS * load.test_examples * math.ceil(load.tasks / self.devices))
-        what = f"{load.tasks} tasks of {load.test_examples} examples by {WAYS} methods, {together} rows at once"
+        lengths = sum((load.asked if m.reads_condition else load.answered) * (TOLD if m.instructs else 1) for m in methods)
+        chosen = sum(load.attributes >= reads for reads in RIDGES) * len(KERNELS) * len(STRENGTHS)
+        rows = lengths * load.test_examples + chosen * min(VALIDATION_TASKS, load.learned) * VALIDATION_EXAMPLES
+        work = self._scored() * math.ceil(rows / self.devices) + self._multitask(load.tokens, zoo.steps)
+        if load.chat and not self.config.objective.context:
+            work += self._multitask(TOLD * load.tokens, zoo.steps * zoo.batch_size * load.learned // BATCH_SIZE)
+        what = f"{load.asked} questions of {load.test_examples} examples by {len(methods)} methods, {together} rows at once"
         each, adapters = SCORED_COPIES * self.adapter_bytes, max(1, together // load.test_examples)
         return self._stage("evaluation", what, each, adapters, together, self._bytes(load.tokens, load.answer_tokens), work, load.tasks)
 

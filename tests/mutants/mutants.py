@@ -28,7 +28,7 @@ def _leak(name: str, file: str, old: str, new: str, test: str) -> Mutant:
 
 
 SETUP, SETTING, METHODS, RIDGE = "training/setup.py", "evaluation/setting.py", "evaluation/methods.py", "evaluation/ridge.py"
-MULTITASK, CONTEXT = "multitask.py", "training/context.py"
+MULTITASK, CONTEXT, BEGINNING = "multitask.py", "training/context.py", "functional_lora/beginning.py"
 WORDS = "zoo/words/world.py"
 PRACTICE = "training/practice.py"
 ON_SEEN = "test_training_and_validation_are_on_seen_tasks_and_share_none"
@@ -1449,5 +1449,26 @@ MUTANTS = (
         "Judge.of(self.roomy_framing, task)",
         "Judge.of(self.framing, task)",
         "test_task_eval.py::test_what_is_shown_before_an_example_is_read_with_every_option",
+    ),
+    Mutant(
+        "a beginning of one adapter that all rows go on from",
+        BEGINNING,
+        "cache.batch_repeat_interleave(each)",
+        "cache.batch_select_indices(torch.zeros(len(batch), dtype=torch.long))",
+        "test_beginning.py::test_logits_are_those_of_whole_rows",
+    ),
+    Mutant(
+        "a beginning that runs into the answer",
+        BEGINNING,
+        "(rows != rows[:, :1]).flatten(0, 1) | batch.predicts",
+        "(rows != rows[:, :1]).flatten(0, 1) | (torch.arange(rows.shape[-1]) + 1 >= rows.shape[-1])",
+        "test_beginning.py::test_what_predicts_an_answer_is_never_in_it",
+    ),
+    Mutant(
+        "a beginning of a base that forgets",
+        "functional_lora/wrap.py",
+        "isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)",
+        "cache is not None",
+        "test_beginning.py::test_logits_are_those_of_whole_rows",
     ),
 )

@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_world import build_world, changed
 from transformers import LlamaConfig
 
 from llgbm.config import ExperimentConfig, ModelConfig, build, preset_values
 from llgbm.errors import InputError
+from llgbm.evaluation.answering import load_worker
+from llgbm.evaluation.ridge import VALIDATION_EXAMPLES, VALIDATION_TASKS
+from llgbm.evaluation.setting import EvaluationConfig
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.functional_lora.measure import row_bytes
 from llgbm.functional_lora.sharding import shared_bytes
 from llgbm.lora.peft_io import target_shapes
 from llgbm.memory import GIB, SHARE
+from llgbm.models.kernel_ridge import KERNELS, STRENGTHS
 from llgbm.planning.costs import SAMPLES, UnitCosts, calibrate, fit_units, load_costs
 from llgbm.planning.paper import architecture, paper_base, weights_bytes
 from llgbm.planning.plan import Devices, _savings, make_plan, workload
@@ -24,7 +29,19 @@ from llgbm.zoo.base import load_base
 
 COSTS = UnitCosts(1e-6, 1e-11, 1e-10, 1e-10, device="a machine", memory_gb=4.0)
 ROWS = Rows(adapters=3, each=2, tokens=16, answers=4)
-LOAD = Workload(adapters=100, learned=100, tasks=100, tokens=16, answer_tokens=4, test_examples=8, probe_tokens=16)
+LOAD = Workload(
+    adapters=100,
+    learned=100,
+    tasks=100,
+    asked=300,
+    answered=100,
+    attributes=False,
+    chat=False,
+    tokens=16,
+    answer_tokens=4,
+    test_examples=8,
+    probe_tokens=16,
+)
 
 
 def _config(**model: str) -> ExperimentConfig:
@@ -162,6 +179,33 @@ def test_tasks_without_teachers_take_their_own_forward_and_backward_and_a_guide_
     assert alone[:2] + alone[3:] == guided[:2] + guided[3:]
     fewer = make_plan(context, replace(LOAD, learned=50), Devices(1, 4 * GIB, COSTS))
     assert alone[2] < fewer.seconds(fewer.stages[2]) < guided[2]
+
+
+@pytest.mark.slow
+def test_an_evaluation_asks_as_often_as_it_was_planned_to(tmp_path: Path) -> None:
+    config = changed(build_world(tmp_path, n_unseen=2), training__validation_fraction=0.0, zoo__suite=str(tmp_path / "suite"))
+    outline = load_worker(None, config.checkpoint_folder, EvaluationConfig(), None).survey()
+    load, _ = workload(config)
+    assert load.asked == sum(map(len, outline.questions.values()))
+    once = {(question.task.name, question.task.test) for asked in outline.questions.values() for question in asked}
+    assert load.answered == len(once)
+    assert (load.attributes, load.chat) == (True, False)
+
+
+@pytest.mark.slow
+def test_what_rivals_choose_train_and_are_told_is_planned(deep: ExperimentConfig) -> None:
+    def planned(load: Workload) -> Work:
+        return make_plan(deep, load, Devices(1, 4 * GIB, replace(COSTS, dtype="bfloat16"))).stages[-1].work
+
+    alone, rows = planned(LOAD), (300 * 8 + 100 * 4) * LOAD.test_examples
+    chosen = len(KERNELS) * len(STRENGTHS) * VALIDATION_TASKS * VALIDATION_EXAMPLES
+    scored = planned(replace(LOAD, asked=301)).wide_flops - alone.wide_flops
+    assert scored > 0
+    one_row = scored / (6 * LOAD.test_examples)
+    assert alone.wide_flops > one_row * (rows + chosen) / 8
+    attributes, chat = (planned(replace(LOAD, **{what: True})).wide_flops - alone.wide_flops for what in ("attributes", "chat"))
+    assert attributes > one_row * chosen
+    assert chat > one_row * 3 * 2 * LOAD.asked * LOAD.test_examples
 
 
 @pytest.mark.slow
