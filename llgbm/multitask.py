@@ -88,7 +88,8 @@ def train_multitask(
     lesson = multitask_lesson(there, teachers, instructed)
     lora, pad = LoRAConfig(**manifest["lora"]), there.framing.pad
     with _begun(folder) as begun:
-        trained = train_adapters(there.functional, [lesson], lora, zoo, pad, on_step, agree(begun.read), begun.keep)
+        keep = begun.keep if begun.states else None
+        trained = train_adapters(there.functional, [lesson], lora, zoo, pad, on_step, agree(begun.read), keep)
         if folder:
             fan_in_fan_out = there.functional.fan_in_fan_out
             write_adapter(folder, trained.factors, base_name=loadable_name(there.base.name), fan_in_fan_out=fan_in_fan_out)
@@ -106,9 +107,9 @@ class _Begun:
         return dict(newest.tensors) if newest else {}
 
     def keep(self, step: int, state: dict[str, Tensor]) -> None:
-        if self.states:
-            self.states.write(Checkpoint(step, state))
-            self.states.keep({step})
+        assert self.states is not None
+        self.states.write(Checkpoint(step, state))
+        self.states.keep({step})
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A zoo opened for use: its teachers, their base, and what was trained on them, each seen to belong to the others."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ class Workspace:
     generator: AdapterWriter | None = None
     predictor: DeltaPredictor | None = None
     soft_prompt: SoftPromptWriter | None = None
+
+    def parts(self) -> dict[str, Any]:
+        """What it was made of, to make something of that has more."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(Workspace)}
 
     @cached_property
     def framing(self) -> Framing:

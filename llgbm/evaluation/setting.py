@@ -318,4 +318,4 @@ def load_setting(
         InputError: See `open_workspace`.
     """
     workspace = open_workspace(data_dir, checkpoint, config.predictor, config.base, config.soft_prompt)
-    return Setting(**vars(workspace), config=config, cache_dir=None if cache_dir is None else Path(cache_dir))
+    return Setting(**workspace.parts(), config=config, cache_dir=None if cache_dir is None else Path(cache_dir))

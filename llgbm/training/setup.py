@@ -25,7 +25,7 @@ from llgbm.models.writer import GeneratorSpec
 from llgbm.scoring import Score, score
 from llgbm.training.conditions import ConditionTable
 from llgbm.workspace import Workspace, open_workspace
-from llgbm.zoo.base import Base, BaseOptions, check_usable, plain_dtype
+from llgbm.zoo.base import BaseOptions, check_usable, plain_dtype
 from llgbm.zoo.folder import Teacher, TeacherZoo
 from llgbm.zoo.suite import SEEN, Task
 
@@ -103,9 +103,9 @@ def prepare(config: ExperimentConfig, device: str) -> Setup:
     if sharded:
         shard_layers(workspace.functional, base.model, torch.device(device), "training.shard_base")
     cache_gb = config.training.teacher_cache_gb
-    train = _teacher_set(zoo, base, chosen, config.training.train_examples, cache_gb)
-    validation = _teacher_set(zoo, base, held_back, VALIDATION_EXAMPLES, cache_gb) if held_back else None
-    return Setup(**vars(workspace), encoder=encoder, conditions=conditions, train=train, validation=validation)
+    train = _teacher_set(workspace, chosen, config.training.train_examples, cache_gb)
+    validation = _teacher_set(workspace, held_back, VALIDATION_EXAMPLES, cache_gb) if held_back else None
+    return Setup(**workspace.parts(), encoder=encoder, conditions=conditions, train=train, validation=validation)
 
 
 def check_device(asked: str, used: torch.device) -> None:
@@ -189,12 +189,12 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator | Att
     return generator
 
 
-def _teacher_set(zoo: TeacherZoo, base: Base, teachers: Sequence[Teacher], examples: int, cache_gb: float) -> TeacherSet:
-    framing = zoo.framing(base)
+def _teacher_set(there: Workspace, teachers: Sequence[Teacher], examples: int, cache_gb: float) -> TeacherSet:
+    zoo, framing = there.zoo, there.framing
     tasks = [zoo.suite[teacher.task] for teacher in teachers]
     fitting = [framing.of_task(task, "train") for task in tasks]
     per_teacher = min(examples, *map(len, fitting))
-    device = base.model.device
+    device = there.base.model.device
     encoded = framing.batch([example for of_task in fitting for example in of_task[:per_teacher]])
     judges = [Judge.of(framing, task) for task in tasks]
     return TeacherSet(list(teachers), tasks, zoo.open_factors(teachers, device, int(cache_gb * GIB)), encoded, per_teacher, judges)

@@ -328,8 +328,8 @@ MUTANTS = (
     Mutant(
         "a stopped training that nothing goes on from",
         MULTITASK,
-        "trained = train_adapters(there.functional, [lesson], lora, zoo, pad, on_step, agree(begun.read), begun.keep)",
-        "trained = train_adapters(there.functional, [lesson], lora, zoo, pad, on_step, None, begun.keep)",
+        "trained = train_adapters(there.functional, [lesson], lora, zoo, pad, on_step, agree(begun.read), keep)",
+        "trained = train_adapters(there.functional, [lesson], lora, zoo, pad, on_step, None, keep)",
         "test_multitask.py::test_one_that_is_stopped_goes_on_from_its_last_check",
     ),
     Mutant(
