@@ -37,7 +37,7 @@ WEIGHTS = {"product": 1.0, "kl": 1.0}
 FACTOR_STD = 0.05
 SHAPES_OF_STEPS = ((16, 4), (64, 1))
 """Adapters and examples of each, per step."""
-TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (1e-2, 1e-1)}
+TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (3e-2, 3e-1)}
 """By the base's type, how far two ways may differ: relative to the loss, and to the largest gradient."""
 
 
