@@ -48,8 +48,8 @@ MUTANTS = (
     _leak(
         "checkpoint chosen on unseen tasks",
         SETUP,
-        "_teacher_set(zoo, base, held_back, ",
-        '_teacher_set(zoo, base, zoo.select(split="unseen_combination"), ',
+        "_teacher_set(workspace, held_back, ",
+        '_teacher_set(workspace, zoo.select(split="unseen_combination"), ',
         ON_SEEN,
     ),
     _leak(
