@@ -221,6 +221,10 @@ class TrainingConfig:
     """Share of the texts that training reads with typos, chatter around the request, or without capitals and punctuation."""
     readings: Integer = Field(default=1, ge=1)
     """Other wordings of each task that a step reads where a generator reads attributes; reading costs little beside answering."""
+    practice_prior: Number = Field(default=0.0, ge=0)
+    """Weight of the base's own log-probabilities as adapters of mixed attributes answer (objective.practice)."""
+    practice_interval: Integer = Field(default=0, ge=0)
+    """Steps until practice looks again for combinations of attributes that answer alike, one of which then has to yield; 0: never."""
     word_dropout: Number = Field(default=0.0, ge=0, lt=1)
     """Share of a condition's vectors (words, tokens) that training leaves out, drawn anew in every step."""
     train_examples: Integer = Field(default=64, ge=1)

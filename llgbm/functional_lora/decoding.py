@@ -27,6 +27,7 @@ def greedy_decode(
     pad_token_id: int,
     max_length: int | None = None,
     hopeless: Callable[[int, list[int]], bool] | None = None,
+    prior: float = 0.0,
 ) -> Int[Tensor, "N new"]:
     """The most likely token, again and again, until every row has ended or `max_new_tokens` are out.
 
@@ -40,6 +41,8 @@ def greedy_decode(
         pad_token_id: Fills a row after its end.
         max_length: A row ends when it has so many tokens, prompt and all.
         hopeless: Called with a row and its new tokens so far; a row for which it says yes is given up.
+        prior: Weight of the base's own log-probabilities beside the adapters', so that what the base would never say is not said
+            (a product of experts, Hinton 2002, doi:10.1162/089976602760128018).
 
     Returns:
         New tokens only; the end token is included.
@@ -57,11 +60,16 @@ def greedy_decode(
     last = torch.zeros(input_ids.shape, dtype=torch.bool)  # on the host, which knows where it is
     last[:, -1] = True
     ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-    tokens, columns, cache = input_ids, [], None
+    voices = [(factors, 1.0), (None, prior)] if prior and factors is not None else [(factors, 1.0)]
+    tokens, columns, caches = input_ids, [], [None] * len(voices)
     for _ in range(max_new_tokens):
-        output = functional(factors, tokens, attention_mask, logits_at=last, past_key_values=cache, use_cache=True)
-        assert output.logits is not None
-        chosen = torch.where(ended, pad_token_id, output.logits.argmax(-1))
+        scores = torch.zeros(())
+        for i, (voice, weight) in enumerate(voices):
+            output = functional(voice, tokens, attention_mask, logits_at=last, past_key_values=caches[i], use_cache=True)
+            assert output.logits is not None
+            scores = output.logits if len(voices) == 1 else scores + weight * output.logits.float().log_softmax(-1)
+            caches[i] = output.past_key_values
+        chosen = torch.where(ended, pad_token_id, scores.argmax(-1))
         columns.append(chosen)
         ended |= torch.isin(chosen, ending)
         if max_length is not None:
@@ -71,8 +79,7 @@ def greedy_decode(
             ended[given_up] = True
         if bool(ended.all()):
             break
-        cache = output.past_key_values
-        tokens = chosen[:, None] if cache is not None else torch.cat([tokens, chosen[:, None]], dim=1)
+        tokens = chosen[:, None] if caches[0] is not None else torch.cat([tokens, chosen[:, None]], dim=1)
         last = nn.functional.pad(last.new_ones(len(tokens), 1), (tokens.shape[1] - 1, 0))
         real = torch.ones_like(ended) if kind in COUNT_PADDING else ~ended
         attention_mask = torch.cat([attention_mask, real.to(attention_mask.dtype)[:, None]], dim=1)
@@ -80,9 +87,14 @@ def greedy_decode(
 
 
 def complete(
-    functional: FunctionalLoRA, factors: LoRAFactors | None, framing: Framing, inputs: Sequence[str], max_new_tokens: int = 64
+    functional: FunctionalLoRA,
+    factors: LoRAFactors | None,
+    framing: Framing,
+    inputs: Sequence[str],
+    max_new_tokens: int = 64,
+    prior: float = 0.0,
 ) -> list[str]:
-    """Answer inputs greedily; they are divided evenly among the K adapters, in order.
+    """Answer inputs greedily; they are divided evenly among the K adapters, in order; `prior` as in `greedy_decode`.
 
     A prompt that leaves no room in the base's context is cut on the left.
 
@@ -94,7 +106,7 @@ def complete(
     if limit is not None:
         prompts = [framing.cut(prompt, limit - 1) for prompt in prompts]
     ids, mask = (part.to(functional.device) for part in padded_left(prompts, framing.pad))
-    new = greedy_decode(functional, factors, ids, mask, max_new_tokens, framing.ends, framing.pad, limit)
+    new = greedy_decode(functional, factors, ids, mask, max_new_tokens, framing.ends, framing.pad, limit, prior=prior)
     return [framing.text(row) for row in new.tolist()]
 
 

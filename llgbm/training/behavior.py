@@ -91,6 +91,7 @@ class BehaviorProblem(Problem):
                 f"objective weighs only {', '.join(weights)}, which count where a generator reads attributes; weigh others too"
             )
         self.practice: Practice | None = None
+        self.known: dict[str, Any] = {}
         self.context: Context | None = None
         self.hashes = origin(config, setup.zoo)
         self.inputs = {"base": setup.base.content_hash, "zoo": setup.zoo.content_hash, "encoder": setup.encoder.content_id}
@@ -106,7 +107,9 @@ class BehaviorProblem(Problem):
         self.targets = TeacherTargets(setup.functional, setup.train.factors, setup.train.examples, options)
         self.probes = ProbeTargets.build(setup, self.config, frozenset(self.weights))
         if isinstance(self.network, AttributeGenerator) and self.levels is not None and "practice" in self.weights:
-            self.practice = Practice(setup, self.network, self.levels)
+            self.practice = Practice(setup, self.network, self.levels, training.practice_prior, training.practice_interval)
+            if self.known:
+                self.practice.restore(self.known)
         self.at_once = adapters_at_once(training, setup.train, self.targets, self.network)
 
     def plan(self, step: int) -> StepPlan:
@@ -129,6 +132,8 @@ class BehaviorProblem(Problem):
         generated = generate(model, part, setup.train, setup.conditions, device, reword, self.levels, readings)
         evidence = compare(generated, part, setup.train, self.targets, self.probes, self.config.training.delta_loss_type)
         weights = self.weights_at(step)
+        if self.practice is not None and weights["practice"]:
+            self.practice.compare(step, self.at_once)
         for name, answering in (("practice", self.practice), ("context", self.context)):
             if answering is not None and (weights[name] or len(weights) == 1):
                 answering.fill(evidence, part)
@@ -148,6 +153,12 @@ class BehaviorProblem(Problem):
 
     def settings(self, step: int) -> dict[str, float]:
         return {f"weight/{name}": weight for name, weight in self.weights_at(step).items()}
+
+    def state(self) -> dict[str, Any]:
+        return self.practice.state() if self.practice is not None else self.known
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.known = state  # practice begins when all is ready
 
     def validate(self) -> dict[str, float]:
         """Exact match and NLL of generated adapters; with a start by ridge, at the best of a few weights of what the network adds to it."""

@@ -316,7 +316,7 @@ class _Run:
         """The newest checkpoint and the best one stay; older ones go."""
         if not self.is_main:
             return
-        stored = {**asdict(self.state), **self.problem.hashes}
+        stored = {**asdict(self.state), **self.problem.hashes, "problem": self.problem.state()}
         save_checkpoint(step_folder(self.checkpoints, self.state.step), self.problem.network, self.raw_optimizer, stored)
         prune_checkpoints(self.checkpoints, {self.state.step, self.state.best_step})
 
@@ -330,6 +330,7 @@ class _Run:
         check_origin(folder, stored, self.problem.hashes)
         if self.is_main:
             cut_metrics(self.folder / "metrics.jsonl", stored["step"])
+        self.problem.restore(stored["problem"])
         return LoopState(stored["step"], stored["best_step"], stored["best"], stored["seconds"])
 
     def _finish(self, references: dict[str, float]) -> TrainingResult:

@@ -13,7 +13,7 @@ from llgbm.training.plan import StepPlan
 class Problem(ABC):
     """One thing to train; the loop asks it and knows nothing else about it.
 
-    What it says of a step is a function of the step's number and the network's weights alone, so that resuming needs no more.
+    What it says of a step is a function of the step's number, the network's weights and its `state` alone, so that resuming needs no more.
     """
 
     kind: ClassVar[str]
@@ -50,6 +50,13 @@ class Problem(ABC):
     def settings(self, step: int) -> dict[str, float]:
         """What else the log says of a step."""
         return {}
+
+    def state(self) -> dict[str, Any]:
+        """What it knows beside the network's weights, as JSON has it; a checkpoint keeps it."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027 (most know nothing else)
+        """Know what a checkpoint kept; called before `ready`."""
 
     @abstractmethod
     def validate(self) -> dict[str, float]:

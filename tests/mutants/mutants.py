@@ -30,7 +30,7 @@ def _leak(name: str, file: str, old: str, new: str, test: str) -> Mutant:
 SETUP, SETTING, METHODS, RIDGE = "training/setup.py", "evaluation/setting.py", "evaluation/methods.py", "evaluation/ridge.py"
 MULTITASK, CONTEXT, BEGINNING = "multitask.py", "training/context.py", "functional_lora/beginning.py"
 WORDS = "zoo/words/world.py"
-PRACTICE = "training/practice.py"
+PRACTICE, CLASHES = "training/practice.py", "training/clashes.py"
 ON_SEEN = "test_training_and_validation_are_on_seen_tasks_and_share_none"
 TRAIN_SIDE = "test_training_and_validation_read_train_examples_of_their_own_tasks"
 TEXTS = "test_no_text_of_an_unseen_wording_or_task_is_read_in_training"
@@ -140,6 +140,55 @@ MUTANTS = (
         "test_practice.py::test_inputs_are_those_that_teachers_were_trained_on",
     ),
     Mutant(
+        "a teacher's combination yields",
+        CLASHES,
+        "if i != first and combinations[i] not in taught}",
+        "if i != first}",
+        "test_clashes.py::test_a_taught_combination_never_yields_and_of_the_others_the_surer_one_stays",
+    ),
+    Mutant(
+        "the less sure one stays",
+        CLASHES,
+        "(combinations[i] in taught, sure[i])",
+        "(combinations[i] in taught, -sure[i])",
+        "test_clashes.py::test_a_taught_combination_never_yields_and_of_the_others_the_surer_one_stays",
+    ),
+    Mutant(
+        "yielding to what another combination says",
+        CLASHES,
+        "if answers not in alike and all(",
+        "if all(",
+        "test_clashes.py::test_what_another_combination_says_or_is_in_part_the_same_is_not_its_own",
+    ),
+    Mutant(
+        "practice without the base's prior",
+        PRACTICE,
+        "self.longest, self.prior)",
+        "self.longest)",
+        "test_practice.py::test_what_the_base_holds_for_likely_counts",
+    ),
+    Mutant(
+        "who yields practices its own answer",
+        PRACTICE,
+        "self.clashes[domain].get(levels) or levels",
+        "levels",
+        "test_practice.py::test_who_yields_is_practiced_with_what_it_says_when_it_steps_back",
+    ),
+    Mutant(
+        "a checkpoint without what practice found",
+        "training/loop.py",
+        '"problem": self.problem.state()}',
+        '"problem": {}}',
+        "test_practice.py::test_checkpoints_keep_when_it_compared",
+    ),
+    Mutant(
+        "practice forgets what it found when it goes on",
+        "training/behavior.py",
+        "if self.known:",
+        "if False:",
+        "test_practice.py::test_it_compares_at_its_interval_and_a_checkpoint_keeps_what_it_found",
+    ),
+    Mutant(
         "any flag from an evaluation's file",
         "studies/stages.py",
         "if name not in known or any(",
@@ -156,7 +205,7 @@ MUTANTS = (
     Mutant(
         "practice on the teachers' own combinations",
         PRACTICE,
-        "part[rng.choice(self.alike[k])]",
+        "part[rng.choice(self.alike[self.domains[k]])]",
         "part[k]",
         "test_practice.py::test_levels_are_mixed_within_a_domain_and_one_of_each_attribute",
     ),

@@ -260,6 +260,25 @@ def test_greedy_decoding_equals_decoding_without_a_cache(kind: str, device: torc
     assert torch.equal(new, ids[:, 6:])
 
 
+def test_greedy_decoding_with_a_prior_takes_the_most_likely_of_adapter_and_base_together(functional: FunctionalLoRA) -> None:
+    factors = random_factors(functional, 2)
+    ids, mask, _ = padded_tokens(4, 6, "left")
+    ends = {VOCABULARY + 1}
+    without = greedy_decode(functional, factors, ids, mask, 8, ends, pad_token_id=0)
+    new = greedy_decode(functional, factors, ids, mask, 8, ends, pad_token_id=0, prior=0.5)
+    assert not torch.equal(new, without)
+    assert torch.equal(
+        greedy_decode(functional, None, ids, mask, 8, ends, 0, prior=0.5), greedy_decode(functional, None, ids, mask, 8, ends, 0)
+    )
+    for _ in range(8):
+        last = torch.zeros_like(mask).bool()
+        last[:, -1] = True
+        own, base = (functional(voice, ids, mask, logits_at=last).logits.log_softmax(-1) for voice in (factors, None))
+        chosen = (own + 0.5 * base).argmax(-1, keepdim=True)
+        ids, mask = torch.cat([ids, chosen], 1), torch.cat([mask, torch.ones_like(chosen)], 1)
+    assert torch.equal(new, ids[:, 6:])
+
+
 def test_greedy_decoding_stops_and_pads_after_the_end(functional: FunctionalLoRA) -> None:
     ids, mask, _ = padded_tokens(4, 6, "left")
     free = greedy_decode(functional, None, ids, mask, 6, ends={VOCABULARY + 1}, pad_token_id=0)

@@ -1,6 +1,7 @@
 """Practice: adapters of mixed attributes learn to be sure of what they answer."""
 
 import json
+import math
 import random
 
 import pytest
@@ -14,9 +15,11 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import Evidence, practice_loss
 from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.training.behavior import BehaviorProblem, train_generator
+from llgbm.training.checkpoints import read_state, step_folder
 from llgbm.training.practice import Practice
 
-ASKED = {"generator__attributes": True, "objective__attributes": 1.0, "objective__practice": 1.0}
+COMPARING = {"training__practice_prior": 0.5, "training__practice_interval": 4}
+ASKED = {"generator__attributes": True, "objective__attributes": 1.0, "objective__practice": 1.0, **COMPARING}
 
 
 @pytest.fixture
@@ -45,8 +48,8 @@ def test_levels_are_mixed_within_a_domain_and_one_of_each_attribute(problem):
     practice, train, network = practice_of(problem), problem.setup.train, problem.network
     assert isinstance(network, AttributeGenerator)
     own = network.levels([task.attributes for task in train.tasks])
-    rows = practice.mixed([0] * 50, [random.Random(n) for n in range(50)])
-    domain = own[practice.alike[0]]
+    rows = torch.tensor([practice.mixed(0, random.Random(n)) for n in range(50)])
+    domain = own[practice.alike[train.tasks[0].domain]]
     for mixed, known in zip(rows.split(network.counts, 1), domain.split(network.counts, 1), strict=True):
         assert (mixed.sum(1) == 1).all()
         assert (mixed.sum(0) > 0).equal(known.sum(0) > 0)
@@ -72,6 +75,7 @@ def test_answers_are_its_own_and_training_makes_it_surer_of_them(problem):
     assert before.practiced_by is not None
     assert len(before.own_answers) == len(before.practiced_by)
     again = said()
+    assert again.own_answers is not None
     assert before.own_answers.equal(again.own_answers)  # of plan and weights alone
     optimizer = torch.optim.SGD(problem.network.parameters(), lr=0.1)
     practice_loss(before).backward()
@@ -92,6 +96,81 @@ def test_a_step_cut_into_parts_practices_the_same(problem):
 
     halves = loss(part.part(0, 1)) + loss(part.part(1, len(part)))
     assert_near(halves, loss(part), length=512, depth=64)
+
+
+def test_what_the_base_holds_for_likely_counts(problem):
+    practice, part = practice_of(problem), problem.plan(0)
+
+    def said(prior: float) -> list[int]:
+        practice.prior = prior
+        evidence = Evidence(problem.setup.train.factors.select(part.teachers))
+        practice.fill(evidence, part)
+        assert evidence.own_answers is not None
+        return evidence.own_answers.tolist()
+
+    with torch.no_grad():
+        for effect in problem.network.effects.values():
+            effect.mean_b.add_(1.0)  # else the adapters say what the base does
+    alone, together = said(0.0), said(1e6)
+    with torch.no_grad():
+        for effect in problem.network.effects.values():
+            effect.mean_b.zero_()
+            effect.of_levels.zero_()
+    assert together == said(0.0) != alone
+
+
+def test_all_combinations_of_a_domain_are_compared_and_those_with_a_teacher_stay(problem):
+    practice, train, network = practice_of(problem), problem.setup.train, problem.network
+    with torch.no_grad():
+        for effect in network.effects.values():
+            effect.of_levels.zero_()  # all say the same, however far they step back
+    practice.compare(0, at_once=3)
+    for domain, clashes in practice.clashes.items():
+        members = practice.alike[domain]
+        counts = [len({part[k].argmax().item() for k in members}) for part in practice.parts]
+        assert len(clashes) == math.prod(counts) - len(members)
+        assert not set(clashes) & practice.taught
+        assert set(clashes.values()) == {None}
+        assert practice.draw(members[0], random.Random(0)) in practice.taught  # who has nothing of its own to say does not practice
+    assert len(train) == len(practice.taught)
+
+
+def test_who_yields_is_practiced_with_what_it_says_when_it_steps_back(problem, monkeypatch):
+    practice, part, asked = practice_of(problem), problem.plan(0), []
+    mixed = practice.mixed(part.teachers[0], random.Random(0))
+    away = tuple(1.5 * value for value in mixed)
+    practice.clashes = {domain: {mixed: away} for domain in practice.alike}
+    monkeypatch.setattr("llgbm.training.practice.OFTEN", 1.0)
+    monkeypatch.setattr("llgbm.training.practice.MOST_OFTEN", 1.0)
+    write = practice.network.write
+    monkeypatch.setattr(practice.network, "write", lambda levels: asked.append(levels) or write(levels))
+    practice.fill(Evidence(problem.setup.train.factors.select(part.teachers)), part)
+    answering, practiced = asked
+    assert answering.equal(torch.tensor([away] * len(part)))
+    assert practiced.equal(torch.tensor([mixed] * len(part)))
+
+
+def test_it_compares_at_its_interval_and_a_checkpoint_keeps_what_it_found(problem):
+    practice = practice_of(problem)
+    seen = []
+    for step in (3, 4, 6, 7, 10, 11):
+        practice.compare(step, at_once=8)
+        seen.append(practice.compared)
+    assert seen == [3, 3, 3, 7, 7, 11]
+    practice.clashes = {domain: {(1.0, 0.0): (1.25, -0.25), (0.0, 1.0): None} for domain in practice.alike}
+    problem.restore(json.loads(json.dumps(problem.state())))
+    problem.ready(lambda now: None)
+    again = practice_of(problem)
+    assert again is not practice
+    assert (again.compared, again.clashes) == (practice.compared, practice.clashes)
+    again.interval = 0
+    again.compare(99, at_once=8)
+    assert again.compared == 11
+
+
+def test_checkpoints_keep_when_it_compared(tmp_path):
+    result = train_generator(changed(build_world(tmp_path), **ASKED))
+    assert read_state(step_folder(result.folder / "checkpoints", 6))["problem"].get("compared") == 4
 
 
 def test_it_begins_when_its_schedule_says(tmp_path):

@@ -132,7 +132,13 @@ STARTED = {"generator__ridge": 2, "generator__slots": 2, "training__augment": 0.
 """Settings that choose something at random in every step, or fit something before the first."""
 
 
-ATTRIBUTES = {"generator__attributes": True, "objective__attributes": 1.0, "objective__practice": 1.0}
+ATTRIBUTES = {
+    "generator__attributes": True,
+    "objective__attributes": 1.0,
+    "objective__practice": 1.0,
+    "training__practice_interval": 3,
+    "training__practice_prior": 0.5,
+}
 
 
 def test_validation_decides_how_far_a_ridge_regression_is_left(config):
