@@ -17,7 +17,7 @@ Levels = tuple[float, ...]
 Answers = tuple[str, ...]
 """To the same few inputs."""
 STEPS_BACK = (0.25, 0.5, 0.75)
-"""How far a combination steps back, in differences to the one that it yields to; beyond, adapters say nonsense (docs/findings.md)."""
+"""How far a combination steps back, in differences to the one that it yields to; farther back fewer are right (docs/findings.md)."""
 
 
 def find_clashes(
