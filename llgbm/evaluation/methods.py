@@ -166,7 +166,12 @@ def ridge(setting: Setting, questions: Sequence[Question]) -> Attempt:
 
 def ridge_attributes(setting: Setting, questions: Sequence[Question]) -> Attempt:
     """Two ridges: from the condition to the task's attributes, which it is told of seen tasks, and from these to weight changes."""
-    return Attempt(from_read_attributes(setting, questions), _plain(setting, questions))
+    return Attempt(from_read_attributes(setting, questions, aligned=False), _plain(setting, questions))
+
+
+def ridge_aligned(setting: Setting, questions: Sequence[Question]) -> Attempt:
+    """`ridge_attributes` whose reader also knows which words each level brings, as a generator with `generator.alignment` does."""
+    return Attempt(from_read_attributes(setting, questions, aligned=True), _plain(setting, questions))
 
 
 def ridge_true_attributes(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -214,6 +219,9 @@ METHODS: dict[str, Method] = {
     "mean_adapter": Method(mean_adapter, False, False, True, "model soups, arXiv:2203.05482, on weight changes"),
     "ridge": Method(ridge, False, True, True, "kernel ridge regression, doi:10.5555/645527.657464"),
     "ridge_attributes": Method(ridge_attributes, False, True, True, "the same, twice", needs_attributes=True),
+    "ridge_aligned": Method(
+        ridge_aligned, False, True, True, "the same, and IBM Model 1, aclanthology.org/J93-2003", needs_attributes=True
+    ),
     "ridge_true_attributes": Method(ridge_true_attributes, False, False, True, "the same; an upper bound", needs_attributes=True),
     "soft_prompt": Method(soft_prompt, False, True, False, "prompt tuning, arXiv:2104.08691, from a reader", needs_soft_prompt=True),
     "multitask_instructed": Method(

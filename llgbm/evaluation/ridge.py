@@ -9,6 +9,7 @@ Letters: P teachers in the pool, n rows (texts or tasks), E their width, Q quest
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -19,9 +20,11 @@ from llgbm.evaluation.setting import Question, Setting
 from llgbm.judging import judge_answers
 from llgbm.lora.blend import Blender
 from llgbm.lora.factors import LoRAFactors
+from llgbm.models.alignment import WordAlignment
 from llgbm.models.effects import levels_of
 from llgbm.models.kernel_ridge import KERNELS, STRENGTHS, KernelRidge, folds, known_without
-from llgbm.models.reading import TEXTS, TEXTS_IN_CHOICE, fit_reading, likeliest
+from llgbm.models.reader import embed_conditions
+from llgbm.models.reading import ALIGNED, CERTAINTY, TEXTS, TEXTS_IN_CHOICE, fit_reading, likeliest
 from llgbm.zoo.suite import Task
 
 VALIDATION_TASKS, VALIDATION_EXAMPLES = 30, 8
@@ -75,27 +78,37 @@ def from_true_attributes(setting: Setting, questions: Sequence[Question]) -> LoR
     return _from_attributes(setting, [question.task.attributes for question in questions])
 
 
-def from_read_attributes(setting: Setting, questions: Sequence[Question]) -> LoRAFactors:
-    """Adapters from attributes that are read from each question's texts."""
+def from_read_attributes(setting: Setting, questions: Sequence[Question], *, aligned: bool) -> LoRAFactors:
+    """Adapters from attributes that are read from each question's texts, by which words their levels bring too where `aligned`."""
     reader: AttributeReader = setting.keep("attribute_reader", lambda: AttributeReader(setting))
-    return _from_attributes(setting, [reader.read(question.texts(*setting.condition_kind)) for question in questions])
+    return _from_attributes(setting, [reader.read(question.texts(*setting.condition_kind), aligned) for question in questions])
 
 
 class AttributeReader:
-    """Kernel ridge from a text to one number per level of each attribute; the largest is what it says."""
+    """Kernel ridge from a text to one number per level of each attribute, and perhaps an alignment of its words: the largest counts."""
 
     def __init__(self, setting: Setting) -> None:
-        self.encoder = setting.encoder
+        self.encoder, self._known = setting.encoder, setting.pool_texts
         tasks, rows = pool_tasks(setting), _text_rows(setting, TEXTS)
         self.levels = levels_of([task.attributes for task in tasks])
         self.counts = [len(levels) for levels in self.levels.values()]
         texts = rows.known.split(rows.owners.bincount().tolist())
-        reading = fit_reading(texts, _one_hot([task.attributes for task in tasks], self.levels), self.counts)
+        self._labels = _one_hot([task.attributes for task in tasks], self.levels)
+        reading = fit_reading(texts, self._labels, self.counts)
         self.ridge, self.chosen_on = reading.ridge, tuple(tasks[k].name for k in reading.chosen_on)
 
-    def read(self, texts: Sequence[str]) -> dict[str, str]:
+    @cached_property
+    def alignment(self) -> WordAlignment | None:
+        """Which words each level brings; none with an encoder whose vectors are no words."""
+        width = self.encoder.word_width
+        return WordAlignment.fitted(list(map(self.encoder.encode, self._known)), self._labels, width, self.counts) if width else None
+
+    def read(self, texts: Sequence[str], aligned: bool) -> dict[str, str]:
         """The level of each attribute that the texts together say."""
-        places = likeliest(self.ridge(self.encoder.embed(texts)).mean(0, keepdim=True), self.counts)
+        said = CERTAINTY * self.ridge(self.encoder.embed(texts)).mean(0, keepdim=True)
+        if aligned and self.alignment is not None:
+            said += ALIGNED * self.alignment.say(*embed_conditions(self.encoder, [texts]))
+        places = likeliest(said, self.counts)
         named = [(name, level) for name, levels in self.levels.items() for level in levels]
         return dict(named[int(place)] for place in places[0])
 

@@ -1,9 +1,10 @@
 """A generator that reads the attributes of a request, and writes the sum of what each of their levels brings.
 
 A suite may state attributes of its seen tasks (an operation, a style). A regression reads them from the mean vector of a request and the
-products of its parts, which few tasks suffice for; one slot of attention for each reads them from single words, which says more in new
-wordings; what both say adds up. An adapter is a sum of effects, which begin at a regression of the teachers' weights (see `effects`) and
-are trained by behavior. So a combination that was never seen is written from parts that were.
+products of its parts; an alignment knows which words each level brings, which fewer tasks suffice for; one slot of attention for each
+attribute reads single words, which says more in new wordings; what they say adds up. An adapter is a sum of effects, which begin at a
+regression of the teachers' weights (see `effects`) and are trained by behavior. So a combination that was never seen is written from
+parts that were.
 
 Letters: K tasks, N vectors per task, E embedding width, H reader width, S attributes, F levels of all attributes,
 T teachers, r rank.
@@ -18,20 +19,19 @@ from torch import Tensor, nn
 
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors
+from llgbm.models.alignment import WordAlignment
 from llgbm.models.common import teacher_sums
 from llgbm.models.effects import fit_effects
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.kernel_ridge import KERNELS
 from llgbm.models.reader import SIZES
-from llgbm.models.reading import KERNEL, TEXTS, fit_reading
+from llgbm.models.reading import ALIGNED, CERTAINTY, KERNEL, TEXTS, fit_reading
 from llgbm.models.ridge import best_b
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
 
 TINY = 1e-8
 UNIT = 10.0
 """Weights of effects are stored in so many times the teachers' RMS: at the learning rate of a reader they learn too slowly."""
-CERTAINTY = 12.0
-"""By how much the log-odds of a level rise from where the regression says 0 to where it says 1."""
 SHARPENED = 4.0
 """By how much the log-odds of what was read are multiplied before it is written."""
 
@@ -71,6 +71,7 @@ class AttributeGenerator(AdapterWriter):
         self.register_buffer("known", torch.zeros(spec.known_texts, spec.embedding_dim))
         self.register_buffer("reading", torch.zeros(spec.known_texts, sum(self.counts)))
         self.register_buffer("usual", torch.zeros(sum(self.counts)))
+        self.alignment = WordAlignment(spec.known_words, spec.word_width, self.counts) if spec.known_words else None
         self.effects = nn.ModuleDict(
             {_key(name): Effect(d_in, d_out, rank, sum(self.counts)) for name, (d_in, d_out) in spec.shapes.items()}
         )
@@ -97,14 +98,15 @@ class AttributeGenerator(AdapterWriter):
     def say(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
         """Log-probabilities of the levels of each attribute, side by side.
 
-        Once trained, what slots and regression say adds up. In training slots speak alone: the regression knows those tasks by heart, and
-        would leave them nothing to learn.
+        Once trained, what slots, regression and alignment say adds up. In training slots speak alone: the others know those tasks by
+        heart, and would leave them nothing to learn.
         """
         read = self.read(embeddings, mask)
         named = torch.cat([namer(read[:, slot]) for slot, namer in enumerate(self.namers)], 1)
         if not self.training:
             mean = (embeddings * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
             named = self.spec.slots_share * named + CERTAINTY * (self.usual + KERNELS[KERNEL](mean @ self.known.T) @ self.reading)
+            named = named if self.alignment is None else named + ALIGNED * self.alignment.say(embeddings, mask)
         return torch.cat([part.log_softmax(-1) for part in named.split(self.counts, 1)], 1)
 
     def decided(self, said: Float[Tensor, "K F"]) -> Float[Tensor, "K F"]:
@@ -132,17 +134,20 @@ class AttributeGenerator(AdapterWriter):
         self,
         teachers: LoRAFactors | StoredFactors,
         attributes: Sequence[dict[str, str]],
-        texts: Sequence[Float[Tensor, "_ E"]],
+        texts: Sequence[Sequence[Float[Tensor, "_ E"]]],
     ) -> None:
         """Begin at what regressions say.
 
         Args:
             teachers: T adapters, which also give scales and the constant A.
             attributes: Those of each teacher's task.
-            texts: For each teacher the mean vectors of its task's texts; `spec.known_texts` is how many `known_texts` counts in them.
+            texts: For each teacher the vectors of each of its task's texts; `spec.known_texts` is how many `known_texts` counts in them,
+                `spec.known_words` how many `count_words` does, or 0.
         """
         levels = self.levels(attributes)
-        ridge = fit_reading(texts, levels, self.counts).ridge
+        ridge = fit_reading([torch.stack([text.mean(0) for text in group]) for group in texts], levels, self.counts).ridge
+        if self.alignment is not None:
+            self.alignment.fit(texts, levels)
         self.known.copy_(ridge.rows)
         weights, intercept = ridge.uncentered()
         self.reading.copy_(weights)
@@ -161,9 +166,9 @@ class AttributeGenerator(AdapterWriter):
             effect.of_levels.copy_(torch.tensordot(fitted.weights, best[name], 1) / effect.unit_b)
 
 
-def known_texts(texts: Sequence[Float[Tensor, "_ E"]]) -> int:
+def known_texts(texts: Sequence[Sequence[Float[Tensor, "_ E"]]]) -> int:
     """How many texts a generator that is fitted to these keeps, to read others by."""
-    return sum(min(TEXTS, len(rows)) for rows in texts)
+    return sum(min(TEXTS, len(group)) for group in texts)
 
 
 def _namer(hidden: int, levels: int) -> nn.Sequential:

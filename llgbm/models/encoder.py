@@ -44,6 +44,8 @@ class TextEncoder(Protocol):
 
     name: str
     dim: int
+    word_width: int
+    """How many of a vector's first numbers say which word it stands for, and nothing of the text around it; 0: none do."""
 
     @property
     def content_id(self) -> str:
@@ -70,7 +72,7 @@ class HashingEncoder:
     def __init__(self, dim: int = 512) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        self.dim = dim
+        self.dim = self.word_width = dim
         self._words = HashingVectorizer(n_features=dim // 2, ngram_range=(1, 2), token_pattern=WORD)
         self._characters = HashingVectorizer(n_features=dim - dim // 2, analyzer="char_wb", ngram_range=(3, 5))
 
@@ -103,7 +105,7 @@ class BaseEncoder:
     a hundred times as large as the others' (attention sinks, Xiao et al. 2023, arXiv:2309.17453), so a plain mean would be that token.
     """
 
-    name = "base"
+    name, word_width = "base", 0
 
     def __init__(self, base: Base) -> None:
         self._base = base
@@ -142,6 +144,8 @@ class SentenceEncoder:
 
     Source: Reimers & Gurevych 2019, arXiv:1908.10084.
     """
+
+    word_width = 0
 
     def __init__(self, source: str) -> None:
         from sentence_transformers import SentenceTransformer
@@ -204,7 +208,7 @@ class WordsInSentence:
 
     def __init__(self, words: HashingEncoder, sentence: SentenceEncoder) -> None:
         self._words, self._sentence = words, sentence
-        self.dim = words.dim + sentence.dim
+        self.dim, self.word_width = words.dim + sentence.dim, words.dim
 
     @property
     def content_id(self) -> str:

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from llgbm.models.kernel_ridge import STRENGTHS, KernelRidge, folds
 
+CERTAINTY = 12.0
+"""By how much the log-odds of a level rise from where the regression says 0 to where it says 1."""
+ALIGNED = 0.5
+"""By how much log-odds that single words bring (see `alignment`) are multiplied before they add to the regression's."""
 KERNEL = "polynomial"
 """It reads more than a linear one in new words, and more than products alone where few tasks were seen (docs/findings.md)."""
 TEXTS, TEXTS_IN_CHOICE = 32, 8
@@ -36,7 +40,7 @@ def fit_reading(texts: Sequence[Float[Tensor, "_ E"]], labels: Float[Tensor, "T 
         labels: One-hot within each attribute, zero where a task lacks it.
         counts: Levels of each attribute; their sum is F.
     """
-    held_out, few = folds(len(labels), len(labels)), [spread(rows, TEXTS_IN_CHOICE) for rows in texts]
+    held_out, few = folds(len(labels), len(labels)), [rows[spread(len(rows), TEXTS_IN_CHOICE)] for rows in texts]
 
     def right(strength: float) -> int:
         """How many levels of tasks held out are read right."""
@@ -49,7 +53,7 @@ def fit_reading(texts: Sequence[Float[Tensor, "_ E"]], labels: Float[Tensor, "T 
         return found
 
     strength = max(STRENGTHS, key=right)
-    ridge = _fit([spread(rows, TEXTS) for rows in texts], labels, strength)
+    ridge = _fit([rows[spread(len(rows), TEXTS)] for rows in texts], labels, strength)
     return Reading(ridge, strength, tuple(task for held in held_out for task in held))
 
 
@@ -59,10 +63,10 @@ def likeliest(numbers: Float[Tensor, "n F"], counts: Sequence[int]) -> Tensor:
     return torch.stack([start + part.argmax(1) for start, part in zip(starts, numbers.split(list(counts), 1), strict=True)], 1)
 
 
-def spread(rows: Float[Tensor, "n E"], most: int) -> Float[Tensor, "m E"]:
-    """At most so many rows, evenly spread over all."""
-    m = min(most, len(rows))
-    return rows[[i * len(rows) // m for i in range(m)]]
+def spread(count: int, most: int) -> list[int]:
+    """Places of at most so many of `count` items, evenly spread over all."""
+    m = min(most, count)
+    return [i * count // m for i in range(m)]
 
 
 def _fit(texts: Sequence[Float[Tensor, "_ E"]], labels: Float[Tensor, "T F"], strength: float) -> KernelRidge:

@@ -36,6 +36,10 @@ class GeneratorSpec:
     """Attribute -> its levels, of a generator that reads them."""
     known_texts: int = 0
     """Texts of known attributes that such a generator compares a request with."""
+    known_words: int = 0
+    """Words that such a generator knows the levels of; 0: it aligns none."""
+    word_width: int = 0
+    """Numbers of a vector that say which word it is."""
     slots_share: float = 0.25
     """By how much it multiplies the log-odds that slots say before they add to what this comparison says."""
     encoder: str = "hashing"

@@ -92,9 +92,13 @@ class ConditionTable:
             texts.append([*([described[wording % len(described)]] if described else []), *shown])
         return pad_sets([self._vectors(group) for group in texts])
 
+    def of_task(self, name: str) -> list[Float[Tensor, "_ E"]]:
+        """The vectors of each text of a task."""
+        return [self._rows[text].float() for shown in self._texts[name] for text in shown]
+
     def means(self, name: str) -> Float[Tensor, "n E"]:
         """The mean vector of each text of a task."""
-        return torch.stack([self._rows[text].float().mean(0) for shown in self._texts[name] for text in shown])
+        return torch.stack([vectors.mean(0) for vectors in self.of_task(name)])
 
     def _draw_texts(self, name: str, rng: random.Random) -> list[str]:
         described, prompts = self._texts[name]

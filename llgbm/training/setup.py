@@ -16,6 +16,7 @@ from llgbm.judging import Judge, judge_each
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.memory import GIB
+from llgbm.models.alignment import count_words
 from llgbm.models.attribute_generator import AttributeGenerator, known_texts
 from llgbm.models.effects import levels_of
 from llgbm.models.encoder import TextEncoder, build_encoder
@@ -176,9 +177,11 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator | Att
     )
     own = [task.attributes for task in setup.train.tasks]
     if config.generator.attributes and any(own):
-        attributes, texts = levels_of(own), [setup.conditions.means(name) for name in setup.train.task_names]
+        attributes, texts = levels_of(own), [setup.conditions.of_task(name) for name in setup.train.task_names]
         read = {"attributes": attributes, "slots": len(attributes), "slots_share": config.generator.slots_share}
-        by_attributes = AttributeGenerator(replace(spec, **read, known_texts=known_texts(texts), ridge=0), setup.encoder)
+        width = setup.encoder.word_width if config.generator.alignment else 0
+        known = {"known_texts": known_texts(texts), "known_words": count_words(texts, width), "word_width": width}
+        by_attributes = AttributeGenerator(replace(spec, **read, **known, ridge=0), setup.encoder)
         by_attributes.fit(factors, own, texts)
         return by_attributes
     generator = LoRAGenerator(spec, setup.encoder)

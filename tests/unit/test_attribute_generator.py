@@ -48,7 +48,7 @@ def new_generator(**changes) -> AttributeGenerator:
     return generator.eval()
 
 
-TEXTS = list(torch.randn(len(TASKS), 3, 64, generator=torch.Generator().manual_seed(3)))
+TEXTS = [list(of_task) for of_task in torch.randn(len(TASKS), 3, 1, 64, generator=torch.Generator().manual_seed(3))]
 
 
 def change(factors: LoRAFactors, name: str, k: int) -> torch.Tensor:
@@ -116,7 +116,7 @@ def test_a_regression_reads_before_any_training():
     zoo, _ = additive_teachers()
     generator, wishes = new_generator(known_texts=len(TASKS)), torch.randn(6, 64, generator=torch.Generator().manual_seed(4))
     vectors = (generator.levels([*TASKS, UNSEEN]) @ wishes)[:, None]
-    generator.fit(zoo, TASKS, list(vectors[:-1]))
+    generator.fit(zoo, TASKS, [[vector] for vector in vectors[:-1]])
     said = generator.say(vectors, torch.ones(len(vectors), 1, dtype=torch.bool))
     right = generator.levels([*TASKS, UNSEEN])
     for part, expected in zip(said.split(generator.counts, 1), right.split(generator.counts, 1), strict=True):

@@ -172,7 +172,9 @@ def test_the_pool_is_the_seen_teachers_the_generator_trained_on(config: Experime
     assert {teacher.task for teacher in asked.pool} == set(asked.generator.spec.trained_on) < names_of(config, "seen")
 
 
-@pytest.mark.parametrize("method", ["nearest", "merged_topk", "mean_adapter", "ridge", "ridge_attributes", "ridge_true_attributes"])
+@pytest.mark.parametrize(
+    "method", ["nearest", "merged_topk", "mean_adapter", "ridge", "ridge_attributes", "ridge_aligned", "ridge_true_attributes"]
+)
 def test_retrieval_never_answers_with_what_an_unseen_teacher_knows(config: ExperimentConfig, tmp_path: Path, method: str) -> None:
     """Zeroing every unseen teacher changes nothing."""
     shutil.copytree(Path(config.checkpoint_folder).parent, tmp_path / "world")

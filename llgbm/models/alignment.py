@@ -1,0 +1,114 @@
+"""Which words ask for which level of an attribute: each word of a request comes from one of its levels, or from none of them.
+
+A regression weighs whole texts, and with few tasks it learns tasks by heart: an operation that was only seen with one style is read from
+the style's words too. Here every word has one source. Which one it is nobody says; that the same word recurs wherever the level does, and
+nowhere else, tells.
+
+Letters: T tasks, n texts of a task, N words of a text, E embedding width, D numbers of a vector that say which word it is, V known words,
+F levels of all attributes, K texts that are read.
+
+Source: IBM Model 1, Brown et al. 1993, aclanthology.org/J93-2003; a task's levels are the other language, no level the empty word.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llgbm.models.reading import TEXTS, spread
+
+ROUNDS = 30
+"""Of expectation and maximization."""
+KAPPA = 20.0
+"""Concentration of the kernel by which a word that is not known counts as those that are spelled nearly like it."""
+UNKNOWN = 0.02
+"""Chance of a word that no source is known to bring, as a share of an average word's."""
+READINGS = 4
+"""How often each attribute is read anew with what was read of the others."""
+TINY = 1e-12
+
+
+class WordAlignment(nn.Module):
+    """Known words and how likely each source brings them.
+
+    Args:
+        words: How many are known, see `count_words`.
+        width: D.
+        counts: Levels of each attribute; their sum is F.
+    """
+
+    known: Tensor
+    brought: Tensor
+
+    def __init__(self, words: int, width: int, counts: Sequence[int]) -> None:
+        super().__init__()
+        self.counts = list(counts)
+        self.register_buffer("known", torch.zeros(words, width))
+        self.register_buffer("brought", torch.zeros(1 + sum(counts), words))
+
+    @classmethod
+    def fitted(
+        cls, texts: Sequence[Sequence[Float[Tensor, "_ E"]]], labels: Float[Tensor, "T F"], width: int, counts: Sequence[int]
+    ) -> "WordAlignment":
+        """As `fit` learns it, of all words that the texts have."""
+        alignment = cls(count_words(texts, width), width, counts)
+        alignment.fit(texts, labels)
+        return alignment
+
+    @torch.no_grad()
+    def fit(self, texts: Sequence[Sequence[Float[Tensor, "_ E"]]], labels: Float[Tensor, "T F"]) -> None:
+        """Learn from the texts of tasks whose levels are known.
+
+        Args:
+            texts: For each task the vectors of its texts' words.
+            labels: One-hot within each attribute, zero where a task lacks it.
+        """
+        words, places, owners = _words(texts, self.known.shape[1])
+        said = torch.zeros(len(texts), len(words), dtype=torch.float64)
+        said.index_put_((owners, places), torch.ones((), dtype=torch.float64), accumulate=True)
+        sources = F.pad(labels.double(), (1, 0), value=1.0)
+        brought = torch.full((sources.shape[1], len(words)), 1 / len(words), dtype=torch.float64)
+        for _ in range(ROUNDS):
+            brought = brought * (sources.T @ (said / (sources @ brought).clamp_min(TINY)))
+            brought = brought / brought.sum(1, keepdim=True).clamp_min(TINY)
+        self.known.copy_(words)
+        self.brought.copy_(brought)
+
+    def say(self, vectors: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
+        """Log-odds of the levels of each attribute, side by side: each level's with the others as likely as they were read."""
+        alike = (KAPPA * (_directions(vectors, self.known.shape[1]) @ self.known.T - 1)).exp()
+        chance = alike.float() @ self.brought.float().T + UNKNOWN / max(1, len(self.known))
+        none, *levels = chance.split([1, *self.counts], -1)
+        read = [torch.full_like(part[:, 0], 1 / part.shape[-1]) for part in levels]
+        said = list(read)
+        for _ in range(READINGS):
+            for own, part in enumerate(levels):
+                others = [levels[i] @ read[i][..., None] for i in range(len(levels)) if i != own]
+                said[own] = ((none + sum(others) + part).log() * mask[..., None]).sum(1).log_softmax(-1)
+                read[own] = said[own].exp()
+        return torch.cat(said, 1)
+
+
+def count_words(texts: Sequence[Sequence[Float[Tensor, "_ E"]]], width: int) -> int:
+    """How many words an alignment that is fitted to these texts knows."""
+    return len(_words(texts, width)[0]) if width else 0
+
+
+def _words(
+    texts: Sequence[Sequence[Float[Tensor, "_ E"]]], width: int
+) -> tuple[Float[Tensor, "V D"], Int[Tensor, " w"], Int[Tensor, " w"]]:
+    """The different words of texts; of each word there which one it is, and which task it belongs to.
+
+    Two words are one where the same numbers of them are positive and negative: hashes of different words differ there, rounding does not.
+    """
+    few = [torch.cat([group[i] for i in spread(len(group), TEXTS)]) for group in texts]
+    rows = _directions(torch.cat(few), width)
+    kinds, places = rows.sign().to(torch.int8).unique(dim=0, return_inverse=True)
+    first = torch.full((len(kinds),), len(rows)).scatter_reduce(0, places, torch.arange(len(rows)), "amin")
+    return rows[first], places, torch.arange(len(texts)).repeat_interleave(torch.tensor([len(group) for group in few]))
+
+
+def _directions(vectors: Float[Tensor, "*_ E"], width: int) -> Float[Tensor, "*_ D"]:
+    return F.normalize(vectors[..., :width].float(), dim=-1)
