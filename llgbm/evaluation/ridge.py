@@ -24,7 +24,7 @@ from llgbm.models.alignment import WordAlignment
 from llgbm.models.effects import levels_of
 from llgbm.models.kernel_ridge import KERNELS, STRENGTHS, KernelRidge, folds, known_without
 from llgbm.models.reader import embed_conditions
-from llgbm.models.reading import ALIGNED, CERTAINTY, TEXTS, TEXTS_IN_CHOICE, fit_reading, likeliest
+from llgbm.models.reading import CERTAINTY, TEXTS, TEXTS_IN_CHOICE, fit_reading, likeliest
 from llgbm.zoo.suite import Task
 
 VALIDATION_TASKS, VALIDATION_EXAMPLES = 30, 8
@@ -107,7 +107,7 @@ class AttributeReader:
         """The level of each attribute that the texts together say."""
         said = CERTAINTY * self.ridge(self.encoder.embed(texts)).mean(0, keepdim=True)
         if aligned and self.alignment is not None:
-            said += ALIGNED * self.alignment.say(*embed_conditions(self.encoder, [texts]))
+            said += self.alignment.say(*embed_conditions(self.encoder, [texts]))
         places = likeliest(said, self.counts)
         named = [(name, level) for name, levels in self.levels.items() for level in levels]
         return dict(named[int(place)] for place in places[0])

@@ -22,9 +22,11 @@ from llgbm.models.reading import TEXTS, spread
 ROUNDS = 30
 """Of expectation and maximization."""
 KAPPA = 20.0
-"""Concentration of the kernel by which a word that is not known counts as those that are spelled nearly like it."""
-UNKNOWN = 0.02
-"""Chance of a word that no source is known to bring, as a share of an average word's."""
+"""Concentration of the kernel by which a word counts that is known before another word, or spelled a little otherwise."""
+UNKNOWN = 0.004
+"""Chance that any source brings a word nobody knows, as a share of an average word's."""
+CAUTION = 2
+"""Power of the share of a level's usual words that were found, by which its log-odds are multiplied: a phrase in new words has a few by chance."""
 READINGS = 4
 """How often each attribute is read anew with what was read of the others."""
 TINY = 1e-12
@@ -41,12 +43,14 @@ class WordAlignment(nn.Module):
 
     known: Tensor
     brought: Tensor
+    usual: Tensor
 
     def __init__(self, words: int, width: int, counts: Sequence[int]) -> None:
         super().__init__()
         self.counts = list(counts)
         self.register_buffer("known", torch.zeros(words, width))
         self.register_buffer("brought", torch.zeros(1 + sum(counts), words))
+        self.register_buffer("usual", torch.ones(len(counts)))
 
     @classmethod
     def fitted(
@@ -70,17 +74,24 @@ class WordAlignment(nn.Module):
         said.index_put_((owners, places), torch.ones((), dtype=torch.float64), accumulate=True)
         sources = F.pad(labels.double(), (1, 0), value=1.0)
         brought = torch.full((sources.shape[1], len(words)), 1 / len(words), dtype=torch.float64)
+        of_sources = brought
         for _ in range(ROUNDS):
-            brought = brought * (sources.T @ (said / (sources @ brought).clamp_min(TINY)))
-            brought = brought / brought.sum(1, keepdim=True).clamp_min(TINY)
+            of_sources = brought * (sources.T @ (said / (sources @ brought).clamp_min(TINY)))
+            brought = of_sources / of_sources.sum(1, keepdim=True).clamp_min(TINY)
+        of_levels = of_sources[1:].sum(1).split(self.counts)
+        asking = (labels.double() * torch.tensor([[min(TEXTS, len(group))] for group in texts])).sum(0).split(self.counts)
+        self.usual.copy_(torch.stack([words.sum() / texts.sum().clamp_min(1) for words, texts in zip(of_levels, asking, strict=True)]))
         self.known.copy_(words)
         self.brought.copy_(brought)
 
     def say(self, vectors: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
-        """Log-odds of the levels of each attribute, side by side: each level's with the others as likely as they were read."""
+        """Log-odds of the levels of each attribute, side by side: each level's with the others as likely as they were read.
+
+        They count the less the fewer words were found that the attribute's levels bring: none, and they are 0.
+        """
         alike = (KAPPA * (_directions(vectors, self.known.shape[1]) @ self.known.T - 1)).exp()
-        chance = alike.float() @ self.brought.float().T + UNKNOWN / max(1, len(self.known))
-        none, *levels = chance.split([1, *self.counts], -1)
+        none, *levels = (alike.float() @ self.brought.float().T).split([1, *self.counts], -1)
+        none = none + UNKNOWN / max(1, len(self.known))
         read = [torch.full_like(part[:, 0], 1 / part.shape[-1]) for part in levels]
         said = list(read)
         for _ in range(READINGS):
@@ -88,7 +99,10 @@ class WordAlignment(nn.Module):
                 others = [levels[i] @ read[i][..., None] for i in range(len(levels)) if i != own]
                 said[own] = ((none + sum(others) + part).log() * mask[..., None]).sum(1).log_softmax(-1)
                 read[own] = said[own].exp()
-        return torch.cat(said, 1)
+        brought = torch.cat([part @ chances[..., None] for part, chances in zip(levels, read, strict=True)], -1)
+        found = (brought / (none + brought.sum(-1, keepdim=True)) * mask[..., None]).sum(1)
+        shares = (found / self.usual.clamp_min(TINY)).clamp_max(1) ** CAUTION
+        return torch.cat([part * shares[:, own, None] for own, part in enumerate(said)], 1)
 
 
 def count_words(texts: Sequence[Sequence[Float[Tensor, "_ E"]]], width: int) -> int:

@@ -25,7 +25,7 @@ from llgbm.models.effects import fit_effects
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.kernel_ridge import KERNELS
 from llgbm.models.reader import SIZES
-from llgbm.models.reading import ALIGNED, CERTAINTY, KERNEL, TEXTS, fit_reading
+from llgbm.models.reading import CERTAINTY, KERNEL, TEXTS, fit_reading
 from llgbm.models.ridge import best_b
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
 
@@ -106,7 +106,7 @@ class AttributeGenerator(AdapterWriter):
         if not self.training:
             mean = (embeddings * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
             named = self.spec.slots_share * named + CERTAINTY * (self.usual + KERNELS[KERNEL](mean @ self.known.T) @ self.reading)
-            named = named if self.alignment is None else named + ALIGNED * self.alignment.say(embeddings, mask)
+            named = named if self.alignment is None else named + self.alignment.say(embeddings, mask)
         return torch.cat([part.log_softmax(-1) for part in named.split(self.counts, 1)], 1)
 
     def decided(self, said: Float[Tensor, "K F"]) -> Float[Tensor, "K F"]:

@@ -14,8 +14,6 @@ from llgbm.models.kernel_ridge import STRENGTHS, KernelRidge, folds
 
 CERTAINTY = 12.0
 """By how much the log-odds of a level rise from where the regression says 0 to where it says 1."""
-ALIGNED = 0.5
-"""By how much log-odds that single words bring (see `alignment`) are multiplied before they add to the regression's."""
 KERNEL = "polynomial"
 """It reads more than a linear one in new words, and more than products alone where few tasks were seen (docs/findings.md)."""
 TEXTS, TEXTS_IN_CHOICE = 32, 8

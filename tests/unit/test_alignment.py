@@ -1,0 +1,95 @@
+"""Which words ask for which level: read where a level was seen with one other level alone, and amid words that nobody knows."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from tolerance import assert_near
+from torch import Tensor
+
+from llgbm.models.alignment import ROUNDS, WordAlignment, count_words
+from llgbm.models.encoder import HashingEncoder
+from llgbm.models.reader import embed_conditions
+
+ENCODER = HashingEncoder(256)
+OPERATIONS, STYLES = ("reverse", "sort", "double"), ("loudly", "quietly")
+TASKS = ((0, 0), (1, 0), (1, 1), (2, 1))
+"""Operation and style; the first and the last operation were seen with one style alone."""
+FRAMES = ("please {} the letters {}", "{} the letters {} now", "i want you to {} what is there {}")
+
+
+def wordings(operation: int, style: int) -> list[str]:
+    return [frame.format(OPERATIONS[operation], STYLES[style]) for frame in FRAMES]
+
+
+def one_hot(tasks: Sequence[tuple[int, int]]) -> Tensor:
+    return torch.tensor([[float(o == i) for i in range(3)] + [float(s == i) for i in range(2)] for o, s in tasks])
+
+
+@pytest.fixture(scope="module")
+def alignment() -> WordAlignment:
+    return WordAlignment.fitted([ENCODER.encode(wordings(*task)) for task in TASKS], one_hot(TASKS), ENCODER.word_width, (3, 2))
+
+
+def read(alignment: WordAlignment, texts: Sequence[str]) -> Tensor:
+    """The chance of each level."""
+    return alignment.say(*embed_conditions(ENCODER, [[text] for text in texts])).exp()
+
+
+@pytest.mark.parametrize("task", [(0, 1), (2, 0), *TASKS])
+def test_a_combination_is_read_from_words_that_were_seen_apart(alignment: WordAlignment, task: tuple[int, int]) -> None:
+    said = read(alignment, wordings(*task))
+    assert (said * one_hot([task])).sum(1).min().item() > 1.9  # both attributes, each for certain
+
+
+def test_its_table_is_that_of_model_1_word_by_word(alignment: WordAlignment) -> None:
+    """By the book: every word of every text asks each source of its task for its share, and each source sums what it got."""
+    words = [(k, word) for k, task in enumerate(TASKS) for text in ENCODER.encode(wordings(*task)) for word in text]
+    known = torch.stack([word / word.norm() for _, word in words]) @ alignment.known.T
+    places, sources = known.argmax(1), torch.cat([torch.ones(4, 1), one_hot(TASKS)], 1).double()
+    table = torch.full(alignment.brought.shape, 1 / len(alignment.known), dtype=torch.float64)
+    for _ in range(ROUNDS):
+        found = torch.zeros_like(table)
+        for (k, _), place in zip(words, places, strict=True):
+            shares = sources[k] * table[:, place]
+            found[:, place] += shares / shares.sum()
+        table = found / found.sum(1, keepdim=True)
+    assert len(alignment.known) == len({tuple(row.sign().tolist()) for _, row in words})
+    assert_near(alignment.brought, table, scale=1.0, length=len(words), depth=ROUNDS)
+
+
+def test_what_every_task_says_comes_from_no_level(alignment: WordAlignment) -> None:
+    the = alignment.known @ ENCODER.encode(["the letters"])[0][0]
+    assert alignment.brought[:, the.argmax()].argmax() == 0
+
+
+def test_words_that_nobody_knows_say_nothing(alignment: WordAlignment) -> None:
+    assert_near(read(alignment, ["kumquat"]), torch.tensor([[1 / 3] * 3 + [1 / 2] * 2]), scale=1.0, length=256, depth=4)
+    plain, amid = read(alignment, ["please reverse the letters quietly", "hello dear friends: please reverse the letters quietly"])
+    assert (plain - amid).abs().max().item() < 0.02
+
+
+@pytest.mark.parametrize("text", ["reverse each of them, quietly of course", "quietly, please, and reverse a few"])
+def test_a_word_counts_also_before_another_word_than_ever(alignment: WordAlignment, text: str) -> None:
+    assert (read(alignment, [text]) * one_hot([(0, 1)])).sum().item() > 1.9
+
+
+def test_masked_vectors_do_not_count(alignment: WordAlignment) -> None:
+    alone = read(alignment, ["sort it loudly"])
+    beside = read(alignment, ["sort it loudly", "double and double again what is there, quietly"])
+    assert_near(beside[:1], alone, scale=1.0, length=256, depth=4)
+
+
+def test_a_task_may_lack_an_attribute() -> None:
+    labels = one_hot([(0, 0), (1, 0), (2, 1)])
+    labels[2, 3:] = 0
+    texts = [ENCODER.encode([text]) for text in ("reverse it loudly", "sort it loudly", "double it")]
+    learned = WordAlignment.fitted(texts, labels, ENCODER.word_width, (3, 2))
+    assert learned.brought.isfinite().all()
+    assert learned.brought[-1].sum() == 0  # no task brings this level
+    assert read(learned, ["double it"])[0].argmax() == 2
+
+
+def test_vectors_that_are_no_words_are_not_counted() -> None:
+    assert count_words([ENCODER.encode(["sort it"])], 0) == 0
+    assert count_words([ENCODER.encode(["sort it", "sort it now"]), ENCODER.encode(["sort it"])], ENCODER.word_width) == 4
