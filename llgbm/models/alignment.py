@@ -26,7 +26,7 @@ KAPPA = 20.0
 UNKNOWN = 0.004
 """Chance that any source brings a word nobody knows, as a share of an average word's."""
 CAUTION = 2
-"""Power of the share of a level's usual words that were found, by which its log-odds are multiplied: a phrase in new words has a few by chance."""
+"""Power of the share of usual words that were found, by which log-odds are multiplied: a phrase in new words has some by chance."""
 READINGS = 4
 """How often each attribute is read anew with what was read of the others."""
 TINY = 1e-12

@@ -1002,6 +1002,48 @@ MUTANTS = (
         "        if True:\n            mean",
         "test_attribute_generator.py::test_slots_learn_alone_and_add_to_the_regression",
     ),
+    Mutant(
+        "words that have to come from some level",
+        "models/alignment.py",
+        "F.pad(labels.double(), (1, 0), value=1.0)",
+        "F.pad(labels.double(), (1, 0), value=0.0)",
+        "test_alignment.py::test_what_every_task_says_comes_from_no_level",
+    ),
+    Mutant(
+        "words shared evenly among a task's sources",
+        "models/alignment.py",
+        "(said / (sources @ brought).clamp_min(TINY))",
+        "said",
+        "test_alignment.py::test_its_table_is_that_of_model_1_word_by_word",
+    ),
+    Mutant(
+        "words that count only before the word they were known before",
+        "models/alignment.py",
+        "KAPPA = 20.0",
+        "KAPPA = 2000.0",
+        "test_alignment.py::test_a_word_counts_also_before_another_word_than_ever",
+    ),
+    Mutant(
+        "a word by chance that counts like a whole phrase",
+        "models/alignment.py",
+        "CAUTION = 2\n",
+        "CAUTION = 0\n",
+        "test_alignment.py::test_what_few_of_the_usual_words_say_counts_less",
+    ),
+    Mutant(
+        "words that are read where there are none",
+        "models/alignment.py",
+        "(none + sum(others) + part).log() * mask[..., None]",
+        "(none + sum(others) + part).log()",
+        "test_alignment.py::test_masked_vectors_do_not_count",
+    ),
+    Mutant(
+        "a control told what unseen tasks are asked in",
+        "evaluation/ridge.py",
+        "self.encoder, self._known = setting.encoder, setting.pool_texts",
+        "self.encoder, self._known = setting.encoder, [[t.description] for t in setting.zoo.suite.tasks.values()][: len(setting.pool)]",
+        "test_leaks.py::test_the_alignment_of_a_control_knows_the_pools_words_alone",
+    ),
     # Other people's harness
     Mutant(
         "a teacher that is scored without its adapter",

@@ -9,6 +9,7 @@ from training_world import build_world, changed
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import Evidence, attributes_loss
+from llgbm.models.alignment import count_words
 from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.effects import fit_effects, levels_of
 from llgbm.models.encoder import HashingEncoder
@@ -141,9 +142,26 @@ def test_slots_learn_alone_and_add_to_the_regression(share: float):
     assert_near(together, both, scale=12.0, **WIDTHS)
 
 
+def test_what_words_say_adds_to_the_regression_once_trained():
+    zoo, _ = additive_teachers()
+    encoder = HashingEncoder(64)
+    texts = [encoder.encode([f"{task['operation']}op now", f"please {task['operation']}op {task['style']}ly"]) for task in TASKS]
+    generator = new_generator(known_texts=2 * len(TASKS), known_words=count_words(texts, 64), word_width=64)
+    generator.fit(zoo, TASKS, texts)
+    asked = embed_conditions(encoder, [["please cop zly"], ["aop"]])
+    assert generator.alignment is not None
+    words, together, alone = generator.alignment.say(*asked), generator.say(*asked), generator.train().say(*asked)
+    generator.alignment = None
+    regressed = generator.eval().say(*asked)
+    both = torch.cat([part.log_softmax(-1) for part in (regressed + words).split(generator.counts, 1)], 1)
+    assert_near(together, both, scale=12.0, **WIDTHS)
+    assert_near(alone.exp(), torch.full_like(alone, 1 / 3), **WIDTHS)  # slots say nothing so far
+    assert words.split(generator.counts, 1)[0].argmax(1).tolist() == [2, 0]
+
+
 def test_it_comes_back_from_its_folder(tmp_path):
     zoo, _ = additive_teachers()
-    generator = new_generator()
+    generator = new_generator(known_words=count_words(TEXTS, 64), word_width=64)
     generator.fit(zoo, TASKS, TEXTS)
     generator.save_pretrained(tmp_path)
     again = load_generator(tmp_path, HashingEncoder(64))

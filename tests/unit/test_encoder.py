@@ -65,6 +65,18 @@ def test_a_word_in_a_sentence_has_both_parts() -> None:
     assert both.content_id not in (words.content_id, sentence.content_id)
 
 
+def test_the_numbers_that_say_a_word_say_nothing_of_the_text_around_it(encoder):
+    """The same word before the same word, in two texts."""
+    width = encoder.word_width
+    one, other = (
+        F.normalize(rows[:, :width], dim=1) for rows in encoder.encode(["Sort digits now", "Please sort no letters but sort digits"])
+    )
+    assert width == (512 if encoder.name.startswith("hashing") else 0)
+    if width:
+        assert_near(one[0], other[5], scale=1.0, length=1, depth=1, dtype=torch.float16)
+        assert F.cosine_similarity(one[0], other[1], dim=0).item() < 0.9
+
+
 def test_ten_thousand_prompts(encoder):
     if isinstance(encoder, HashingEncoder):
         assert torch.cat(encoder.encode([f"prompt {i}" for i in range(10_000)])).shape == (20_000, encoder.dim)

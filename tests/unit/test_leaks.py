@@ -22,6 +22,7 @@ from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate, run_evaluation
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.judging import judge_answers
+from llgbm.models.alignment import count_words
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.training import setup as training_setup
@@ -189,6 +190,15 @@ def test_retrieval_never_answers_with_what_an_unseen_teacher_knows(config: Exper
         answers.append(factors)
     assert all(torch.equal(a, answers[1].a[name]) for name, a in answers[0].a.items())
     assert all(torch.equal(b, answers[1].b[name]) for name, b in answers[0].b.items())
+
+
+def test_the_alignment_of_a_control_knows_the_pools_words_alone(asked: Setting) -> None:
+    METHODS["ridge_aligned"].attempt(asked, asked.questions("unseen_combination"))
+    texts = [asked.encoder.encode(group) for group in asked.pool_texts]
+    alignment = asked.kept["attribute_reader"].alignment
+    assert len(alignment.known) == count_words(texts, asked.encoder.word_width) > 0
+    words = torch.nn.functional.normalize(torch.cat([text for group in texts for text in group]), dim=1)
+    assert (alignment.known @ words.T).max(1).values.min().item() > 0.999
 
 
 @pytest.mark.parametrize("name", ["ridge", "attribute_writer"])
