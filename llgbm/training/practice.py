@@ -11,10 +11,12 @@ Source: self-training, Yarowsky 1995, doi:10.3115/981658.981684; entropy minimiz
 """
 
 import itertools
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -98,8 +100,11 @@ class Practice:
         for domain, members in self.alike.items():
             inputs = rng.choices([text for k in members for text in self.inputs[k]], k=INPUTS)
             levels = [sorted({_row(part[k]) for k in members}) for part in self.parts]
-            combinations = [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*levels)]
-            chosen = combinations if len(combinations) <= COMPARED else rng.sample(combinations, COMPARED)
+            sizes = [len(part) for part in levels]
+            count = math.prod(sizes)
+            places = range(count) if count <= COMPARED else rng.sample(range(count), COMPARED)
+            each = zip(*np.unravel_index(places, sizes), strict=True)
+            chosen = [tuple(itertools.chain(*(part[i] for part, i in zip(levels, place, strict=True)))) for place in each]
             said, sure = self._asked(chosen, inputs, at_once)
             self.clashes[domain] = find_clashes(
                 chosen, self.taught, said, sure, lambda away, inputs=inputs: self._asked(away, inputs, at_once)[0]
