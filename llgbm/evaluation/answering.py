@@ -23,7 +23,7 @@ from llgbm.scoring import KEPT, Score
 from llgbm.zoo.base import BaseIdentity, content_of
 from llgbm.zoo.folder import Teacher
 
-CACHE_FORMAT = 6
+CACHE_FORMAT = 7
 WITHOUT_EFFECT = ("splits", "methods", "predictor", "soft_prompt", "foreign", "adapters_at_once", "base")
 """Choices that decide what is scored or how fast, not what a method scores; the base's content stands in the key."""
 
@@ -165,8 +165,8 @@ def _without_examples(question: Question) -> Question:
 
 
 def _score_cached(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:
-    """Score, or read what an earlier evaluation of the same method on the same tasks kept (methods without a network of ours)."""
-    if setting.cache_dir is None or METHODS[method].reads_network:
+    """Score, or read what an earlier evaluation of the same method on the same tasks kept; of a foreign one no hash tells what it is."""
+    if setting.cache_dir is None or METHODS[method].needs_foreign:
         return _score(method, questions, setting)
     path = setting.cache_dir / f"scores-{method}-{_key(method, questions, setting)[:16]}.json"
     if path.is_file():
@@ -177,7 +177,7 @@ def _score_cached(method: str, questions: Sequence[Question], setting: Setting) 
 
 
 def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
-    """Hash of everything a method that needs no network of ours depends on."""
+    """Hash of everything a method depends on that is not foreign."""
     chosen = METHODS[method]
     config = {k: v for k, v in asdict(setting.config).items() if k not in WITHOUT_EFFECT}
     zoo = [setting.zoo.suite_entry.hash, [setting.teachers[q.task.name].hash for q in questions if q.task.name in setting.teachers]]
@@ -186,7 +186,8 @@ def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
     tasks = [q.task.name for q in questions] + sorted({parse_split(q.split)[2] for q in questions} - {""})
     framing = [setting.framing.end, setting.framing.max_length, setting.framing.cut_left]
     base = content_of(setting.base.identity)
-    return hash_json([CACHE_FORMAT, method, base, framing, config, zoo, pool, condition, tasks])
+    networks = [[setting.network_hashes[name], asdict(getattr(setting, name).spec)] for name in chosen.networks]
+    return hash_json([CACHE_FORMAT, method, base, framing, config, zoo, pool, condition, tasks, networks])
 
 
 def _score(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:

@@ -61,9 +61,10 @@ class Method:
     """Whether something is trained before the first question, and then answers all."""
 
     @property
-    def reads_network(self) -> bool:
-        """Whether a network answers, or says which adapter does, whose content no hash tells."""
-        return self.needs_generator or self.needs_predictor or self.needs_soft_prompt or self.needs_foreign
+    def networks(self) -> tuple[str, ...]:
+        """Which of a setting's networks answer, or say which adapter does."""
+        needed = {"generator": self.needs_generator, "predictor": self.needs_predictor, "soft_prompt": self.needs_soft_prompt}
+        return tuple(name for name, wanted in needed.items() if wanted)
 
 
 def base(setting: Setting, questions: Sequence[Question]) -> Attempt:

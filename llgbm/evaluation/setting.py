@@ -17,6 +17,7 @@ from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
 from llgbm.evaluation.asking import check_split, parse_split
 from llgbm.evaluation.foreign import Generate, load_foreign
+from llgbm.files import hash_tensors
 from llgbm.judging import Judge
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.encoder import TextEncoder, build_encoder
@@ -137,6 +138,12 @@ class Setting(Workspace):
     def condition_kind(self) -> tuple[str, int]:
         """What a condition holds (description, prompts, both) and at most how many prompts."""
         return (self.generator.spec.condition, self.generator.spec.max_prompts) if self.generator else ("description", 8)
+
+    @cached_property
+    def network_hashes(self) -> dict[str, str]:
+        """Hash of the weights of each network there is, by name."""
+        networks = {"generator": self.generator, "predictor": self.predictor, "soft_prompt": self.soft_prompt}
+        return {name: hash_tensors(network.state_dict()) for name, network in networks.items() if network is not None}
 
     @cached_property
     def encoder(self) -> TextEncoder:

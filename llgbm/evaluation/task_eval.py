@@ -158,7 +158,7 @@ def evaluate(
         checkpoint: Run folder, generator folder or checkpoint; None evaluates the methods that need no generator.
         data_dir: The zoo.
         config: Choices; defaults evaluate everything.
-        cache_dir: Keeps the multi-task LoRA and the scores of methods that do not depend on the generator.
+        cache_dir: Keeps the multi-task LoRA and the scores of all methods but foreign ones.
         progress: Called with the tasks scored so far and to score, over all methods.
         engine: Where methods are scored; in this process by default. Workers read checkpoint and zoo, and write to `cache_dir`.
 

@@ -1044,6 +1044,13 @@ MUTANTS = (
         "self.encoder, self._known = setting.encoder, [[t.description] for t in setting.zoo.suite.tasks.values()][: len(setting.pool)]",
         "test_leaks.py::test_the_alignment_of_a_control_knows_the_pools_words_alone",
     ),
+    Mutant(
+        "scores of a generator that any other may take",
+        "evaluation/answering.py",
+        "asdict(getattr(setting, name).spec)] for name in chosen.networks]",
+        "asdict(getattr(setting, name).spec)] for name in ()]",
+        "test_leaks.py::test_a_generators_scores_are_kept_and_are_those_of_its_weights_and_spec",
+    ),
     # Other people's harness
     Mutant(
         "a teacher that is scored without its adapter",

@@ -5,6 +5,7 @@
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from llgbm import multitask
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
+from llgbm.evaluation import answering
 from llgbm.evaluation.composition_eval import CompositionEvaluator
 from llgbm.evaluation.instructed import instructed_tokens
 from llgbm.evaluation.methods import METHODS
@@ -344,6 +346,31 @@ def test_kept_scores_of_another_pool_are_not_used(config: ExperimentConfig, setu
         setting.cache_dir = cache
         found.append(nll(run_evaluation(setting), "mean_adapter"))
     assert found[1] == found[2] != found[0]
+
+
+def test_a_generators_scores_are_kept_and_are_those_of_its_weights_and_spec(
+    config: ExperimentConfig, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an interrupted evaluation scored is not scored again; nothing of another generator is taken for its own."""
+    scored, score = [], answering._score
+    monkeypatch.setattr(answering, "_score", lambda *given: scored.append(given[0]) or score(*given))
+
+    def found(change: float = 0.0, alpha: float = 1.0, cache: Path | None = tmp_path) -> dict[str, list[float]]:
+        torch.manual_seed(0)
+        generator = new_generator(config, setup)
+        generator.spec = replace(generator.spec, alpha=alpha * generator.spec.alpha)
+        with torch.no_grad():
+            for parameter in generator.parameters():
+                parameter += change
+        setting = setting_of(config, generator, methods=("generated",), splits=("seen",))
+        setting.cache_dir = cache
+        return nll(run_evaluation(setting), "generated")
+
+    first = found(0.01)
+    assert found(0.01) == first
+    assert scored == ["generated"]
+    assert found(0.02) == found(0.02, cache=None) != first
+    assert found(0.01, alpha=3.0) == found(0.01, alpha=3.0, cache=None) != first
 
 
 def test_a_teachers_lesson_is_of_train_examples_and_keeps_its_validation_apart(setup: Setup) -> None:
