@@ -56,7 +56,8 @@ class Method:
     """Whether it reads the attributes of seen tasks."""
     instructs: bool = False
     """Whether the base reads the sentence at every query; unless asked for, only where the base is asked by a chat template."""
-
+    aligns: bool = False
+    """Whether it reads as a generator with `generator.alignment` does; unless asked for, only beside such a one."""
     trains: bool = False
     """Whether something is trained before the first question, and then answers all."""
 
@@ -221,7 +222,7 @@ METHODS: dict[str, Method] = {
     "ridge": Method(ridge, False, True, True, "kernel ridge regression, doi:10.5555/645527.657464"),
     "ridge_attributes": Method(ridge_attributes, False, True, True, "the same, twice", needs_attributes=True),
     "ridge_aligned": Method(
-        ridge_aligned, False, True, True, "the same, and IBM Model 1, aclanthology.org/J93-2003", needs_attributes=True
+        ridge_aligned, False, True, True, "the same, and IBM Model 1, aclanthology.org/J93-2003", needs_attributes=True, aligns=True
     ),
     "ridge_true_attributes": Method(ridge_true_attributes, False, False, True, "the same; an upper bound", needs_attributes=True),
     "soft_prompt": Method(soft_prompt, False, True, False, "prompt tuning, arXiv:2104.08691, from a reader", needs_soft_prompt=True),
@@ -271,8 +272,10 @@ def choose_methods(setting: Setting) -> list[str]:
     without = {flag for flag in ("generator", "predictor", "soft_prompt", "foreign") if getattr(setting, flag) is None}
     without |= set() if setting.has_attributes else {"attributes"}
     without |= {"teacher"} if setting.untaught else set()
-    possible = [n for n, m in METHODS.items() if not any(getattr(m, f"needs_{flag}") for flag in without)]
-    return list(setting.config.methods) or [name for name in possible if setting.framing.is_chat or not METHODS[name].instructs]
+    aligned = setting.generator is not None and setting.generator.spec.known_words > 0
+    sensible = [n for n, m in METHODS.items() if setting.framing.is_chat >= m.instructs and aligned >= m.aligns]
+    possible = [name for name in sensible if not any(getattr(METHODS[name], f"needs_{flag}") for flag in without)]
+    return list(setting.config.methods) or possible
 
 
 def _multitask(setting: Setting, instructed: bool) -> LoRAFactors:

@@ -168,6 +168,7 @@ class Planner:
         load, zoo = self.load, self.config.zoo
         methods = [method for method in METHODS.values() if not any(getattr(method, need) for need in NEEDS)]
         methods = [m for m in methods if load.attributes >= m.needs_attributes and load.chat >= m.instructs]
+        methods = [m for m in methods if self.config.generator.alignment >= m.aligns]
         together = self._scored_at_once()
         lengths = sum((load.asked if m.reads_condition else load.answered) * (TOLD if m.instructs else 1) for m in methods)
         chosen = sum(load.attributes >= reads for reads in RIDGES) * len(KERNELS) * len(STRENGTHS)

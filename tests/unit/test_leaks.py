@@ -19,7 +19,7 @@ from llgbm.errors import InputError
 from llgbm.evaluation import answering
 from llgbm.evaluation.composition_eval import CompositionEvaluator
 from llgbm.evaluation.instructed import instructed_tokens
-from llgbm.evaluation.methods import METHODS
+from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate, run_evaluation
 from llgbm.functional_lora import FunctionalLoRA
@@ -201,6 +201,15 @@ def test_the_alignment_of_a_control_knows_the_pools_words_alone(asked: Setting) 
     assert len(alignment.known) == count_words(texts, asked.encoder.word_width) > 0
     words = torch.nn.functional.normalize(torch.cat([text for group in texts for text in group]), dim=1)
     assert (alignment.known @ words.T).max(1).values.min().item() > 0.999
+
+
+@pytest.mark.parametrize("known", [0, 8])
+def test_a_control_that_aligns_stands_beside_a_generator_that_does(config: ExperimentConfig, setup: Setup, known: int) -> None:
+    generator = new_generator(config, setup)
+    generator.spec = replace(generator.spec, known_words=known)
+    chosen = choose_methods(setting_of(config, generator))
+    assert {"ridge_attributes", "ridge_true_attributes"} < set(chosen)
+    assert ("ridge_aligned" in chosen) == (known > 0)
 
 
 @pytest.mark.parametrize("name", ["ridge", "attribute_writer"])
