@@ -4,19 +4,20 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from llgbm import models
 from llgbm.errors import InputError
 from llgbm.evaluation.asking import parse_split
 from llgbm.evaluation.made import how_made
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
 from llgbm.fanout.crew import Tick
-from llgbm.files import hash_json, read_json, write_json
+from llgbm.files import hash_file, hash_json, read_json, write_json
 from llgbm.functional_lora.virtual import virtual_tokens
 from llgbm.judging import judge_answers
 from llgbm.scoring import KEPT, Score
@@ -186,8 +187,14 @@ def _key(method: str, questions: Sequence[Question], setting: Setting) -> str:
     tasks = [q.task.name for q in questions] + sorted({parse_split(q.split)[2] for q in questions} - {""})
     framing = [setting.framing.end, setting.framing.max_length, setting.framing.cut_left]
     base = content_of(setting.base.identity)
-    networks = [[setting.network_hashes[name], asdict(getattr(setting, name).spec)] for name in chosen.networks]
+    networks = [[setting.network_hashes[name], asdict(getattr(setting, name).spec), _code_of_networks()] for name in chosen.networks]
     return hash_json([CACHE_FORMAT, method, base, framing, config, zoo, pool, condition, tasks, networks])
+
+
+@cache
+def _code_of_networks() -> list[str]:
+    """Hashes of what makes an adapter of weights: other code may make another one of the same."""
+    return [hash_file(path) for path in sorted(Path(models.__file__).parent.glob("*.py"))]
 
 
 def _score(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:

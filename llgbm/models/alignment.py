@@ -1,5 +1,7 @@
 """Which words ask for which level of an attribute: each word of a request comes from one of its levels, or from none of them.
 
+A word is what an encoder gives a vector of its own and says in `word_width` numbers of it; of hashed words these know the next word, too.
+
 A regression weighs whole texts, and with few tasks it learns tasks by heart: an operation that was only seen with one style is read from
 the style's words too. Here every word has one source. Which one it is nobody says; that the same word recurs wherever the level does, and
 nowhere else, tells.
@@ -29,6 +31,8 @@ CAUTION = 2
 """Power of the share of usual words that were found, by which log-odds are multiplied: a phrase in new words has some by chance."""
 READINGS = 4
 """How often each attribute is read anew with what was read of the others."""
+AT_ONCE = 64
+"""Requests whose words are compared with all known ones at a time."""
 TINY = 1e-12
 
 
@@ -44,6 +48,8 @@ class WordAlignment(nn.Module):
     known: Tensor
     brought: Tensor
     usual: Tensor
+    unknown: Tensor
+    longest: Tensor
 
     def __init__(self, words: int, width: int, counts: Sequence[int]) -> None:
         super().__init__()
@@ -51,6 +57,8 @@ class WordAlignment(nn.Module):
         self.register_buffer("known", torch.zeros(words, width))
         self.register_buffer("brought", torch.zeros(1 + sum(counts), words))
         self.register_buffer("usual", torch.ones(len(counts)))
+        self.register_buffer("unknown", torch.ones(()))
+        self.register_buffer("longest", torch.ones(()))
 
     @classmethod
     def fitted(
@@ -83,15 +91,26 @@ class WordAlignment(nn.Module):
         self.usual.copy_(torch.stack([words.sum() / texts.sum().clamp_min(1) for words, texts in zip(of_levels, asking, strict=True)]))
         self.known.copy_(words)
         self.brought.copy_(brought)
+        self.unknown.fill_(UNKNOWN / len(words))
+        self.longest.fill_(max(len(text) for group in texts for text in group))
+
+    def with_room(self, words: int) -> "WordAlignment":
+        """The same with room for so many words."""
+        wider = WordAlignment(words, self.known.shape[1], self.counts)
+        room = words - len(self.known)
+        padded = {"known": F.pad(self.known, (0, 0, 0, room)), "brought": F.pad(self.brought, (0, room))}
+        wider.load_state_dict(self.state_dict() | padded)
+        return wider
 
     def say(self, vectors: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
         """Log-odds of the levels of each attribute, side by side: each level's with the others as likely as they were read.
 
-        They count the less the fewer words were found that the attribute's levels bring: none, and they are 0.
+        They count the less the fewer words were found that the attribute's levels bring: none, and they are 0. A request longer than every
+        known text is taken for several, whose mean is said.
         """
-        alike = (KAPPA * (_directions(vectors, self.known.shape[1]) @ self.known.T - 1)).exp()
-        none, *levels = (alike.float() @ self.brought.float().T).split([1, *self.counts], -1)
-        none = none + UNKNOWN / max(1, len(self.known))
+        chances = torch.cat([self._chances(few) for few in vectors.split(AT_ONCE)])
+        none, *levels = chances.split([1, *self.counts], -1)
+        none = none + self.unknown
         read = [torch.full_like(part[:, 0], 1 / part.shape[-1]) for part in levels]
         said = list(read)
         for _ in range(READINGS):
@@ -100,9 +119,15 @@ class WordAlignment(nn.Module):
                 said[own] = ((none + sum(others) + part).log() * mask[..., None]).sum(1).log_softmax(-1)
                 read[own] = said[own].exp()
         brought = torch.cat([part @ chances[..., None] for part, chances in zip(levels, read, strict=True)], -1)
-        found = (brought / (none + brought.sum(-1, keepdim=True)) * mask[..., None]).sum(1)
-        shares = (found / self.usual.clamp_min(TINY)).clamp_max(1) ** CAUTION
+        texts = (mask.sum(1, keepdim=True) / self.longest).clamp_min(1)
+        found = (brought / (none + brought.sum(-1, keepdim=True)) * mask[..., None]).sum(1) / texts
+        shares = (found / self.usual.clamp_min(TINY)).clamp_max(1) ** CAUTION / texts
         return torch.cat([part * shares[:, own, None] for own, part in enumerate(said)], 1)
+
+    def _chances(self, vectors: Float[Tensor, "k N E"]) -> Float[Tensor, "k N _"]:
+        """That each source brings each word."""
+        alike = _directions(vectors, self.known.shape[1]) @ self.known.float().T
+        return alike.sub_(1).mul_(KAPPA).exp_() @ self.brought.float().T
 
 
 def count_words(texts: Sequence[Sequence[Float[Tensor, "_ E"]]], width: int) -> int:
@@ -115,7 +140,8 @@ def _words(
 ) -> tuple[Float[Tensor, "V D"], Int[Tensor, " w"], Int[Tensor, " w"]]:
     """The different words of texts; of each word there which one it is, and which task it belongs to.
 
-    Two words are one where the same numbers of them are positive and negative: hashes of different words differ there, rounding does not.
+    Two words are one where the same numbers of them are positive and negative: hashes of different words differ there, but for a few in ten
+    thousand, and rounding does not.
     """
     few = [torch.cat([group[i] for i in spread(len(group), TEXTS)]) for group in texts]
     rows = _directions(torch.cat(few), width)

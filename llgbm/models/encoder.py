@@ -45,7 +45,7 @@ class TextEncoder(Protocol):
     name: str
     dim: int
     word_width: int
-    """How many of a vector's first numbers say which word it stands for, and nothing of the text around it; 0: none do."""
+    """How many of a vector's first numbers say which word it stands for, and at most the next one of the text around it; 0: none do."""
 
     @property
     def content_id(self) -> str:

@@ -89,7 +89,8 @@ def unite(checkpoints: Sequence[str | Path]) -> GeneratorEnsemble:
         if generator.spec.members > 1:
             raise InputError(f"{checkpoint}: is an ensemble already; give the generators it was made of")
         for name, value in dataclasses.asdict(generator.spec).items():
-            if name not in OWN and value != getattr(first, name):
+            aligned = name == "known_words" and value > 0 and first.known_words > 0
+            if name not in OWN and not aligned and value != getattr(first, name):
                 raise InputError(f"{checkpoint}: its {name} is not that of {checkpoints[0]}; give generators of one kind")
         if (first.base and content_of(first.base)) != (generator.spec.base and content_of(generator.spec.base)):
             raise InputError(
@@ -97,8 +98,11 @@ def unite(checkpoints: Sequence[str | Path]) -> GeneratorEnsemble:
             )
     trained = {task for generator in found for task in generator.spec.trained_on}
     held = {task for generator in found for task in generator.spec.validated_on} - trained
-    spec = dataclasses.replace(first, members=len(found), trained_on=sorted(trained), validated_on=sorted(held))
+    words = max(generator.spec.known_words for generator in found)
+    spec = dataclasses.replace(first, members=len(found), known_words=words, trained_on=sorted(trained), validated_on=sorted(held))
     ensemble = GeneratorEnsemble(spec)
     for member, generator in zip(ensemble.members, found, strict=True):
+        if isinstance(generator, AttributeGenerator) and generator.alignment is not None:
+            generator.alignment = generator.alignment.with_room(words)
         member.load_state_dict(generator.state_dict())
     return ensemble.eval()

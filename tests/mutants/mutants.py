@@ -1051,6 +1051,34 @@ MUTANTS = (
         "asdict(getattr(setting, name).spec)] for name in ()]",
         "test_leaks.py::test_a_generators_scores_are_kept_and_are_those_of_its_weights_and_spec",
     ),
+    Mutant(
+        "eight prompts that are eight times as sure as one",
+        "models/alignment.py",
+        "** CAUTION / texts",
+        "** CAUTION",
+        "test_alignment.py::test_a_text_said_eight_times_says_what_it_says_once_and_not_eight_times_as_much",
+    ),
+    Mutant(
+        "an alignment that takes what a sentence says for a word",
+        "models/alignment.py",
+        "F.normalize(vectors[..., :width].float(), dim=-1)",
+        "F.normalize(vectors.float(), dim=-1)[..., :width]",
+        "test_alignment.py::test_it_says_what_the_formula_says_and_reads_no_more_than_the_words_numbers",
+    ),
+    Mutant(
+        "an alignment that nobody asked for",
+        "training/setup.py",
+        "width = setup.encoder.word_width if config.generator.alignment else 0",
+        "width = setup.encoder.word_width",
+        "test_leaks.py::test_a_generator_that_aligns_knows_the_words_of_its_training_tasks_alone",
+    ),
+    Mutant(
+        "scores that outlive the code that made them",
+        "evaluation/answering.py",
+        ", _code_of_networks()] for",
+        "] for",
+        "test_leaks.py::test_scores_of_other_code_are_not_used",
+    ),
     # Other people's harness
     Mutant(
         "a teacher that is scored without its adapter",

@@ -1,5 +1,6 @@
 """Which words ask for which level: read where a level was seen with one other level alone, and amid words that nobody knows."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from tolerance import assert_near
 from torch import Tensor
 
-from llgbm.models.alignment import ROUNDS, WordAlignment, count_words
+from llgbm.models.alignment import CAUTION, KAPPA, READINGS, ROUNDS, UNKNOWN, WordAlignment, count_words
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.reader import embed_conditions
 
@@ -87,6 +88,46 @@ def test_usual_words_are_counted_by_text() -> None:
     labels = torch.tensor([[1.0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]])
     usual = WordAlignment.fitted(texts, labels, ENCODER.word_width, (2, 2)).usual
     assert (usual - 2).abs().max().item() < 0.01
+
+
+@pytest.mark.parametrize("text", ["kindly double the letters there quietly", "reverse a kumquat"])
+def test_it_says_what_the_formula_says_and_reads_no_more_than_the_words_numbers(alignment: WordAlignment, text: str) -> None:
+    """Word by word, level by level, in double precision; the vectors have further numbers, which say something else."""
+    vectors, mask = embed_conditions(ENCODER, [[text]])
+    likeness = torch.nn.functional.normalize(vectors[0].double(), dim=1) @ alignment.known.double().T
+    chances = (KAPPA * (likeness - 1)).exp() @ alignment.brought.double().T
+    none, levels = chances[:, 0] + UNKNOWN / len(alignment.known), [chances[:, 1:4], chances[:, 4:]]
+    read = [torch.full((part.shape[1],), 1 / part.shape[1], dtype=torch.float64) for part in levels]
+    said = list(read)
+    for _ in range(READINGS):
+        for own, part in enumerate(levels):
+            other = levels[1 - own] @ read[1 - own]
+            odds = [sum(math.log(none[i] + other[i] + part[i, level]) for i in range(len(none))) for level in range(part.shape[1])]
+            said[own] = torch.tensor(odds, dtype=torch.float64).log_softmax(0)
+            read[own] = said[own].exp()
+    found = [part @ chance for part, chance in zip(levels, read, strict=True)]
+    shares = [
+        min(1.0, float((one / (none + found[0] + found[1])).sum() / usual)) for one, usual in zip(found, alignment.usual, strict=True)
+    ]
+    expected = torch.cat([part * share**CAUTION for part, share in zip(said, shares, strict=True)])
+    more = torch.cat([vectors, torch.randn(*vectors.shape[:2], 7, generator=torch.Generator().manual_seed(0))], -1)
+    assert_near(alignment.say(more, mask)[0], expected, scale=expected.abs().max() + 10, length=256, depth=READINGS)
+    assert max(shares) < 1 or text.startswith("kindly")
+
+
+def test_a_text_said_eight_times_says_what_it_says_once_and_not_eight_times_as_much(alignment: WordAlignment) -> None:
+    longest = int(alignment.longest)
+    text = "i want you to double what is there quietly"
+    assert len(text.split()) == longest
+    once, often = (alignment.say(*embed_conditions(ENCODER, [[text] * times])) for times in (1, 8))
+    assert_near(often, once, scale=10.0, length=256, depth=4, dtype=torch.float16)  # as vectors are rounded
+
+
+def test_room_for_more_words_changes_nothing(alignment: WordAlignment) -> None:
+    asked = embed_conditions(ENCODER, [["please double the letters quietly"], ["kumquat"]])
+    wider = alignment.with_room(len(alignment.known) + 5)
+    assert len(wider.known) == len(alignment.known) + 5
+    assert_near(wider.say(*asked), alignment.say(*asked), scale=10.0, length=256, depth=4)
 
 
 def test_masked_vectors_do_not_count(alignment: WordAlignment) -> None:

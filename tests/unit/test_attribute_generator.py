@@ -13,7 +13,7 @@ from llgbm.models.alignment import count_words
 from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.effects import fit_effects, levels_of
 from llgbm.models.encoder import HashingEncoder
-from llgbm.models.ensemble import load_generator, one_generator
+from llgbm.models.ensemble import load_generator, one_generator, unite
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.reader import embed_conditions
 from llgbm.models.writer import GeneratorSpec
@@ -157,6 +157,26 @@ def test_what_words_say_adds_to_the_regression_once_trained():
     assert_near(together, both, scale=12.0, **WIDTHS)
     assert_near(alone.exp(), torch.full_like(alone, 1 / 3), **WIDTHS)  # slots say nothing so far
     assert words.split(generator.counts, 1)[0].argmax(1).tolist() == [2, 0]
+
+
+def test_generators_that_know_other_words_unite(tmp_path):
+    zoo, _ = additive_teachers()
+    encoder, members = HashingEncoder(64), []
+    for k, more in enumerate(([], ["and a few words more"])):
+        texts = [encoder.encode([f"please {task['operation']}op {task['style']}ly", *more]) for task in TASKS]
+        member = new_generator(known_texts=2 * len(TASKS), known_words=count_words(texts, 64), word_width=64)
+        member.fit(zoo, TASKS, [group if more else group * 2 for group in texts])
+        member.save_pretrained(tmp_path / str(k))
+        members.append(member)
+    both = unite([tmp_path / "0", tmp_path / "1"])
+    both.save_pretrained(tmp_path / "both")
+    again = load_generator(tmp_path / "both", encoder)
+    asked = embed_conditions(encoder, [["please cop zly"]])
+    for member, kept in zip(members, again.members, strict=True):
+        assert_near(kept.say(*asked), member.say(*asked), scale=12.0, **WIDTHS)
+    new_generator(known_texts=2 * len(TASKS)).save_pretrained(tmp_path / "none")
+    with pytest.raises(InputError, match="its known_words is not that of"):
+        unite([tmp_path / "0", tmp_path / "none"])
 
 
 def test_it_comes_back_from_its_folder(tmp_path):

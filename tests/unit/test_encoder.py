@@ -65,7 +65,7 @@ def test_a_word_in_a_sentence_has_both_parts() -> None:
     assert both.content_id not in (words.content_id, sentence.content_id)
 
 
-def test_the_numbers_that_say_a_word_say_nothing_of_the_text_around_it(encoder):
+def test_the_numbers_that_say_a_word_say_at_most_the_next_one_beside(encoder):
     """The same word before the same word, in two texts."""
     width = encoder.word_width
     one, other = (

@@ -4,6 +4,7 @@
 """
 
 import random
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from llgbm.evaluation.task_eval import evaluate, run_evaluation
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.judging import judge_answers
 from llgbm.models.alignment import count_words
+from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.training import setup as training_setup
@@ -201,6 +203,25 @@ def test_the_alignment_of_a_control_knows_the_pools_words_alone(asked: Setting) 
     assert len(alignment.known) == count_words(texts, asked.encoder.word_width) > 0
     words = torch.nn.functional.normalize(torch.cat([text for group in texts for text in group]), dim=1)
     assert (alignment.known @ words.T).max(1).values.min().item() > 0.999
+
+
+def test_a_generator_that_aligns_knows_the_words_of_its_training_tasks_alone(config: ExperimentConfig) -> None:
+    aligning = changed(config, generator__attributes=True, generator__alignment=True, objective__attributes=1.0)
+    setup = prepare(aligning, "cpu")
+    generator = new_generator(aligning, setup)
+    assert isinstance(generator, AttributeGenerator)
+    assert generator.alignment is not None
+    assert setup.validation is not None
+    texts = [[task.description, *task.paraphrases] for task in setup.train.tasks]
+    words = {word for group in texts for text in group for word in re.findall(r"\w+", text.lower())}
+    held = {word for task in setup.validation.tasks for word in re.findall(r"\w+", task.description.lower())} - words
+    rows = torch.cat([row for group in texts for row in setup.encoder.encode(group)])
+    assert (generator.alignment.known @ torch.nn.functional.normalize(rows, dim=1).T).max(1).values.min().item() > 0.999
+    for word in held:
+        assert (generator.alignment.known @ torch.nn.functional.normalize(setup.encoder.encode([word])[0][0], dim=0)).max().item() < 0.9
+    without = new_generator(changed(aligning, generator__alignment=False), setup)
+    assert isinstance(without, AttributeGenerator)
+    assert without.alignment is None
 
 
 @pytest.mark.parametrize("known", [0, 8])
@@ -380,6 +401,14 @@ def test_a_generators_scores_are_kept_and_are_those_of_its_weights_and_spec(
     assert scored == ["generated"]
     assert found(0.02) == found(0.02, cache=None) != first
     assert found(0.01, alpha=3.0) == found(0.01, alpha=3.0, cache=None) != first
+
+
+def test_scores_of_other_code_are_not_used(config: ExperimentConfig, asked: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = asked.questions("seen")
+    before = {method: answering._key(method, questions, asked) for method in ("generated", "ridge")}
+    monkeypatch.setattr(answering, "_code_of_networks", lambda: ["other"])
+    assert answering._key("generated", questions, asked) != before["generated"]
+    assert answering._key("ridge", questions, asked) == before["ridge"]  # code of controls is told apart by CACHE_FORMAT
 
 
 def test_a_teachers_lesson_is_of_train_examples_and_keeps_its_validation_apart(setup: Setup) -> None:

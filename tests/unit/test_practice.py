@@ -1,5 +1,6 @@
 """Practice: adapters of mixed attributes learn to be sure of what they answer."""
 
+import itertools
 import json
 import math
 import random
@@ -148,6 +149,22 @@ def test_who_yields_is_practiced_with_what_it_says_when_it_steps_back(problem, m
     answering, practiced = asked
     assert answering.equal(torch.tensor([away] * len(part)))
     assert practiced.equal(torch.tensor([mixed] * len(part)))
+
+
+def test_of_many_combinations_some_are_drawn_anew_each_time(problem, monkeypatch):
+    practice, asked = practice_of(problem), []
+    monkeypatch.setattr("llgbm.training.practice.COMPARED", 2)
+    monkeypatch.setattr("llgbm.training.practice.find_clashes", lambda chosen, *_: asked.append(chosen) or {})
+    for step in (0, practice.interval):
+        practice.compare(step, at_once=8)
+    of_domain, domains = len(practice.alike), list(practice.alike.values())
+    for k, chosen in enumerate(asked):
+        members = domains[k % of_domain]
+        levels = [{tuple(part[i].tolist()) for i in members} for part in practice.parts]
+        possible = {tuple(itertools.chain(*one)) for one in itertools.product(*levels)}
+        assert len(set(chosen)) == min(2, len(possible)) == len(chosen)
+        assert set(chosen) <= possible
+    assert asked[:of_domain] != asked[of_domain:]
 
 
 def test_it_compares_at_its_interval_and_a_checkpoint_keeps_what_it_found(problem):
