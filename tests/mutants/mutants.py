@@ -1047,8 +1047,8 @@ MUTANTS = (
     Mutant(
         "scores of a generator that any other may take",
         "evaluation/answering.py",
-        "asdict(getattr(setting, name).spec)] for name in chosen.networks]",
-        "asdict(getattr(setting, name).spec)] for name in ()]",
+        "networks = [[setting.network_hashes[name], asdict(getattr(setting, name).spec), ",
+        "networks = [[",
         "test_leaks.py::test_a_generators_scores_are_kept_and_are_those_of_its_weights_and_spec",
     ),
     Mutant(
