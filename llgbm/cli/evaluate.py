@@ -49,7 +49,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--top_k", type=int, default=3, metavar="K", help="of the merged methods (default: %(default)s)")
     parser.add_argument("--teacher_seed", type=int, default=None, metavar="N", help="of the teachers (default: the first)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws demonstrations and shuffles (default: 0)")
-    add_folder(parser, "--scores", "--cache_dir", default="outputs/cache", help="keeps scores, by what made them")
+    add_folder(parser, "--scores", "--cache_dir", default="outputs/cache", help="keeps what methods scored")
     parser.add_argument("--example_answers", type=int, default=0, metavar="N", help="tasks to write answers for")
     add_store(parser)
     add_tracker(parser)
