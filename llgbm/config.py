@@ -141,7 +141,7 @@ class GeneratorConfig:
     slots_share: Number = Field(default=0.25, ge=0)
     """How much slots count beside the regression that reads attributes, too; 8 lets them decide."""
     alignment: Flag = False
-    """Read attributes by which words their levels bring, too; of no effect with an encoder whose vectors are no words."""
+    """Read attributes by which words their levels bring, too, where that pays on tasks held out and the encoder's vectors are words."""
     ridge: Integer = Field(default=0, ge=0)
     """Start from a ridge regression to this many directions of the teachers' weights, to which the network adds; 0: start at zero."""
     shrinkage: Number = Field(default=0.01, gt=0)

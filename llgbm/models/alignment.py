@@ -19,7 +19,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llgbm.models.reading import TEXTS, spread
+from llgbm.models.kernel_ridge import folds
+from llgbm.models.reader import pad_sets
+from llgbm.models.reading import CERTAINTY, TEXTS, TEXTS_IN_CHOICE, likeliest, regress, spread
 
 ROUNDS = 30
 """Of expectation and maximization."""
@@ -31,6 +33,8 @@ CAUTION = 2
 """Power of the share of usual words that were found, by which log-odds are multiplied: a phrase in new words has some by chance."""
 READINGS = 4
 """How often each attribute is read anew with what was read of the others."""
+WORTH = 0.02
+"""Share of levels that have to be read right beyond those that a regression reads."""
 AT_ONCE = 64
 """Requests whose words are compared with all known ones at a time."""
 TINY = 1e-12
@@ -50,6 +54,7 @@ class WordAlignment(nn.Module):
     usual: Tensor
     unknown: Tensor
     longest: Tensor
+    trust: Tensor
 
     def __init__(self, words: int, width: int, counts: Sequence[int]) -> None:
         super().__init__()
@@ -59,6 +64,7 @@ class WordAlignment(nn.Module):
         self.register_buffer("usual", torch.ones(len(counts)))
         self.register_buffer("unknown", torch.ones(()))
         self.register_buffer("longest", torch.ones(()))
+        self.register_buffer("trust", torch.ones(()))
 
     @classmethod
     def fitted(
@@ -121,13 +127,36 @@ class WordAlignment(nn.Module):
         brought = torch.cat([part @ chances[..., None] for part, chances in zip(levels, read, strict=True)], -1)
         texts = (mask.sum(1, keepdim=True) / self.longest).clamp_min(1)
         found = (brought / (none + brought.sum(-1, keepdim=True)) * mask[..., None]).sum(1) / texts
-        shares = (found / self.usual.clamp_min(TINY)).clamp_max(1) ** CAUTION / texts
+        shares = (found / self.usual.clamp_min(TINY)).clamp_max(1) ** CAUTION / texts * self.trust
         return torch.cat([part * shares[:, own, None] for own, part in enumerate(said)], 1)
 
     def _chances(self, vectors: Float[Tensor, "k N E"]) -> Float[Tensor, "k N _"]:
         """That each source brings each word."""
         alike = _directions(vectors, self.known.shape[1]) @ self.known.float().T
         return alike.sub_(1).mul_(KAPPA).exp_() @ self.brought.float().T
+
+
+def aligning_helps(
+    texts: Sequence[Sequence[Float[Tensor, "_ E"]]], labels: Float[Tensor, "T F"], width: int, counts: Sequence[int], strength: float
+) -> bool:
+    """Whether clearly more levels of tasks held out in turn are read right when an alignment adds to a regression of this strength.
+
+    They are where tasks are few. Where a regression reads nearly all, an alignment is of use amid chatter, and of more harm in new words
+    (docs/findings.md).
+    """
+    few = [[group[i] for i in spread(len(group), TEXTS_IN_CHOICE)] for group in texts]
+    gained = 0
+    for held in folds(len(few), len(few)):
+        kept = [task for task in range(len(few)) if task not in held]
+        if kept:
+            means = [torch.stack([text.mean(0) for text in few[task]]) for task in kept]
+            alignment = WordAlignment.fitted([few[task] for task in kept], labels[kept], width, counts)
+            asked = [text for task in held for text in few[task]]
+            rows = labels[held].repeat_interleave(torch.tensor([len(few[task]) for task in held]), 0)
+            alone = CERTAINTY * regress(means, labels[kept], strength)(torch.stack([text.mean(0) for text in asked]))
+            both = alone + alignment.say(*pad_sets(asked))
+            gained += sum(sign * int((rows.gather(1, likeliest(said, counts)) > 0).sum()) for sign, said in ((1, both), (-1, alone)))
+    return gained > WORTH * sum(int(own.sum()) * len(group) for own, group in zip(labels, few, strict=True))
 
 
 def count_words(texts: Sequence[Sequence[Float[Tensor, "_ E"]]], width: int) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors
-from llgbm.models.alignment import WordAlignment
+from llgbm.models.alignment import WordAlignment, aligning_helps
 from llgbm.models.common import teacher_sums
 from llgbm.models.effects import fit_effects
 from llgbm.models.encoder import TextEncoder
@@ -145,9 +145,11 @@ class AttributeGenerator(AdapterWriter):
                 `spec.known_words` how many `count_words` does, or 0.
         """
         levels = self.levels(attributes)
-        ridge = fit_reading([torch.stack([text.mean(0) for text in group]) for group in texts], levels, self.counts).ridge
+        found = fit_reading([torch.stack([text.mean(0) for text in group]) for group in texts], levels, self.counts)
+        ridge = found.ridge
         if self.alignment is not None:
             self.alignment.fit(texts, levels)
+            self.alignment.trust.fill_(float(aligning_helps(texts, levels, self.spec.word_width, self.counts, found.strength)))
         self.known.copy_(ridge.rows)
         weights, intercept = ridge.uncentered()
         self.reading.copy_(weights)

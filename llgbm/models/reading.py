@@ -46,12 +46,12 @@ def fit_reading(texts: Sequence[Float[Tensor, "_ E"]], labels: Float[Tensor, "T 
         for held in held_out:
             kept = [task for task in range(len(labels)) if task not in held]
             if kept:
-                said = _fit([few[task] for task in kept], labels[kept], strength)(torch.stack([texts[task][0] for task in held]))
+                said = regress([few[task] for task in kept], labels[kept], strength)(torch.stack([texts[task][0] for task in held]))
                 found += int((labels[held].gather(1, likeliest(said, counts)) > 0).sum())
         return found
 
     strength = max(STRENGTHS, key=right)
-    ridge = _fit([rows[spread(len(rows), TEXTS)] for rows in texts], labels, strength)
+    ridge = regress([rows[spread(len(rows), TEXTS)] for rows in texts], labels, strength)
     return Reading(ridge, strength, tuple(task for held in held_out for task in held))
 
 
@@ -67,6 +67,7 @@ def spread(count: int, most: int) -> list[int]:
     return [i * count // m for i in range(m)]
 
 
-def _fit(texts: Sequence[Float[Tensor, "_ E"]], labels: Float[Tensor, "T F"], strength: float) -> KernelRidge:
+def regress(texts: Sequence[Float[Tensor, "_ E"]], labels: Float[Tensor, "T F"], strength: float) -> KernelRidge:
+    """A regression from all texts of tasks to their levels."""
     outputs = labels.repeat_interleave(torch.tensor([len(rows) for rows in texts]), 0)
     return KernelRidge(torch.cat(list(texts)), outputs, KERNEL, strength)

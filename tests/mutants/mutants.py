@@ -1079,6 +1079,13 @@ MUTANTS = (
         "] for",
         "test_leaks.py::test_scores_of_other_code_are_not_used",
     ),
+    Mutant(
+        "an alignment that is trusted whatever it reads",
+        "models/alignment.py",
+        "return gained > WORTH * ",
+        "return gained > -WORTH * ",
+        "test_alignment.py::test_it_is_trusted_where_a_regression_misreads_tasks_held_out",
+    ),
     # Other people's harness
     Mutant(
         "a teacher that is scored without its adapter",

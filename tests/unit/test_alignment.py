@@ -8,7 +8,7 @@ import torch
 from tolerance import assert_near
 from torch import Tensor
 
-from llgbm.models.alignment import CAUTION, KAPPA, READINGS, ROUNDS, UNKNOWN, WordAlignment, count_words
+from llgbm.models.alignment import CAUTION, KAPPA, READINGS, ROUNDS, UNKNOWN, WordAlignment, aligning_helps, count_words
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.reader import embed_conditions
 
@@ -128,6 +128,25 @@ def test_room_for_more_words_changes_nothing(alignment: WordAlignment) -> None:
     wider = alignment.with_room(len(alignment.known) + 5)
     assert len(wider.known) == len(alignment.known) + 5
     assert_near(wider.say(*asked), alignment.say(*asked), scale=10.0, length=256, depth=4)
+
+
+@pytest.mark.parametrize(("styles_of_each", "helps"), [(2, True), (8, False)])
+def test_it_is_trusted_where_a_regression_misreads_tasks_held_out(styles_of_each: int, helps: bool) -> None:
+    """With two styles of each operation a regression takes one for the other; with all eight of them it reads every task."""
+    operations, styles = [f"{a}{a}{b}" for a, b in zip("bcdfghjk", "aeiouaei", strict=True)], [f"x{a}x{a}" for a in "pqrstuvw"]
+    tasks = [(o, (o + k) % 8) for o in range(8) for k in range(styles_of_each)]
+    labels = torch.tensor([[float(o == i) for i in range(8)] + [float(s == i) for i in range(8)] for o, s in tasks])
+    frames = ("please {} the letters of it {} now", "i would like you to {} what is there {} and that is all", "so {} it {}")
+    texts = [ENCODER.encode([frame.format(operations[o], styles[s]) for frame in frames]) for o, s in tasks]
+    assert aligning_helps(texts, labels, ENCODER.word_width, (8, 8), strength=1e-5) == helps
+
+
+def test_what_is_not_trusted_says_nothing() -> None:
+    untrusted = WordAlignment.fitted([ENCODER.encode(wordings(*task)) for task in TASKS], one_hot(TASKS), ENCODER.word_width, (3, 2))
+    asked = embed_conditions(ENCODER, [["please sort the letters loudly"]])
+    assert untrusted.say(*asked).abs().max().item() > 1
+    untrusted.trust.fill_(0)
+    assert untrusted.say(*asked).abs().max().item() == 0
 
 
 def test_masked_vectors_do_not_count(alignment: WordAlignment) -> None:
