@@ -44,6 +44,7 @@ def test_a_combination_is_read_from_words_that_were_seen_apart(alignment: WordAl
     assert said.gather(1, one_hot([task] * len(FRAMES)).nonzero()[:, 1].view(-1, 2)).min().item() > 0.8
 
 
+@pytest.mark.numeric
 def test_its_table_is_that_of_model_1_word_by_word(alignment: WordAlignment) -> None:
     """By the book: every word of every text asks each source of its task for its share, and each source sums what it got."""
     words = [(k, word) for k, task in enumerate(TASKS) for text in ENCODER.encode(wordings(*task)) for word in text]
@@ -90,6 +91,7 @@ def test_usual_words_are_counted_by_text() -> None:
     assert (usual - 2).abs().max().item() < 0.01
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("text", ["kindly double the letters there quietly", "reverse a kumquat"])
 def test_it_says_what_the_formula_says_and_reads_no_more_than_the_words_numbers(alignment: WordAlignment, text: str) -> None:
     """Word by word, level by level, in double precision; the vectors have further numbers, which say something else."""
@@ -115,6 +117,7 @@ def test_it_says_what_the_formula_says_and_reads_no_more_than_the_words_numbers(
     assert max(shares) < 1 or text.startswith("kindly")
 
 
+@pytest.mark.numeric
 def test_a_text_said_eight_times_says_what_it_says_once_and_not_eight_times_as_much(alignment: WordAlignment) -> None:
     longest = int(alignment.longest)
     text = "i want you to double what is there quietly"
@@ -123,6 +126,7 @@ def test_a_text_said_eight_times_says_what_it_says_once_and_not_eight_times_as_m
     assert_near(often, once, scale=10.0, length=256, depth=4, dtype=torch.float16)  # as vectors are rounded
 
 
+@pytest.mark.numeric
 def test_room_for_more_words_changes_nothing(alignment: WordAlignment) -> None:
     asked = embed_conditions(ENCODER, [["please double the letters quietly"], ["kumquat"]])
     wider = alignment.with_room(len(alignment.known) + 5)
@@ -149,6 +153,7 @@ def test_what_is_not_trusted_says_nothing() -> None:
     assert untrusted.say(*asked).abs().max().item() == 0
 
 
+@pytest.mark.numeric
 def test_masked_vectors_do_not_count(alignment: WordAlignment) -> None:
     vectors, mask = embed_conditions(ENCODER, [["sort the letters loudly", "double the letters quietly"]])
     mask[0, 4:] = False
