@@ -24,7 +24,7 @@ from llgbm.models.alignment import WordAlignment
 from llgbm.models.effects import levels_of
 from llgbm.models.kernel_ridge import KERNELS, STRENGTHS, KernelRidge, folds, known_without
 from llgbm.models.reader import embed_conditions
-from llgbm.models.reading import CERTAINTY, TEXTS, TEXTS_IN_CHOICE, fit_reading, likeliest
+from llgbm.models.reading import CERTAINTY, TEXTS, TEXTS_IN_CHOICE, fit_reading, likeliest, spread
 from llgbm.zoo.suite import Task
 
 VALIDATION_TASKS, VALIDATION_EXAMPLES = 30, 8
@@ -161,7 +161,7 @@ def _text_rows(setting: Setting, most: int) -> Rows:
 
 
 def _embedded_texts(setting: Setting, most: int) -> Rows:
-    texts = [[group[i * len(group) // n] for i in range(n)] for group in setting.pool_texts for n in [min(most, len(group))]]
+    texts = [[group[i] for i in spread(len(group), most)] for group in setting.pool_texts]
     counts = torch.tensor([len(group) for group in texts])
     known = setting.encoder.embed([text for group in texts for text in group])
     return Rows(known, torch.arange(len(texts)).repeat_interleave(counts), known[counts.cumsum(0) - counts])

@@ -19,9 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llgbm.models.kernel_ridge import folds
 from llgbm.models.reader import pad_sets
-from llgbm.models.reading import CERTAINTY, TEXTS, TEXTS_IN_CHOICE, likeliest, regress, spread
+from llgbm.models.reading import CERTAINTY, TEXTS, TEXTS_IN_CHOICE, in_turn, levels_right, regress, spread, text_means
 
 ROUNDS = 30
 """Of expectation and maximization."""
@@ -146,16 +145,13 @@ def aligning_helps(
     """
     few = [[group[i] for i in spread(len(group), TEXTS_IN_CHOICE)] for group in texts]
     gained = 0
-    for held in folds(len(few), len(few)):
-        kept = [task for task in range(len(few)) if task not in held]
-        if kept:
-            means = [torch.stack([text.mean(0) for text in few[task]]) for task in kept]
-            alignment = WordAlignment.fitted([few[task] for task in kept], labels[kept], width, counts)
-            asked = [text for task in held for text in few[task]]
-            rows = labels[held].repeat_interleave(torch.tensor([len(few[task]) for task in held]), 0)
-            alone = CERTAINTY * regress(means, labels[kept], strength)(torch.stack([text.mean(0) for text in asked]))
-            both = alone + alignment.say(*pad_sets(asked))
-            gained += sum(sign * int((rows.gather(1, likeliest(said, counts)) > 0).sum()) for sign, said in ((1, both), (-1, alone)))
+    for held, kept in in_turn(len(few)):
+        alignment = WordAlignment.fitted([few[task] for task in kept], labels[kept], width, counts)
+        asked = [text for task in held for text in few[task]]
+        asked_for = labels[held].repeat_interleave(torch.tensor([len(few[task]) for task in held]), 0)
+        alone = CERTAINTY * regress([text_means(few[task]) for task in kept], labels[kept], strength)(text_means(asked))
+        both = alone + alignment.say(*pad_sets(asked))
+        gained += levels_right(both, asked_for, counts) - levels_right(alone, asked_for, counts)
     return gained > WORTH * sum(int(own.sum()) * len(group) for own, group in zip(labels, few, strict=True))
 
 

@@ -25,7 +25,7 @@ from llgbm.models.effects import fit_effects
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.kernel_ridge import KERNELS
 from llgbm.models.reader import SIZES
-from llgbm.models.reading import CERTAINTY, KERNEL, TEXTS, fit_reading
+from llgbm.models.reading import CERTAINTY, KERNEL, TEXTS, fit_reading, text_means
 from llgbm.models.ridge import best_b
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
 
@@ -145,7 +145,7 @@ class AttributeGenerator(AdapterWriter):
                 `spec.known_words` how many `count_words` does, or 0.
         """
         levels = self.levels(attributes)
-        found = fit_reading([torch.stack([text.mean(0) for text in group]) for group in texts], levels, self.counts)
+        found = fit_reading(list(map(text_means, texts)), levels, self.counts)
         ridge = found.ridge
         if self.alignment is not None:
             self.alignment.fit(texts, levels)

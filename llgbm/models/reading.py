@@ -3,7 +3,7 @@
 Letters: T tasks, n texts of a task, E embedding width, F levels of all attributes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,21 +38,37 @@ def fit_reading(texts: Sequence[Float[Tensor, "_ E"]], labels: Float[Tensor, "T 
         labels: One-hot within each attribute, zero where a task lacks it.
         counts: Levels of each attribute; their sum is F.
     """
-    held_out, few = folds(len(labels), len(labels)), [rows[spread(len(rows), TEXTS_IN_CHOICE)] for rows in texts]
+    few = [rows[spread(len(rows), TEXTS_IN_CHOICE)] for rows in texts]
 
     def right(strength: float) -> int:
         """How many levels of tasks held out are read right."""
         found = 0
-        for held in held_out:
-            kept = [task for task in range(len(labels)) if task not in held]
-            if kept:
-                said = regress([few[task] for task in kept], labels[kept], strength)(torch.stack([texts[task][0] for task in held]))
-                found += int((labels[held].gather(1, likeliest(said, counts)) > 0).sum())
+        for held, kept in in_turn(len(labels)):
+            said = regress([few[task] for task in kept], labels[kept], strength)(torch.stack([texts[task][0] for task in held]))
+            found += levels_right(said, labels[held], counts)
         return found
 
     strength = max(STRENGTHS, key=right)
     ridge = regress([rows[spread(len(rows), TEXTS)] for rows in texts], labels, strength)
-    return Reading(ridge, strength, tuple(task for held in held_out for task in held))
+    return Reading(ridge, strength, tuple(task for held in folds(len(labels), len(labels)) for task in held))
+
+
+def in_turn(tasks: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Tasks that are held out together, and all others, until each was held out; nothing where no other is left."""
+    for held in folds(tasks, tasks):
+        kept = [task for task in range(tasks) if task not in held]
+        if kept:
+            yield held, kept
+
+
+def levels_right(said: Float[Tensor, "n F"], labels: Float[Tensor, "n F"], counts: Sequence[int]) -> int:
+    """How many of the levels that texts ask for are the likeliest of what was read in them."""
+    return int((labels.gather(1, likeliest(said, counts)) > 0).sum())
+
+
+def text_means(texts: Sequence[Float[Tensor, "_ E"]]) -> Float[Tensor, "n E"]:
+    """The mean vector of each text."""
+    return torch.stack([text.mean(0) for text in texts])
 
 
 def likeliest(numbers: Float[Tensor, "n F"], counts: Sequence[int]) -> Tensor:

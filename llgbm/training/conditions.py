@@ -12,6 +12,7 @@ from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
 from llgbm.models.encoder import TextEncoder, encode_cached
 from llgbm.models.reader import pad_sets
+from llgbm.models.reading import text_means
 from llgbm.training.augment import altered
 from llgbm.zoo.suite import Task
 
@@ -98,7 +99,7 @@ class ConditionTable:
 
     def means(self, name: str) -> Float[Tensor, "n E"]:
         """The mean vector of each text of a task."""
-        return torch.stack([vectors.mean(0) for vectors in self.of_task(name)])
+        return text_means(self.of_task(name))
 
     def _draw_texts(self, name: str, rng: random.Random) -> list[str]:
         described, prompts = self._texts[name]

@@ -83,9 +83,10 @@ def test_what_few_of_the_usual_words_say_counts_less(alignment: WordAlignment) -
     assert 0 < 4 * (one_word[1] - one_word[0]) < whole[1] - whole[0]
 
 
-def test_usual_words_are_counted_by_text() -> None:
+@pytest.mark.parametrize("times", [2, 40])
+def test_usual_words_are_counted_by_text(times: int) -> None:
     """Of five words two come from the operation, two from the style; that which stands between belongs to the pair, so to none."""
-    texts = [ENCODER.encode([f"{a} {a}b {a}c {style} {style}d"] * 2) for a, style in (("x", "y"), ("x", "z"), ("v", "y"), ("v", "z"))]
+    texts = [ENCODER.encode([f"{a} {a}b {a}c {style} {style}d"] * times) for a, style in (("x", "y"), ("x", "z"), ("v", "y"), ("v", "z"))]
     labels = torch.tensor([[1.0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]])
     usual = WordAlignment.fitted(texts, labels, ENCODER.word_width, (2, 2)).usual
     assert (usual - 2).abs().max().item() < 0.01
