@@ -138,10 +138,11 @@ class GeneratorConfig:
     """Read the attributes that the suite states of seen tasks, and write the sum of what each brings; of no effect without any."""
     slots: Integer = Field(default=1, ge=1)
     """Parts of a condition that are read apart, each by a small trunk of its own, and summed; 1: one pool for everything."""
-    slots_share: Number = Field(default=0.25, ge=0)
-    """How much slots count beside the regression that reads attributes, too; 8 lets them decide."""
+    slots_share: Number | None = Field(default=None, ge=0)
+    """How much slots count beside the regression on attributes, the less the more known words a request has; by default 0.25, or 2 with
+    hashing+minilm, whose tokens they alone read."""
     alignment: Flag = False
-    """Read attributes by which words their levels bring, too, where that pays on tasks held out and the encoder's vectors are words."""
+    """Read attributes by which words their levels bring, too, as far as a request has such words; needs an encoder that knows words."""
     ridge: Integer = Field(default=0, ge=0)
     """Start from a ridge regression to this many directions of the teachers' weights, to which the network adds; 0: start at zero."""
     shrinkage: Number = Field(default=0.01, gt=0)

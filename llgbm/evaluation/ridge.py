@@ -21,10 +21,10 @@ from llgbm.judging import judge_answers
 from llgbm.lora.blend import Blender
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.alignment import WordAlignment
-from llgbm.models.effects import levels_of
+from llgbm.models.effects import levels_of, one_hot
 from llgbm.models.kernel_ridge import KERNELS, STRENGTHS, KernelRidge, folds, known_without
 from llgbm.models.reader import embed_conditions
-from llgbm.models.reading import CERTAINTY, TEXTS, TEXTS_IN_CHOICE, fit_reading, likeliest, spread
+from llgbm.models.reading import CERTAINTY, TEXTS, TEXTS_IN_CHOICE, fit_reading, homes_of, in_one_domain, likeliest, spread
 from llgbm.zoo.suite import Task
 
 VALIDATION_TASKS, VALIDATION_EXAMPLES = 30, 8
@@ -85,15 +85,18 @@ def from_read_attributes(setting: Setting, questions: Sequence[Question], *, ali
 
 
 class AttributeReader:
-    """Kernel ridge from a text to one number per level of each attribute, and perhaps an alignment of its words: the largest counts."""
+    """Kernel ridge from a text to one number per level of each attribute, and perhaps an alignment of its words: the largest counts, of
+    levels that one domain has."""
 
     def __init__(self, setting: Setting) -> None:
         self.encoder, self._known = setting.encoder, setting.pool_texts
         tasks, rows = pool_tasks(setting), _text_rows(setting, TEXTS)
-        self.levels = levels_of([task.attributes for task in tasks])
+        attributes = [task.attributes for task in tasks]
+        self.levels = levels_of(attributes)
         self.counts = [len(levels) for levels in self.levels.values()]
+        self.homes = homes_of(attributes, [task.domain for task in tasks], self.levels)
         texts = rows.known.split(rows.owners.bincount().tolist())
-        self._labels = _one_hot([task.attributes for task in tasks], self.levels)
+        self._labels = one_hot(attributes, self.levels)
         reading = fit_reading(texts, self._labels, self.counts)
         self.ridge, self.chosen_on = reading.ridge, tuple(tasks[k].name for k in reading.chosen_on)
 
@@ -108,7 +111,7 @@ class AttributeReader:
         said = CERTAINTY * self.ridge(self.encoder.embed(texts)).mean(0, keepdim=True)
         if aligned and self.alignment is not None:
             said += self.alignment.say(*embed_conditions(self.encoder, [texts]))
-        places = likeliest(said, self.counts)
+        places = likeliest(in_one_domain(said, self.counts, self.homes), self.counts)
         named = [(name, level) for name, levels in self.levels.items() for level in levels]
         return dict(named[int(place)] for place in places[0])
 
@@ -118,12 +121,12 @@ def _from_attributes(setting: Setting, attributes: Sequence[dict[str, str]]) -> 
     levels = levels_of([task.attributes for task in tasks])
 
     def fit() -> Fitted:
-        rows = _one_hot([task.attributes for task in tasks], levels)
+        rows = one_hot([task.attributes for task in tasks], levels)
         known = Rows(rows, torch.arange(len(rows)), rows)
         return _fit(setting, known, known)
 
     fitted: Fitted = setting.keep("attribute_writer", fit)
-    return fitted.write(fitted.ridge(_one_hot(attributes, levels)))
+    return fitted.write(fitted.ridge(one_hot(attributes, levels)))
 
 
 def _fit(setting: Setting, rows: Rows, few: Rows) -> Fitted:
@@ -165,9 +168,3 @@ def _embedded_texts(setting: Setting, most: int) -> Rows:
     counts = torch.tensor([len(group) for group in texts])
     known = setting.encoder.embed([text for group in texts for text in group])
     return Rows(known, torch.arange(len(texts)).repeat_interleave(counts), known[counts.cumsum(0) - counts])
-
-
-def _one_hot(attributes: Sequence[dict[str, str]], levels: dict[str, list[str]]) -> Float[Tensor, "n F"]:
-    """One row per task; an attribute that a task lacks, or whose level no task of the pool has, is zero."""
-    rows = [[float(of_task.get(name) == level) for name, known in levels.items() for level in known] for of_task in attributes]
-    return torch.tensor(rows)

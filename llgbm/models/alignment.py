@@ -19,8 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llgbm.models.reader import pad_sets
-from llgbm.models.reading import CERTAINTY, TEXTS, TEXTS_IN_CHOICE, in_turn, levels_right, regress, spread, text_means
+from llgbm.models.reading import TEXTS, spread
 
 ROUNDS = 30
 """Of expectation and maximization."""
@@ -28,12 +27,12 @@ KAPPA = 20.0
 """Concentration of the kernel by which a word counts that is known before another word, or spelled a little otherwise."""
 UNKNOWN = 0.004
 """Chance that any source brings a word nobody knows, as a share of an average word's."""
+SURE = 60.0
+"""Concentration of the kernel by which a word is found again: hardly any but those that stand before the word they were known before."""
 CAUTION = 2
 """Power of the share of usual words that were found, by which log-odds are multiplied: a phrase in new words has some by chance."""
 READINGS = 4
 """How often each attribute is read anew with what was read of the others."""
-WORTH = 0.02
-"""Share of levels that have to be read right beyond those that a regression reads."""
 AT_ONCE = 64
 """Requests whose words are compared with all known ones at a time."""
 TINY = 1e-12
@@ -51,9 +50,9 @@ class WordAlignment(nn.Module):
     known: Tensor
     brought: Tensor
     usual: Tensor
+    certain: Tensor
     unknown: Tensor
     longest: Tensor
-    trust: Tensor
 
     def __init__(self, words: int, width: int, counts: Sequence[int]) -> None:
         super().__init__()
@@ -61,9 +60,9 @@ class WordAlignment(nn.Module):
         self.register_buffer("known", torch.zeros(words, width))
         self.register_buffer("brought", torch.zeros(1 + sum(counts), words))
         self.register_buffer("usual", torch.ones(len(counts)))
+        self.register_buffer("certain", torch.ones(len(counts)))
         self.register_buffer("unknown", torch.ones(()))
         self.register_buffer("longest", torch.ones(()))
-        self.register_buffer("trust", torch.ones(()))
 
     @classmethod
     def fitted(
@@ -94,10 +93,12 @@ class WordAlignment(nn.Module):
         of_levels = of_sources[1:].sum(1).split(self.counts)
         asking = (labels.double() * torch.tensor([[min(TEXTS, len(group))] for group in texts])).sum(0).split(self.counts)
         self.usual.copy_(torch.stack([words.sum() / texts.sum().clamp_min(1) for words, texts in zip(of_levels, asking, strict=True)]))
+        always = torch.stack([(part.sum(1) > 0).all() for part in labels.split(self.counts, 1)])
+        self.certain.copy_(always if always.any() else ~always)
         self.known.copy_(words)
         self.brought.copy_(brought)
         self.unknown.fill_(UNKNOWN / len(words))
-        self.longest.fill_(max(len(text) for group in texts for text in group))
+        self.longest.fill_(max(int(_are_words(text, self.known.shape[1]).sum()) for group in texts for text in group))
 
     def with_room(self, words: int) -> "WordAlignment":
         """The same with room for so many words."""
@@ -108,14 +109,20 @@ class WordAlignment(nn.Module):
         return wider
 
     def say(self, vectors: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
-        """Log-odds of the levels of each attribute, side by side: each level's with the others as likely as they were read.
+        """Log-odds of the levels of each attribute, side by side, as far as they count."""
+        said, found = self.read(vectors, mask)
+        return found * said
 
-        They count the less the fewer words were found that the attribute's levels bring: none, and they are 0. A request longer than every
-        known text is taken for several, whose mean is said.
+    def read(self, vectors: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> tuple[Float[Tensor, "K F"], Float[Tensor, "K 1"]]:
+        """Log-odds of the levels of each attribute, each level's with the others as likely as they were read; and how much they count.
+
+        They count the less the fewer words were found again that levels bring, of what is usual for each attribute: from 1 to 0, where
+        there are none. All attributes count alike, as a phrase in new words most often has others beside it; but those that a task may
+        lack do not, unless it may lack any. A request longer than every known text is taken for several, whose mean is said.
         """
-        chances = torch.cat([self._chances(few) for few in vectors.split(AT_ONCE)])
-        none, *levels = chances.split([1, *self.counts], -1)
-        none = none + self.unknown
+        mask = mask & _are_words(vectors, self.known.shape[1])
+        chances, again = map(torch.cat, zip(*(self._chances(few) for few in vectors.split(AT_ONCE)), strict=True))
+        none, levels = self._by_source(chances)
         read = [torch.full_like(part[:, 0], 1 / part.shape[-1]) for part in levels]
         said = list(read)
         for _ in range(READINGS):
@@ -123,36 +130,24 @@ class WordAlignment(nn.Module):
                 others = [levels[i] @ read[i][..., None] for i in range(len(levels)) if i != own]
                 said[own] = ((none + sum(others) + part).log() * mask[..., None]).sum(1).log_softmax(-1)
                 read[own] = said[own].exp()
+        none, levels = self._by_source(again)
         brought = torch.cat([part @ chances[..., None] for part, chances in zip(levels, read, strict=True)], -1)
         texts = (mask.sum(1, keepdim=True) / self.longest).clamp_min(1)
         found = (brought / (none + brought.sum(-1, keepdim=True)) * mask[..., None]).sum(1) / texts
-        shares = (found / self.usual.clamp_min(TINY)).clamp_max(1) ** CAUTION / texts * self.trust
-        return torch.cat([part * shares[:, own, None] for own, part in enumerate(said)], 1)
+        shares = (found / self.usual.clamp_min(TINY)).clamp_max(1)
+        share = (shares @ self.certain / self.certain.sum())[:, None]
+        return torch.cat(said, 1) / texts, share**CAUTION
 
-    def _chances(self, vectors: Float[Tensor, "k N E"]) -> Float[Tensor, "k N _"]:
-        """That each source brings each word."""
-        alike = _directions(vectors, self.known.shape[1]) @ self.known.float().T
-        return alike.sub_(1).mul_(KAPPA).exp_() @ self.brought.float().T
+    def _chances(self, vectors: Float[Tensor, "k N E"]) -> tuple[Float[Tensor, "k N _"], Float[Tensor, "k N _"]]:
+        """That each source brings each word, and that each brings it again as it was known."""
+        apart = _directions(vectors, self.known.shape[1]) @ self.known.float().T - 1
+        near, again = ((kappa * apart).exp_() @ self.brought.float().T for kappa in (KAPPA, SURE))
+        return near, again
 
-
-def aligning_helps(
-    texts: Sequence[Sequence[Float[Tensor, "_ E"]]], labels: Float[Tensor, "T F"], width: int, counts: Sequence[int], strength: float
-) -> bool:
-    """Whether clearly more levels of tasks held out in turn are read right when an alignment adds to a regression of this strength.
-
-    They are where tasks are few. Where a regression reads nearly all, an alignment is of use amid chatter, and of more harm in new words
-    (docs/findings.md).
-    """
-    few = [[group[i] for i in spread(len(group), TEXTS_IN_CHOICE)] for group in texts]
-    gained = 0
-    for held, kept in in_turn(len(few)):
-        alignment = WordAlignment.fitted([few[task] for task in kept], labels[kept], width, counts)
-        asked = [text for task in held for text in few[task]]
-        asked_for = labels[held].repeat_interleave(torch.tensor([len(few[task]) for task in held]), 0)
-        alone = CERTAINTY * regress([text_means(few[task]) for task in kept], labels[kept], strength)(text_means(asked))
-        both = alone + alignment.say(*pad_sets(asked))
-        gained += levels_right(both, asked_for, counts) - levels_right(alone, asked_for, counts)
-    return gained > WORTH * sum(int(own.sum()) * len(group) for own, group in zip(labels, few, strict=True))
+    def _by_source(self, chances: Float[Tensor, "K N _"]) -> tuple[Float[Tensor, "K N 1"], list[Float[Tensor, "K N _"]]]:
+        """That no level brings each word, and that each level does, apart by attribute."""
+        none, *levels = chances.split([1, *self.counts], -1)
+        return none + self.unknown, levels
 
 
 def count_words(texts: Sequence[Sequence[Float[Tensor, "_ E"]]], width: int) -> int:
@@ -168,11 +163,16 @@ def _words(
     Two words are one where the same numbers of them are positive and negative: hashes of different words differ there, but for a few in ten
     thousand, and rounding does not.
     """
-    few = [torch.cat([group[i] for i in spread(len(group), TEXTS)]) for group in texts]
+    vectors = [torch.cat([group[i] for i in spread(len(group), TEXTS)]) for group in texts]
+    few = [rows[_are_words(rows, width)] for rows in vectors]
     rows = _directions(torch.cat(few), width)
     kinds, places = rows.sign().to(torch.int8).unique(dim=0, return_inverse=True)
     first = torch.full((len(kinds),), len(rows)).scatter_reduce(0, places, torch.arange(len(rows)), "amin")
     return rows[first], places, torch.arange(len(texts)).repeat_interleave(torch.tensor([len(group) for group in few]))
+
+
+def _are_words(vectors: Float[Tensor, "*_ E"], width: int) -> Bool[Tensor, "*_"]:
+    return vectors[..., :width].any(-1)
 
 
 def _directions(vectors: Float[Tensor, "*_ E"], width: int) -> Float[Tensor, "*_ D"]:

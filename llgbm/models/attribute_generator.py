@@ -2,9 +2,9 @@
 
 A suite may state attributes of its seen tasks (an operation, a style). A regression reads them from the mean vector of a request and the
 products of its parts; an alignment knows which words each level brings, which fewer tasks suffice for; one slot of attention for each
-attribute reads single words, which says more in new wordings; what they say adds up. An adapter is a sum of effects, which begin at a
-regression of the teachers' weights (see `effects`) and are trained by behavior. So a combination that was never seen is written from
-parts that were.
+attribute reads single words, by what they mean where an encoder says it, which says more in new wordings; what they say adds up, and is of
+one domain. An adapter is a sum of effects, which begin at a regression of the teachers' weights (see `effects`) and are trained by
+behavior. So a combination that was never seen is written from parts that were.
 
 Letters: K tasks, N vectors per task, E embedding width, H reader width, S attributes, F levels of all attributes,
 T teachers, r rank.
@@ -19,19 +19,22 @@ from torch import Tensor, nn
 
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors
-from llgbm.models.alignment import WordAlignment, aligning_helps
+from llgbm.models.alignment import WordAlignment
 from llgbm.models.common import teacher_sums
-from llgbm.models.effects import fit_effects
+from llgbm.models.effects import fit_effects, one_hot
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.kernel_ridge import KERNELS
 from llgbm.models.reader import SIZES
-from llgbm.models.reading import CERTAINTY, KERNEL, TEXTS, fit_reading, text_means
+from llgbm.models.reading import CERTAINTY, KERNEL, TEXTS, fit_reading, in_one_domain, text_means
 from llgbm.models.ridge import best_b
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
 
 TINY = 1e-8
 UNIT = 10.0
 """Weights of effects are stored in so many times the teachers' RMS: at the learning rate of a reader they learn too slowly."""
+SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS = 0.25, 2.0
+"""By how much the log-odds that slots say are multiplied: where they read what the regression reads, too, and where they alone read what
+tokens mean."""
 SHARPENED = 4.0
 """By how much the log-odds of what was read are multiplied before it is written."""
 
@@ -64,11 +67,13 @@ class AttributeGenerator(AdapterWriter):
     usual: Tensor
 
     def __init__(self, spec: GeneratorSpec, encoder: TextEncoder | None = None) -> None:
-        super().__init__(spec, encoder)
+        text_width = spec.text_width or spec.embedding_dim
+        super().__init__(spec, encoder, spec.embedding_dim - text_width or None)
+        self.text_width, self.reads_tokens = text_width, text_width < spec.embedding_dim
         hidden, rank = SIZES[spec.size].hidden, spec.rank
         self.counts = [len(levels) for levels in spec.attributes.values()]
         self.namers = nn.ModuleList(_namer(hidden, count) for count in self.counts)
-        self.register_buffer("known", torch.zeros(spec.known_texts, spec.embedding_dim))
+        self.register_buffer("known", torch.zeros(spec.known_texts, self.text_width))
         self.register_buffer("reading", torch.zeros(spec.known_texts, sum(self.counts)))
         self.register_buffer("usual", torch.zeros(sum(self.counts)))
         self.alignment = WordAlignment(spec.known_words, spec.word_width, self.counts) if spec.known_words else None
@@ -98,16 +103,23 @@ class AttributeGenerator(AdapterWriter):
     def say(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
         """Log-probabilities of the levels of each attribute, side by side.
 
-        Once trained, what slots, regression and alignment say adds up. In training slots speak alone: the others know those tasks by
-        heart, and would leave them nothing to learn.
+        Once trained, what regression, alignment and slots say adds up, the last the less the more of the usual words were found again, and
+        levels are of one domain. In training slots speak alone: the others know those tasks by heart, and would leave nothing to learn.
         """
-        read = self.read(embeddings, mask)
+        read = self.read(*self._tokens(embeddings, mask) if self.reads_tokens else (embeddings, mask))
         named = torch.cat([namer(read[:, slot]) for slot, namer in enumerate(self.namers)], 1)
         if not self.training:
-            mean = (embeddings * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            named = self.spec.slots_share * named + CERTAINTY * (self.usual + KERNELS[KERNEL](mean @ self.known.T) @ self.reading)
-            named = named if self.alignment is None else named + self.alignment.say(embeddings, mask)
-        return torch.cat([part.log_softmax(-1) for part in named.split(self.counts, 1)], 1)
+            words, found = (0.0, 0.0) if self.alignment is None else self.alignment.read(embeddings, mask)
+            mean = (embeddings[..., : self.text_width] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            regressed = CERTAINTY * (self.usual + KERNELS[KERNEL](mean @ self.known.T) @ self.reading)
+            named = regressed + found * words + (1 - found) * self.spec.slots_share * named
+        return in_one_domain(named, self.counts, [] if self.training else self.spec.homes)
+
+    def _tokens(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> tuple[Float[Tensor, "K N e"], Bool[Tensor, "K N"]]:
+        """What tokens mean, and where there are some; everywhere if there are none at all."""
+        meant = embeddings[..., self.text_width :]
+        there = mask & meant.any(-1)
+        return meant, torch.where(there.any(1, keepdim=True), there, mask)
 
     def decided(self, said: Float[Tensor, "K F"]) -> Float[Tensor, "K F"]:
         """How likely each level is, with doubts sharpened: halves of two levels' effects do what neither asks."""
@@ -126,8 +138,7 @@ class AttributeGenerator(AdapterWriter):
 
     def levels(self, attributes: Sequence[dict[str, str]]) -> Float[Tensor, "n F"]:
         """One-hot rows; an attribute that a task lacks, or whose level is unknown, is zero."""
-        known = self.spec.attributes.items()
-        return torch.tensor([[float(own.get(name) == level) for name, levels in known for level in levels] for own in attributes])
+        return one_hot(attributes, self.spec.attributes)
 
     @torch.no_grad()
     def fit(
@@ -145,11 +156,10 @@ class AttributeGenerator(AdapterWriter):
                 `spec.known_words` how many `count_words` does, or 0.
         """
         levels = self.levels(attributes)
-        found = fit_reading(list(map(text_means, texts)), levels, self.counts)
+        found = fit_reading([text_means(group)[:, : self.text_width] for group in texts], levels, self.counts)
         ridge = found.ridge
         if self.alignment is not None:
             self.alignment.fit(texts, levels)
-            self.alignment.trust.fill_(float(aligning_helps(texts, levels, self.spec.word_width, self.counts, found.strength)))
         self.known.copy_(ridge.rows)
         weights, intercept = ridge.uncentered()
         self.reading.copy_(weights)

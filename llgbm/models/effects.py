@@ -44,3 +44,9 @@ def levels_of(attributes: Sequence[dict[str, str]]) -> dict[str, list[str]]:
         for name, level in own.items():
             found.setdefault(name, {})[level] = None
     return {name: list(levels) for name, levels in found.items()}
+
+
+def one_hot(attributes: Sequence[dict[str, str]], levels: dict[str, list[str]]) -> Float[Tensor, "n F"]:
+    """One row per task; an attribute that it lacks, or whose level is none of these, is zero."""
+    rows = [[float(own.get(name) == level) for name, known in levels.items() for level in known] for own in attributes]
+    return torch.tensor(rows)

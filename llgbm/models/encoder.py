@@ -1,8 +1,8 @@
 """Frozen text encoders: from prompts and descriptions to the embeddings a generator reads.
 
 `encode` gives each text one vector or several (a sentence model: one per token) for the generator to read, `embed` exactly
-one for retrieval; float32 on the CPU. The mean of a text's vectors has unit length, so encoders can be exchanged without
-touching a scale.
+one for retrieval; float32 on the CPU. The mean of a text's vectors has unit length in its first `text_width` numbers, and in those behind
+them if there are any, so encoders can be exchanged without touching a scale.
 """
 
 import difflib
@@ -30,6 +30,8 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_TEXT_LENGTH = 256
 """Longest text the base reads as a condition, in tokens; the rest is cut."""
 TEXTS_PER_BATCH = 64
+TEXTS_AT_ONCE = 16 * TEXTS_PER_BATCH
+"""Texts that are embedded before their vectors are stored in fewer bytes: those of all tasks would not fit a laptop's memory."""
 WORD = r"(?u)\w+"
 TINY = 1e-12
 TOKENS_AT = 2 / 3
@@ -45,7 +47,11 @@ class TextEncoder(Protocol):
     name: str
     dim: int
     word_width: int
-    """How many of a vector's first numbers say which word it stands for, and at most the next one of the text around it; 0: none do."""
+    """How many of a vector's first numbers say which word it stands for, and at most the next one of the text around it; 0: none do. Where
+    they are zero it stands for none."""
+    text_width: int
+    """How many of its first numbers, averaged over a text, say what the whole text asks for: a regression on attributes reads these alone.
+    The rest, if any, say what single tokens mean; where they are zero it stands for none. Networks without attributes read all numbers."""
 
     @property
     def content_id(self) -> str:
@@ -72,7 +78,7 @@ class HashingEncoder:
     def __init__(self, dim: int = 512) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        self.dim = self.word_width = dim
+        self.dim = self.word_width = self.text_width = dim
         self._words = HashingVectorizer(n_features=dim // 2, ngram_range=(1, 2), token_pattern=WORD)
         self._characters = HashingVectorizer(n_features=dim - dim // 2, analyzer="char_wb", ngram_range=(3, 5))
 
@@ -111,7 +117,7 @@ class BaseEncoder:
         self._base = base
         config = base.model.config.get_text_config()
         self._layers = [round(height * config.num_hidden_layers) for height in STATES_AT]
-        self.dim = len(STATES_AT) * config.hidden_size
+        self.dim = self.text_width = len(STATES_AT) * config.hidden_size
 
     @property
     def content_id(self) -> str:
@@ -161,9 +167,11 @@ class SentenceEncoder:
             blame_memory(error)
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"text encoder {source} cannot be loaded ({reason}); 'hashing' needs no download") from error
-        self._transformer: Any = self._model[0].auto_model
-        self._layer = round(TOKENS_AT * self._transformer.config.num_hidden_layers)
-        self.dim = int(self._transformer.config.hidden_size)
+        transformer: Any = self._model[0]
+        config = transformer.auto_model.config
+        config.output_hidden_states = True
+        self._layer = round(TOKENS_AT * config.num_hidden_layers)
+        self.dim = self.text_width = int(config.hidden_size)
 
     @property
     def content_id(self) -> str:
@@ -173,11 +181,15 @@ class SentenceEncoder:
     def _weights_hash(self) -> str:
         return hash_tensors(dict(self._model.state_dict()))
 
-    @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
         """Longer texts are cut to the model's own limit; values have float16's precision, so a cache of them is half as large."""
+        return [tokens for tokens, _ in self.read(texts)]
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str]) -> list[tuple[Float[Tensor, "_ E"], Float[Tensor, " D"]]]:
+        """What `encode` and `embed` say of each text, in one pass; of a model without a prompt of its own."""
         _check_texts(texts)
-        found: list[Tensor] = []
+        found: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(texts), TEXTS_PER_BATCH):
             features: Any = self._model.tokenizer(
                 list(texts[start : start + TEXTS_PER_BATCH]),
@@ -186,9 +198,11 @@ class SentenceEncoder:
                 max_length=self._model.max_seq_length,
                 return_tensors="pt",
             )
-            states = self._transformer(**features, output_hidden_states=True).hidden_states[self._layer]
-            found += [row[real].float() for row, real in zip(states, features["attention_mask"].bool(), strict=True)]
-        return [(tokens / tokens.mean(0).norm()).half().float() for tokens in found]
+            output = self._model(dict(features))
+            real, said = features["attention_mask"].bool(), F.normalize(output["sentence_embedding"].float(), dim=1)
+            tokens = [row[own].float() for row, own in zip(output["all_layer_embeddings"][self._layer], real, strict=True)]
+            found += [((own / own.mean(0).norm()).half().float(), sentence) for own, sentence in zip(tokens, said, strict=True)]
+        return found
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "n D"]:
         """The model's own sentence embeddings."""
@@ -198,29 +212,34 @@ class SentenceEncoder:
 
 
 class WordsInSentence:
-    """Each word of a text by its hash, and with it what the whole sentence says to a sentence-transformers model.
+    """The words of a text by their hashes, what the whole sentence says to a sentence-transformers model, and what its tokens mean there.
 
     Hashes tell tasks apart that were said in known words, sentence vectors know that other words say the same; a regression over products
-    of both reads unseen combinations and unseen wordings better than over either (docs/findings.md).
+    of both reads unseen combinations and unseen wordings better than over either. What single tokens mean blurs in a mean: that is for
+    slots of attention, which find those that say it (docs/findings.md).
     """
 
     name = "hashing+minilm"
 
     def __init__(self, words: HashingEncoder, sentence: SentenceEncoder) -> None:
         self._words, self._sentence = words, sentence
-        self.dim, self.word_width = words.dim + sentence.dim, words.dim
+        self.word_width, self.text_width = words.dim, words.dim + sentence.dim
+        self.dim = self.text_width + sentence.dim
 
     @property
     def content_id(self) -> str:
-        return f"words-in-sentence-1-{self._words.content_id}-{self._sentence.content_id}"
+        return f"words-in-sentence-2-{self._words.content_id}-{self._sentence.content_id}"
 
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
-        """One vector per word; both parts weigh the same."""
-        pairs = zip(self._words.encode(texts), self._sentence.embed(texts), strict=True)
-        return [(torch.cat([words, said.expand(len(words), -1)], 1) / math.sqrt(2)).half().float() for words, said in pairs]
+        """As many vectors as there are words or tokens, whichever are more: the first has the first word and the first token, and so on.
 
-    def embed(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
-        """The whole text by both."""
+        What there is less of is zero in the last ones. Words and sentence weigh the same, and both together as much as the tokens.
+        """
+        parts = zip(self._words.encode(texts), self._sentence.read(texts), strict=True)
+        return [_side_by_side(words / math.sqrt(2), said[None] / math.sqrt(2), tokens) for words, (tokens, said) in parts]
+
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "n D"]:
+        """The whole text by its words and its sentence."""
         return torch.cat([self._words.embed(texts), self._sentence.embed(texts)], 1) / math.sqrt(2)
 
 
@@ -252,10 +271,14 @@ def encode_cached(encoder: TextEncoder, texts: Sequence[str], folder: str | Path
     distinct = sorted(set(texts))
     path = Path(folder) / f"{hash_json([encoder.content_id, distinct])[:32]}.safetensors"
     if not path.is_file():
-        rows = encoder.encode(distinct)
-        exact, short = torch.cat(rows), torch.cat(rows).half()
-        kept = short if torch.equal(short.float(), exact) else exact
-        write_bytes(path, save({"embeddings": kept, "counts": torch.tensor([len(row) for row in rows])}))
+        parts, counts = [], []
+        for start in range(0, len(distinct), TEXTS_AT_ONCE):
+            rows = encoder.encode(distinct[start : start + TEXTS_AT_ONCE])
+            exact = torch.cat(rows)
+            short = exact.half()
+            parts.append(short if torch.equal(short.float(), exact) else exact)
+            counts += [len(row) for row in rows]
+        write_bytes(path, save({"embeddings": torch.cat(parts), "counts": torch.tensor(counts)}))
     table = load_file(path)
     return dict(zip(distinct, table["embeddings"].split(table["counts"].tolist()), strict=True))
 
@@ -305,3 +328,10 @@ def _check_texts(texts: Sequence[str]) -> None:
     empty = next((i for i, text in enumerate(texts) if not text.strip()), None)
     if empty is not None:
         raise InputError(f"prompt {empty + 1} of {len(texts)} is empty; remove it or write the request in it")
+
+
+def _side_by_side(words: Float[Tensor, "_ W"], said: Float[Tensor, "1 D"], tokens: Float[Tensor, "_ D"]) -> Float[Tensor, "_ E"]:
+    """Rows of both and the sentence in each, scaled so that the means of all rows are those of the parts."""
+    n = max(len(words), len(tokens))
+    filled = [F.pad(part * (n / len(part)), (0, 0, 0, n - len(part))) for part in (words, tokens)]
+    return torch.cat([filled[0], said.expand(n, -1), filled[1]], 1).half().float()

@@ -23,7 +23,7 @@ from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.zoo.base import Base, BaseIdentity, check_base
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class ConditionReader(nn.Module):
     Args:
         spec: A dataclass with `embedding_dim`, `size`, `slots`, `encoder`, `encoder_id`, `base` and all else that rebuilds the network.
         encoder: The text encoder, if it is built already.
+        width: Numbers of a vector that its slots read; None: all.
     """
 
     kind: ClassVar[str]
@@ -111,16 +112,17 @@ class ConditionReader(nn.Module):
     spec_type: ClassVar[type]
     spec: Any
 
-    def __init__(self, spec: Any, encoder: TextEncoder | None = None) -> None:
+    def __init__(self, spec: Any, encoder: TextEncoder | None = None, width: int | None = None) -> None:
         super().__init__()
         if spec.size not in SIZES:
             raise InputError(f"generator.size {spec.size!r} is unknown; choose one of {', '.join(SIZES)}")
         self.spec, self._encoder = spec, encoder
         hidden = SIZES[spec.size].hidden
-        self.project = nn.Linear(spec.embedding_dim, hidden)
+        read: int = spec.embedding_dim if width is None else width
+        self.project = nn.Linear(read, hidden)
         self.pooling = SlotPooling(hidden, spec.slots) if spec.slots > 1 else SetPooling(hidden)
         with torch.no_grad():
-            self.project.weight.mul_(spec.embedding_dim**0.5)
+            self.project.weight.mul_(read**0.5)
 
     def new_trunk(self) -> "SlotTrunk":
         """The residual blocks of this size; a slot of several has one."""

@@ -3,6 +3,9 @@
 Letters: T tasks, n texts of a task, E embedding width, F levels of all attributes.
 """
 
+import itertools
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +19,12 @@ CERTAINTY = 12.0
 """By how much the log-odds of a level rise from where the regression says 0 to where it says 1."""
 KERNEL = "polynomial"
 """It reads more than a linear one in new words, and more than products alone where few tasks were seen (docs/findings.md)."""
+NOWHERE = -1
+"""Home of a level that may be asked for in any domain."""
+ACCIDENT = 0.05
+"""Chance that each level of an attribute has all its tasks in one domain, were domains drawn, from which it may be an accident."""
+FOREIGN = -100.0
+"""Log-odds of a level of another domain."""
 TEXTS, TEXTS_IN_CHOICE = 32, 8
 """Most texts per task that a regression knows, in the end and while its strength is chosen."""
 
@@ -69,6 +78,51 @@ def levels_right(said: Float[Tensor, "n F"], labels: Float[Tensor, "n F"], count
 def text_means(texts: Sequence[Float[Tensor, "_ E"]]) -> Float[Tensor, "n E"]:
     """The mean vector of each text."""
     return torch.stack([text.mean(0) for text in texts])
+
+
+def homes_of(attributes: Sequence[dict[str, str]], domains: Sequence[str], levels: dict[str, list[str]]) -> list[int]:
+    """For each level the number of the only domain whose tasks have it; NOWHERE for those of an attribute that does not tell domains apart.
+
+    It does where each domain has a level, no two have the same one, and that is no accident: few tasks may have each level once.
+
+    Args:
+        attributes: Of each task.
+        domains: Of each task.
+        levels: Of each attribute.
+    """
+    found: list[int] = []
+    number = {domain: i for i, domain in enumerate(dict.fromkeys(domains))}
+    for name, known in levels.items():
+        seen_in = [[number[domain] for own, domain in zip(attributes, domains, strict=True) if own.get(name) == level] for level in known]
+        tasks = Counter(itertools.chain(*seen_in))
+        by_accident = math.prod(sum((count / tasks.total()) ** len(places) for count in tasks.values()) for places in seen_in)
+        apart = all(len({*places}) == 1 for places in seen_in) and len(tasks) == len(number) and by_accident < ACCIDENT
+        found += [places[0] if apart else NOWHERE for places in seen_in]
+    return found
+
+
+def in_one_domain(said: Float[Tensor, "n F"], counts: Sequence[int], homes: Sequence[int]) -> Float[Tensor, "n F"]:
+    """Log-probabilities of the levels of each attribute, side by side, when all are asked for in one domain: the likeliest one.
+
+    A domain is as likely as the likeliest level of each attribute there: then the likeliest levels stay so where they are of one domain.
+
+    Args:
+        said: Log-odds within each attribute.
+        counts: Levels of each attribute; their sum is F.
+        homes: As `homes_of` finds them.
+    """
+    said = _normalized(said, counts)
+    domains = sorted({*homes} - {NOWHERE})
+    if not domains:
+        return said
+    there = torch.tensor([[home in (domain, NOWHERE) for home in homes] for domain in domains], device=said.device)
+    of_each = said.masked_fill(~there[:, None], -torch.inf).split(list(counts), -1)
+    domain = torch.stack([part.amax(-1) for part in of_each]).sum(0).argmax(0)
+    return _normalized(said.masked_fill(~there[domain], FOREIGN), counts)
+
+
+def _normalized(said: Float[Tensor, "n F"], counts: Sequence[int]) -> Float[Tensor, "n F"]:
+    return torch.cat([part.log_softmax(1) for part in said.split(list(counts), 1)], 1)
 
 
 def likeliest(numbers: Float[Tensor, "n F"], counts: Sequence[int]) -> Tensor:

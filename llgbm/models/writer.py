@@ -34,14 +34,18 @@ class GeneratorSpec:
     """Directions of the teachers' B along which a ridge regression from the condition begins; 0: it begins at zero."""
     attributes: dict[str, list[str]] = field(default_factory=dict)
     """Attribute -> its levels, of a generator that reads them."""
+    homes: list[int] = field(default_factory=list)
+    """For each of these levels, side by side, the number of the only domain it is asked for in, or -1 (see `reading.homes_of`)."""
     known_texts: int = 0
     """Texts of known attributes that such a generator compares a request with."""
     known_words: int = 0
     """Words that such a generator knows the levels of; 0: it aligns none."""
     word_width: int = 0
     """Numbers of a vector that say which word it is."""
+    text_width: int = 0
+    """Numbers of a vector by whose mean it compares a request with them; 0: all."""
     slots_share: float = 0.25
-    """By how much it multiplies the log-odds that slots say before they add to what this comparison says."""
+    """By how much it multiplies the log-odds that slots say before they add to what this comparison says; less where it knows the words."""
     encoder: str = "hashing"
     encoder_id: str = ""
     """Content of the encoder the generator was trained with."""

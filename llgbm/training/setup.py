@@ -17,10 +17,11 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.memory import GIB
 from llgbm.models.alignment import count_words
-from llgbm.models.attribute_generator import AttributeGenerator, known_texts
+from llgbm.models.attribute_generator import SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator, known_texts
 from llgbm.models.effects import levels_of
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.models.generator import LoRAGenerator
+from llgbm.models.reading import homes_of
 from llgbm.models.ridge import FOLDS
 from llgbm.models.writer import GeneratorSpec
 from llgbm.scoring import Score, score
@@ -178,9 +179,14 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator | Att
     own = [task.attributes for task in setup.train.tasks]
     if config.generator.attributes and any(own):
         attributes, texts = levels_of(own), [setup.conditions.of_task(name) for name in setup.train.task_names]
-        read = {"attributes": attributes, "slots": len(attributes), "slots_share": config.generator.slots_share}
-        width = setup.encoder.word_width if config.generator.alignment else 0
-        known = {"known_texts": known_texts(texts), "known_words": count_words(texts, width), "word_width": width}
+        homes = homes_of(own, [task.domain for task in setup.train.tasks], attributes)
+        encoder, share = setup.encoder, config.generator.slots_share
+        if share is None:
+            share = SLOTS_SHARE_OF_TOKENS if encoder.text_width < encoder.dim else SLOTS_SHARE
+        read = {"attributes": attributes, "homes": homes, "slots": len(attributes), "slots_share": share}
+        width = encoder.word_width if config.generator.alignment else 0
+        known = {"known_texts": known_texts(texts), "known_words": count_words(texts, width)}
+        known |= {"word_width": width, "text_width": encoder.text_width}
         by_attributes = AttributeGenerator(replace(spec, **read, **known, ridge=0), setup.encoder)
         by_attributes.fit(factors, own, texts)
         return by_attributes

@@ -998,8 +998,8 @@ MUTANTS = (
     Mutant(
         "slots that read what the regression knows by heart",
         "models/attribute_generator.py",
-        "        if not self.training:\n            mean",
-        "        if True:\n            mean",
+        "        if not self.training:\n            words, found",
+        "        if True:\n            words, found",
         "test_attribute_generator.py::test_slots_learn_alone_and_add_to_the_regression",
     ),
     Mutant(
@@ -1054,8 +1054,8 @@ MUTANTS = (
     Mutant(
         "eight prompts that are eight times as sure as one",
         "models/alignment.py",
-        "** CAUTION / texts",
-        "** CAUTION",
+        "torch.cat(said, 1) / texts, share",
+        "torch.cat(said, 1), share",
         "test_alignment.py::test_a_text_said_eight_times_says_what_it_says_once_and_not_eight_times_as_much",
     ),
     Mutant(
@@ -1068,8 +1068,8 @@ MUTANTS = (
     Mutant(
         "an alignment that nobody asked for",
         "training/setup.py",
-        "width = setup.encoder.word_width if config.generator.alignment else 0",
-        "width = setup.encoder.word_width",
+        "width = encoder.word_width if config.generator.alignment else 0",
+        "width = encoder.word_width",
         "test_leaks.py::test_a_generator_that_aligns_knows_the_words_of_its_training_tasks_alone",
     ),
     Mutant(
@@ -1080,11 +1080,81 @@ MUTANTS = (
         "test_leaks.py::test_scores_of_other_code_are_not_used",
     ),
     Mutant(
-        "an alignment that is trusted whatever it reads",
+        "known words that are found in any order",
         "models/alignment.py",
-        "return gained > WORTH * ",
-        "return gained > -WORTH * ",
-        "test_alignment.py::test_it_is_trusted_where_a_regression_misreads_tasks_held_out",
+        "for kappa in (KAPPA, SURE))",
+        "for kappa in (KAPPA, KAPPA))",
+        "test_alignment.py::test_it_is_sure_of_words_where_they_were_known_and_not_of_new_phrases_made_of_them",
+    ),
+    Mutant(
+        "domains that unseen tasks tell apart",
+        "training/setup.py",
+        "homes_of(own, [task.domain for task in setup.train.tasks], attributes)",
+        "homes_of([t.attributes for t in setup.zoo.suite], [t.domain for t in setup.zoo.suite], attributes)",
+        "test_leaks.py::test_domains_are_those_of_training_tasks_and_of_the_pool",
+    ),
+    Mutant(
+        "a control that reads across domains",
+        "evaluation/ridge.py",
+        "likeliest(in_one_domain(said, self.counts, self.homes), self.counts)",
+        "likeliest(said, self.counts)",
+        "test_leaks.py::test_a_control_reads_levels_of_one_domain",
+    ),
+    Mutant(
+        "levels of few tasks that are at home by accident",
+        "models/reading.py",
+        " and by_accident < ACCIDENT",
+        "",
+        "test_reading.py::test_levels_that_few_tasks_have_are_at_home_nowhere",
+    ),
+    Mutant(
+        "an attribute that is missed where tasks may lack it",
+        "models/alignment.py",
+        "always if always.any() else ~always",
+        "torch.ones_like(always)",
+        "test_alignment.py::test_an_attribute_that_tasks_may_lack_is_not_missed",
+    ),
+    Mutant(
+        "slots that talk into what known words say",
+        "models/attribute_generator.py",
+        "(1 - found) * self.spec.slots_share",
+        "self.spec.slots_share",
+        "test_attribute_generator.py::test_slots_count_as_far_as_known_words_are_missing",
+    ),
+    Mutant(
+        "slots that look where no token is",
+        "models/attribute_generator.py",
+        "there = mask & meant.any(-1)",
+        "there = mask",
+        "test_attribute_generator.py::test_slots_look_at_tokens_alone",
+    ),
+    Mutant(
+        "a regression that reads single tokens' mean",
+        "models/attribute_generator.py",
+        "embeddings[..., : self.text_width]",
+        "embeddings[..., -self.text_width :]",
+        "test_attribute_generator.py::test_the_regression_reads_what_a_text_says_and_slots_what_its_words_mean",
+    ),
+    Mutant(
+        "a vector without a word that is known as one",
+        "models/alignment.py",
+        "return vectors[..., :width].any(-1)",
+        "return vectors[..., :width].any(-1) | True",
+        "test_alignment.py::test_vectors_that_stand_for_no_word_change_nothing",
+    ),
+    Mutant(
+        "levels of two domains in one request",
+        "models/reading.py",
+        "~there[domain], FOREIGN",
+        "~there[domain], 0.0",
+        "test_reading.py::test_what_is_sure_says_where_the_rest_belongs",
+    ),
+    Mutant(
+        "a level that one domain was asked for by chance",
+        "models/reading.py",
+        "apart = all(len({*places}) == 1 for places in seen_in)",
+        "apart = any(len({*places}) == 1 for places in seen_in)",
+        "test_reading.py::test_an_attribute_whose_levels_several_domains_have_is_at_home_nowhere",
     ),
     # Other people's harness
     Mutant(

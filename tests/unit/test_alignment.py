@@ -8,7 +8,7 @@ import torch
 from tolerance import assert_near
 from torch import Tensor
 
-from llgbm.models.alignment import CAUTION, KAPPA, READINGS, ROUNDS, UNKNOWN, WordAlignment, aligning_helps, count_words
+from llgbm.models.alignment import CAUTION, KAPPA, READINGS, ROUNDS, SURE, UNKNOWN, WordAlignment, count_words
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.reader import embed_conditions
 
@@ -98,8 +98,12 @@ def test_it_says_what_the_formula_says_and_reads_no_more_than_the_words_numbers(
     """Word by word, level by level, in double precision; the vectors have further numbers, which say something else."""
     vectors, mask = embed_conditions(ENCODER, [[text]])
     likeness = torch.nn.functional.normalize(vectors[0].double(), dim=1) @ alignment.known.double().T
-    chances = (KAPPA * (likeness - 1)).exp() @ alignment.brought.double().T
-    none, levels = chances[:, 0] + UNKNOWN / len(alignment.known), [chances[:, 1:4], chances[:, 4:]]
+
+    def chances(kappa: float) -> tuple[Tensor, list[Tensor]]:
+        brought = (kappa * (likeness - 1)).exp() @ alignment.brought.double().T
+        return brought[:, 0] + UNKNOWN / len(alignment.known), [brought[:, 1:4], brought[:, 4:]]
+
+    none, levels = chances(KAPPA)
     read = [torch.full((part.shape[1],), 1 / part.shape[1], dtype=torch.float64) for part in levels]
     said = list(read)
     for _ in range(READINGS):
@@ -108,11 +112,12 @@ def test_it_says_what_the_formula_says_and_reads_no_more_than_the_words_numbers(
             odds = [sum(math.log(none[i] + other[i] + part[i, level]) for i in range(len(none))) for level in range(part.shape[1])]
             said[own] = torch.tensor(odds, dtype=torch.float64).log_softmax(0)
             read[own] = said[own].exp()
+    none, levels = chances(SURE)
     found = [part @ chance for part, chance in zip(levels, read, strict=True)]
     shares = [
         min(1.0, float((one / (none + found[0] + found[1])).sum() / usual)) for one, usual in zip(found, alignment.usual, strict=True)
     ]
-    expected = torch.cat([part * share**CAUTION for part, share in zip(said, shares, strict=True)])
+    expected = torch.cat(said) * (sum(shares) / len(shares)) ** CAUTION
     more = torch.cat([vectors, torch.randn(*vectors.shape[:2], 7, generator=torch.Generator().manual_seed(0))], -1)
     assert_near(alignment.say(more, mask)[0], expected, scale=expected.abs().max() + 10, length=256, depth=READINGS)
     assert max(shares) < 1 or text.startswith("kindly")
@@ -135,23 +140,14 @@ def test_room_for_more_words_changes_nothing(alignment: WordAlignment) -> None:
     assert_near(wider.say(*asked), alignment.say(*asked), scale=10.0, length=256, depth=4)
 
 
-@pytest.mark.parametrize(("styles_of_each", "helps"), [(2, True), (8, False)])
-def test_it_is_trusted_where_a_regression_misreads_tasks_held_out(styles_of_each: int, helps: bool) -> None:
-    """With two styles of each operation a regression takes one for the other; with all eight of them it reads every task."""
-    operations, styles = [f"{a}{a}{b}" for a, b in zip("bcdfghjk", "aeiouaei", strict=True)], [f"x{a}x{a}" for a in "pqrstuvw"]
-    tasks = [(o, (o + k) % 8) for o in range(8) for k in range(styles_of_each)]
-    labels = torch.tensor([[float(o == i) for i in range(8)] + [float(s == i) for i in range(8)] for o, s in tasks])
-    frames = ("please {} the letters of it {} now", "i would like you to {} what is there {} and that is all", "so {} it {}")
-    texts = [ENCODER.encode([frame.format(operations[o], styles[s]) for frame in frames]) for o, s in tasks]
-    assert aligning_helps(texts, labels, ENCODER.word_width, (8, 8), strength=1e-5) == helps
-
-
-def test_what_is_not_trusted_says_nothing() -> None:
-    untrusted = WordAlignment.fitted([ENCODER.encode(wordings(*task)) for task in TASKS], one_hot(TASKS), ENCODER.word_width, (3, 2))
-    asked = embed_conditions(ENCODER, [["please sort the letters loudly"]])
-    assert untrusted.say(*asked).abs().max().item() > 1
-    untrusted.trust.fill_(0)
-    assert untrusted.say(*asked).abs().max().item() == 0
+def test_it_is_sure_of_words_where_they_were_known_and_not_of_new_phrases_made_of_them(alignment: WordAlignment) -> None:
+    """Chatter takes nothing away; known words in another order are no known phrase."""
+    plain, amid, anew = (
+        alignment.say(*embed_conditions(ENCODER, [[text]])).abs().max().item()
+        for text in ("sort the letters quietly", "hello dear friends: sort the letters quietly", "quietly please sort now")
+    )
+    assert amid > 0.9 * plain
+    assert anew < 0.25 * plain
 
 
 @pytest.mark.numeric
@@ -172,6 +168,33 @@ def test_a_task_may_lack_an_attribute() -> None:
     assert read(learned, ["double it"])[0].argmax() == 2
 
 
+def test_an_attribute_that_tasks_may_lack_is_not_missed() -> None:
+    """A known request without one is as surely read as any; where tasks may lack each of them, all count."""
+    tasks, labels = [*TASKS, *[(o, 0) for o in range(3)]], one_hot([*TASKS, *[(o, 0) for o in range(3)]])
+    labels[len(TASKS) :, 3:] = 0
+    plain = [f"please {name} the letters" for name in OPERATIONS]
+    texts = [ENCODER.encode(wordings(*task)) for task in TASKS] + [ENCODER.encode([text]) for text in plain]
+    asked = embed_conditions(ENCODER, [[plain[1]], ["please sort the letters loudly"]])
+    found = WordAlignment.fitted(texts, labels, ENCODER.word_width, (3, 2)).read(*asked)[1]
+    assert len(texts) == len(tasks)
+    assert found.min().item() > 0.7
+    labels[0, :3] = 0
+    assert WordAlignment.fitted(texts, labels, ENCODER.word_width, (3, 2)).certain.tolist() == [1, 1]
+
+
 def test_vectors_that_are_no_words_are_not_counted() -> None:
     assert count_words([ENCODER.encode(["sort it"])], 0) == 0
     assert count_words([ENCODER.encode(["sort it", "sort it now"]), ENCODER.encode(["sort it"])], ENCODER.word_width) == 4
+
+
+@pytest.mark.numeric
+def test_vectors_that_stand_for_no_word_change_nothing(alignment: WordAlignment) -> None:
+    """As where a text has more tokens than words: they are no known word, and make no request longer."""
+    texts = [ENCODER.encode(wordings(*task)) for task in TASKS]
+    longer = [[torch.cat([text, text.new_zeros(9, text.shape[1])]) for text in group] for group in texts]
+    learned = WordAlignment.fitted(longer, one_hot(TASKS), ENCODER.word_width, (3, 2))
+    assert count_words(longer, ENCODER.word_width) == len(alignment.known)
+    assert learned.longest == alignment.longest
+    vectors, mask = embed_conditions(ENCODER, [["please double the letters quietly"]])
+    more = torch.cat([vectors, torch.zeros_like(vectors), torch.zeros_like(vectors)], 1), mask.repeat(1, 3)
+    assert_near(learned.say(*more), alignment.say(vectors, mask), scale=10.0, length=256, depth=4)

@@ -10,12 +10,13 @@ from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import Evidence, attributes_loss
 from llgbm.models.alignment import count_words
-from llgbm.models.attribute_generator import AttributeGenerator
+from llgbm.models.attribute_generator import SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator
 from llgbm.models.effects import fit_effects, levels_of
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.ensemble import load_generator, one_generator, unite
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.reader import embed_conditions
+from llgbm.models.reading import NOWHERE, in_one_domain, likeliest
 from llgbm.models.writer import GeneratorSpec
 from llgbm.training.behavior import BehaviorProblem, train_generator
 from llgbm.training.step import generate
@@ -150,7 +151,6 @@ def test_what_words_say_adds_to_the_regression_once_trained():
     generator.fit(zoo, TASKS, texts)
     asked = embed_conditions(encoder, [["please cop zly"], ["aop"]])
     assert generator.alignment is not None
-    generator.alignment.trust.fill_(1)
     words, together, alone = generator.alignment.say(*asked), generator.say(*asked), generator.train().say(*asked)
     generator.alignment = None
     regressed = generator.eval().say(*asked)
@@ -158,6 +158,71 @@ def test_what_words_say_adds_to_the_regression_once_trained():
     assert_near(together, both, scale=12.0, **WIDTHS)
     assert_near(alone.exp(), torch.full_like(alone, 1 / 3), **WIDTHS)  # slots say nothing so far
     assert words.split(generator.counts, 1)[0].argmax(1).tolist() == [2, 0]
+
+
+def test_slots_count_as_far_as_known_words_are_missing():
+    zoo, _ = additive_teachers()
+    encoder = HashingEncoder(64)
+    texts = [encoder.encode([f"{task['operation']}op now", f"please {task['operation']}op {task['style']}ly"]) for task in TASKS]
+    generator = new_generator(known_texts=2 * len(TASKS), known_words=count_words(texts, 64), word_width=64)
+    generator.fit(zoo, TASKS, texts)
+    assert generator.alignment is not None
+    asked = embed_conditions(encoder, [["please cop zly"], ["aop"], ["something else"]])
+    silent = generator.say(*asked)
+    for slot, namer in enumerate(generator.namers):
+        torch.nn.init.normal_(namer[-1].weight, generator=torch.Generator().manual_seed(slot))
+    together, slots, found = generator.say(*asked), generator.train().say(*asked), generator.alignment.read(*asked)[1]
+    assert found[0].item() > 0.9 > 0.7 > found[1].item() > found[2].item()
+    both = silent + (1 - found) * generator.spec.slots_share * slots
+    assert_near(together, torch.cat([part.log_softmax(-1) for part in both.split(generator.counts, 1)], 1), scale=12.0, **WIDTHS)
+
+
+def test_the_regression_reads_what_a_text_says_and_slots_what_its_words_mean():
+    zoo, _ = additive_teachers()
+    generator = new_generator(text_width=40)
+    generator.fit(zoo, TASKS, TEXTS)
+    for slot, namer in enumerate(generator.namers):
+        torch.nn.init.normal_(namer[-1].weight, generator=torch.Generator().manual_seed(slot))
+    vectors, mask = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(4)), torch.ones(3, 2, dtype=torch.bool)
+    text, meaning = vectors.clone(), vectors.clone()
+    text[..., :40] += 1
+    meaning[..., 40:] += torch.randn(3, 2, 24, generator=torch.Generator().manual_seed(5))
+    by_slots = [generator.train().say(some, mask) for some in (vectors, text, meaning)]
+    assert torch.equal(by_slots[0], by_slots[1])
+    assert (by_slots[0] - by_slots[2]).abs().max().item() > 0.1
+    for namer in generator.namers:
+        torch.nn.init.zeros_(namer[-1].weight)
+    regressed = [generator.eval().say(some, mask) for some in (vectors, text, meaning)]
+    assert torch.equal(regressed[0], regressed[2])
+    assert (regressed[0] - regressed[1]).abs().max().item() > 0.1
+    assert generator.known.shape == (3 * len(TASKS), 40)
+
+
+def test_slots_look_at_tokens_alone():
+    """A text may have more words than tokens: vectors behind the last token have none."""
+    generator = new_generator(text_width=40).train()
+    for slot, namer in enumerate(generator.namers):
+        torch.nn.init.normal_(namer[-1].weight, generator=torch.Generator().manual_seed(slot))
+    vectors, mask = torch.randn(3, 4, 64, generator=torch.Generator().manual_seed(4)), torch.ones(3, 4, dtype=torch.bool)
+    vectors[:, 2:, 40:] = 0
+    assert_near(generator.say(vectors, mask), generator.say(vectors[:, :2], mask[:, :2]), **WIDTHS)
+    vectors[0, :, 40:] = 0
+    assert generator.say(vectors, mask).isfinite().all()  # of a text of which only words behind the last token are left
+
+
+def test_levels_of_two_domains_are_not_read_together_once_trained():
+    zoo, _ = additive_teachers()
+    generator = new_generator()
+    generator.fit(zoo, TASKS, TEXTS)
+    asked = torch.randn(5, 2, 64, generator=torch.Generator().manual_seed(4)), torch.ones(5, 2, dtype=torch.bool)
+    apart = generator.say(*asked)
+    generator.spec.homes = [0, 1, 1, 0, 1, 1]
+    together = generator.say(*asked)
+    places = likeliest(together, generator.counts) % 3
+    assert (likeliest(apart, generator.counts) % 3 == 0).sum(1).tolist().count(1) > 0, "no request mixes domains, so this shows nothing"
+    assert ((places == 0).sum(1) != 1).all()
+    assert_near(together, in_one_domain(apart, generator.counts, generator.spec.homes), scale=100.0, **WIDTHS)
+    assert_near(generator.train().say(*asked).exp(), torch.full_like(apart, 1 / 3), **WIDTHS)
 
 
 def test_generators_that_know_other_words_unite(tmp_path):
@@ -213,6 +278,17 @@ def test_training_names_attributes_and_keeps_the_start_by_effects(tmp_path):
     losses = [float(row.split('"loss/attributes": ')[1].split(",")[0].rstrip("}")) for row in rows]
     assert losses[-1] < 0.5 * losses[0]  # slots learn what the regression knows from the start
     assert torch.isfinite(load_file(result.network / "model.safetensors")["effects.model/layers/0/mlp/down_proj.of_levels"]).all()
+
+
+@pytest.mark.parametrize(("name", "share"), [("hashing", SLOTS_SHARE), ("hashing+minilm", SLOTS_SHARE_OF_TOKENS)])
+def test_slots_count_by_what_they_alone_read_or_as_asked(tmp_path, name, share):
+    config = changed(build_world(tmp_path), **ASKED, generator__encoder=name)
+    for asked, counts in ((None, share), (0.5, 0.5)):
+        problem = BehaviorProblem(changed(config, generator__slots_share=asked), {"attributes": 1.0}, torch.device("cpu"))
+        problem.ready(lambda now: None)
+        spec, encoder = problem.network.spec, problem.setup.encoder
+        assert (spec.slots_share, spec.text_width) == (counts, encoder.text_width)
+        assert spec.homes == [NOWHERE] * sum(map(len, spec.attributes.values()))  # all tasks are of one domain
 
 
 def test_a_suite_without_attributes_gets_the_other_generator(tmp_path):

@@ -39,7 +39,8 @@ def test_vectors_have_a_mean_of_unit_length_and_do_not_depend_on_the_batch(encod
     found = encoder.encode(TEXTS)
     assert all(row.dtype == torch.float32 and row.shape[1] == encoder.dim for row in found)
     means = torch.stack([row.mean(0) for row in found])
-    assert_near(means.norm(dim=1), torch.ones(4), length=1, depth=1, dtype=torch.float16)  # for a smaller cache
+    for part in filter(torch.numel, means.tensor_split([encoder.text_width], 1)):
+        assert_near(part.norm(dim=1), torch.ones(4), length=1, depth=1, dtype=torch.float16)  # for a smaller cache
     assert_near(encoder.encode(TEXTS[1:2])[0], found[1], length=1, depth=1, dtype=torch.float16)
     compared = encoder.embed(TEXTS)
     assert_near(compared.norm(dim=1), torch.ones(4), length=encoder.dim, depth=2)
@@ -55,14 +56,30 @@ def test_hashing_gives_a_vector_per_word_that_knows_its_successor():
     assert 0.5 < cosine < 0.99
 
 
-def test_a_word_in_a_sentence_has_both_parts() -> None:
+def test_a_sentence_has_its_words_what_it_says_and_its_tokens() -> None:
+    """Of `TEXTS` one has more tokens than words, of hashes without a word there is one row alone."""
     both, words, sentence = (build_encoder(name) for name in ("hashing+minilm", "hashing", "minilm"))
-    found = both.encode(TEXTS[:2])
-    for row, alone, said in zip(found, words.encode(TEXTS[:2]), sentence.embed(TEXTS[:2]), strict=True):
-        assert_near(row[:, : words.dim] * 2**0.5, alone, length=1, depth=1, dtype=torch.float16)
-        assert_near(row[:, words.dim :] * 2**0.5, said.expand(len(row), -1), length=1, depth=1, dtype=torch.float16)
+    assert (both.word_width, both.text_width, both.dim) == (words.dim, words.dim + sentence.dim, words.dim + 2 * sentence.dim)
+    parts = zip(words.encode(TEXTS), sentence.embed(TEXTS), sentence.encode(TEXTS), strict=True)
+    for row, (alone, said, tokens) in zip(both.encode(TEXTS), parts, strict=True):
+        n = len(tokens)
+        assert n > len(alone)
+        assert row.shape == (n, both.dim)
+        assert_near(row[: len(alone), : words.dim], alone / 2**0.5 * n / len(alone), scale=4.0, length=1, depth=1, dtype=torch.float16)
+        assert row[len(alone) :, : words.dim].abs().max() == 0
+        assert_near(row[:, words.dim : both.text_width] * 2**0.5, said.expand(n, -1), length=1, depth=1, dtype=torch.float16)
+        assert torch.equal(row[:, both.text_width :], tokens)
     assert_near(both.embed(TEXTS) @ both.embed(TEXTS).T, sum(e.embed(TEXTS) @ e.embed(TEXTS).T for e in (words, sentence)) / 2, **WIDTHS)
     assert both.content_id not in (words.content_id, sentence.content_id)
+
+
+def test_words_behind_a_models_limit_have_no_token() -> None:
+    both = build_encoder("hashing+minilm")
+    (found,) = both.encode(["word " * 600])
+    assert len(found) == 600
+    assert found[:, : both.word_width].any(1).all()
+    assert found[:, both.text_width :].any(1).sum() < 600
+    assert found[:, both.text_width :].mean(0).norm().item() == pytest.approx(1, abs=0.01)
 
 
 def test_the_numbers_that_say_a_word_say_at_most_the_next_one_beside(encoder):
@@ -125,6 +142,26 @@ def test_the_cache_encodes_once_and_gives_the_same_bits(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_texts_are_embedded_some_at_a_time(monkeypatch, tmp_path):
+    """So a suite's vectors never are in memory in full width; what is not exact in half of it stays as it is."""
+
+    class Third(HashingEncoder):
+        at_once = 0
+
+        def encode(self, texts):
+            self.at_once = max(self.at_once, len(texts))
+            return [vectors / 3 if text == "d" else vectors for text, vectors in zip(texts, super().encode(texts), strict=True)]
+
+    encoder, texts = Third(64), ["a", "b c", "d", "e f g", "h"]
+    whole = encode_cached(encoder, texts, tmp_path / "whole")
+    assert encoder.at_once == len(texts)
+    encoder.at_once = 0
+    monkeypatch.setattr("llgbm.models.encoder.TEXTS_AT_ONCE", 2)
+    parts = encode_cached(encoder, texts, tmp_path / "parts")
+    assert encoder.at_once == 2
+    assert all(torch.equal(parts[text], whole[text]) and len(parts[text]) == len(text.split()) for text in texts)
+
+
 def test_faults_are_named(encoder, tmp_path):
     with pytest.raises(InputError, match="give at least one prompt or description"):
         encoder.encode([])
@@ -157,6 +194,7 @@ def test_minilm_from_its_wheel_gives_tokens_to_read_and_sentences_to_compare(tmp
     layer = AutoModel.from_pretrained(folder).eval()(**tokens, output_hidden_states=True).hidden_states[4][0]
     assert_near(found[0], layer / layer.mean(0).norm(), length=1, depth=1, dtype=torch.float16)
     sentences = encoder.embed(texts)
+    assert_near(torch.stack([said for _, said in encoder.read(texts)]), sentences, length=384, depth=12)
     assert_near(sentences.norm(dim=1), torch.ones(3), length=384, depth=2)
     assert sentences[0] @ sentences[1] > sentences[0] @ sentences[2]
     assert encoder.content_id == build_encoder("minilm").content_id

@@ -253,7 +253,7 @@ def test_faulty_folders_are_named(tmp_path):
         with pytest.raises(InputError, match=message):
             LoRAGenerator.from_pretrained(tmp_path)
 
-    check("generator format 99, this version reads 2", config={**config, "format": 99})
+    check("generator format 99, this version reads 3", config={**config, "format": 99})
     check("key 'rank' is missing", config={k: v for k, v in config.items() if k != "rank"})
     check("size 'xl' is unknown; choose one of s, m, l", config={**config, "size": "xl"})
     check(r"the config asks for \(256, 32\)", config={**config, "embedding_dim": 32})

@@ -17,7 +17,7 @@ from llgbm import multitask
 from llgbm.config import ExperimentConfig
 from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
-from llgbm.evaluation import answering
+from llgbm.evaluation import answering, ridge
 from llgbm.evaluation.composition_eval import CompositionEvaluator
 from llgbm.evaluation.instructed import instructed_tokens
 from llgbm.evaluation.methods import METHODS, choose_methods
@@ -29,6 +29,7 @@ from llgbm.models.alignment import count_words
 from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.generator import LoRAGenerator
+from llgbm.models.reading import NOWHERE, homes_of
 from llgbm.training import setup as training_setup
 from llgbm.training.behavior import train_generator
 from llgbm.training.fingerprint import teacher_deltas, train_predictor
@@ -222,6 +223,38 @@ def test_a_generator_that_aligns_knows_the_words_of_its_training_tasks_alone(con
     without = new_generator(changed(aligning, generator__alignment=False), setup)
     assert isinstance(without, AttributeGenerator)
     assert without.alignment is None
+
+
+def test_domains_are_those_of_training_tasks_and_of_the_pool(config: ExperimentConfig, asked: Setting, monkeypatch) -> None:
+    """What tells domains apart: an unseen task may have a level in another one."""
+    seen: list[tuple[list[dict[str, str]], list[str]]] = []
+
+    def watched(attributes, domains, levels):
+        seen.append((attributes, domains))
+        return homes_of(attributes, domains, levels)
+
+    monkeypatch.setattr(training_setup, "homes_of", watched)
+    monkeypatch.setattr(ridge, "homes_of", watched)
+    by_attributes = changed(config, generator__attributes=True, objective__attributes=1.0)
+    setup = prepare(by_attributes, "cpu")
+    new_generator(by_attributes, setup)
+    ridge.AttributeReader(asked)
+    for known, tasks in zip(seen, (setup.train.tasks, [asked.zoo.suite[teacher.task] for teacher in asked.pool]), strict=True):
+        assert known == ([task.attributes for task in tasks], [task.domain for task in tasks])
+
+
+def test_a_control_reads_levels_of_one_domain(asked: Setting) -> None:
+    """Were the level it reads of one attribute in another domain than the one it reads of the next, one of them would yield."""
+    reader = ridge.AttributeReader(asked)
+    texts = asked.pool_texts[0][:1]
+    read = reader.read(texts, aligned=False)
+    one, other = [name for name, levels in reader.levels.items() if len(levels) > 1][:2]
+    homes = {(one, level): int(level != read[one]) for level in reader.levels[one]}
+    homes |= {(other, level): int(level == read[other]) for level in reader.levels[other]}
+    reader.homes = [homes.get((name, level), NOWHERE) for name, levels in reader.levels.items() for level in levels]
+    again = reader.read(texts, aligned=False)
+    assert homes[one, read[one]] != homes[other, read[other]]
+    assert homes[one, again[one]] == homes[other, again[other]]
 
 
 @pytest.mark.parametrize("known", [0, 8])
