@@ -1101,6 +1101,13 @@ MUTANTS = (
         "test_leaks.py::test_a_control_reads_levels_of_one_domain",
     ),
     Mutant(
+        "a domain that cannot be asked for, as it lacks an attribute",
+        "models/reading.py",
+        " and len(tasks) == len(number)",
+        "",
+        "test_reading.py::test_an_attribute_that_some_domain_lacks_is_at_home_nowhere",
+    ),
+    Mutant(
         "levels of few tasks that are at home by accident",
         "models/reading.py",
         " and by_accident < ACCIDENT",

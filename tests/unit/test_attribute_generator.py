@@ -50,6 +50,12 @@ def new_generator(**changes) -> AttributeGenerator:
     return generator.eval()
 
 
+def let_slots_speak(generator: AttributeGenerator) -> None:
+    """They say nothing before they are trained."""
+    for slot, namer in enumerate(generator.namers):
+        torch.nn.init.normal_(namer[-1].weight, generator=torch.Generator().manual_seed(slot))
+
+
 TEXTS = [list(of_task) for of_task in torch.randn(len(TASKS), 3, 1, 64, generator=torch.Generator().manual_seed(3))]
 
 
@@ -131,8 +137,7 @@ def test_slots_learn_alone_and_add_to_the_regression(share: float):
     zoo, _ = additive_teachers()
     generator, asked = new_generator(slots_share=share), embed_conditions(HashingEncoder(64), [["reverse it"], ["sort it, please"]])
     generator.fit(zoo, TASKS, TEXTS)
-    for slot, namer in enumerate(generator.namers):
-        torch.nn.init.normal_(namer[-1].weight, generator=torch.Generator().manual_seed(slot))
+    let_slots_speak(generator)
     together, alone = generator.say(*asked), generator.train().say(*asked)
     with torch.no_grad():
         for namer in generator.namers:
@@ -143,12 +148,17 @@ def test_slots_learn_alone_and_add_to_the_regression(share: float):
     assert_near(together, both, scale=12.0, **WIDTHS)
 
 
-def test_what_words_say_adds_to_the_regression_once_trained():
-    zoo, _ = additive_teachers()
+def aligned_generator() -> tuple[AttributeGenerator, HashingEncoder]:
+    """One that knows the words of every task, and what they are hashed by."""
     encoder = HashingEncoder(64)
     texts = [encoder.encode([f"{task['operation']}op now", f"please {task['operation']}op {task['style']}ly"]) for task in TASKS]
     generator = new_generator(known_texts=2 * len(TASKS), known_words=count_words(texts, 64), word_width=64)
-    generator.fit(zoo, TASKS, texts)
+    generator.fit(additive_teachers()[0], TASKS, texts)
+    return generator, encoder
+
+
+def test_what_words_say_adds_to_the_regression_once_trained():
+    generator, encoder = aligned_generator()
     asked = embed_conditions(encoder, [["please cop zly"], ["aop"]])
     assert generator.alignment is not None
     words, together, alone = generator.alignment.say(*asked), generator.say(*asked), generator.train().say(*asked)
@@ -161,16 +171,11 @@ def test_what_words_say_adds_to_the_regression_once_trained():
 
 
 def test_slots_count_as_far_as_known_words_are_missing():
-    zoo, _ = additive_teachers()
-    encoder = HashingEncoder(64)
-    texts = [encoder.encode([f"{task['operation']}op now", f"please {task['operation']}op {task['style']}ly"]) for task in TASKS]
-    generator = new_generator(known_texts=2 * len(TASKS), known_words=count_words(texts, 64), word_width=64)
-    generator.fit(zoo, TASKS, texts)
+    generator, encoder = aligned_generator()
     assert generator.alignment is not None
     asked = embed_conditions(encoder, [["please cop zly"], ["aop"], ["something else"]])
     silent = generator.say(*asked)
-    for slot, namer in enumerate(generator.namers):
-        torch.nn.init.normal_(namer[-1].weight, generator=torch.Generator().manual_seed(slot))
+    let_slots_speak(generator)
     together, slots, found = generator.say(*asked), generator.train().say(*asked), generator.alignment.read(*asked)[1]
     assert found[0].item() > 0.9 > 0.7 > found[1].item() > found[2].item()
     both = silent + (1 - found) * generator.spec.slots_share * slots
@@ -181,8 +186,7 @@ def test_the_regression_reads_what_a_text_says_and_slots_what_its_words_mean():
     zoo, _ = additive_teachers()
     generator = new_generator(text_width=40)
     generator.fit(zoo, TASKS, TEXTS)
-    for slot, namer in enumerate(generator.namers):
-        torch.nn.init.normal_(namer[-1].weight, generator=torch.Generator().manual_seed(slot))
+    let_slots_speak(generator)
     vectors, mask = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(4)), torch.ones(3, 2, dtype=torch.bool)
     text, meaning = vectors.clone(), vectors.clone()
     text[..., :40] += 1
@@ -201,8 +205,7 @@ def test_the_regression_reads_what_a_text_says_and_slots_what_its_words_mean():
 def test_slots_look_at_tokens_alone():
     """A text may have more words than tokens: vectors behind the last token have none."""
     generator = new_generator(text_width=40).train()
-    for slot, namer in enumerate(generator.namers):
-        torch.nn.init.normal_(namer[-1].weight, generator=torch.Generator().manual_seed(slot))
+    let_slots_speak(generator)
     vectors, mask = torch.randn(3, 4, 64, generator=torch.Generator().manual_seed(4)), torch.ones(3, 4, dtype=torch.bool)
     vectors[:, 2:, 40:] = 0
     assert_near(generator.say(vectors, mask), generator.say(vectors[:, :2], mask[:, :2]), **WIDTHS)

@@ -57,7 +57,7 @@ def test_hashing_gives_a_vector_per_word_that_knows_its_successor():
 
 
 def test_a_sentence_has_its_words_what_it_says_and_its_tokens() -> None:
-    """Of `TEXTS` one has more tokens than words, of hashes without a word there is one row alone."""
+    """All of `TEXTS` have more tokens than words, with the two that MiniLM puts around them."""
     both, words, sentence = (build_encoder(name) for name in ("hashing+minilm", "hashing", "minilm"))
     assert (both.word_width, both.text_width, both.dim) == (words.dim, words.dim + sentence.dim, words.dim + 2 * sentence.dim)
     parts = zip(words.encode(TEXTS), sentence.embed(TEXTS), sentence.encode(TEXTS), strict=True)

@@ -36,9 +36,11 @@ def test_levels_that_few_tasks_have_are_at_home_nowhere() -> None:
 
 
 def test_an_attribute_that_some_domain_lacks_is_at_home_nowhere() -> None:
-    """Or that domain could not be asked for."""
-    without = [{name: level for name, level in own.items() if domain == "letters" or name != "style"} for domain, own in TASKS]
-    assert homes_of(without, DOMAINS, levels_of(without))[4:6] == [NOWHERE, NOWHERE]
+    """Or that domain could not be asked for: here of three, two of which its levels tell apart."""
+    third = [{"operation": operation, "wrapper": "plain"} for operation in ("greet", "thank")] * 4
+    attributes, domains = [*ATTRIBUTES, *third], [*DOMAINS, *["manners"] * len(third)]
+    homes = homes_of(attributes, domains, levels_of(attributes))
+    assert homes == [0, 0, 1, 1, 2, 2, *[NOWHERE] * 6]
 
 
 def test_operations_and_styles_of_the_built_in_world_tell_its_domains_apart() -> None:
