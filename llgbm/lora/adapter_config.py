@@ -36,7 +36,9 @@ CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values (or beginnings) of `init_lora_weights` that make PEFT subtract something from the base's own weights."""
 
 Rank = Annotated[Integer, Field(ge=1, le=1_000_000)]
-Alpha = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+LARGEST = float.fromhex("0x1.fffffep127")
+"""Of float32, which the scaling of an adapter is kept in."""
+Alpha = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
 
 
 @dataclass(config=ConfigDict(extra="ignore"))

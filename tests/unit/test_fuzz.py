@@ -209,7 +209,8 @@ PATTERN_KEYS = st.sampled_from(["q_proj", "layers.0.q_proj", "(a+)+$", "(.*)*x",
 CONFIG_ENTRIES: dict[str, Any] = {
     "rank_pattern": st.dictionaries(PATTERN_KEYS, st.integers(-2, 9) | LEAF, max_size=3) | VALUE,
     "alpha_pattern": st.dictionaries(PATTERN_KEYS, st.floats() | LEAF, max_size=3) | VALUE,
-    **dict.fromkeys(("r", "lora_alpha", "peft_type", "bias", "init_lora_weights", "use_rslora"), VALUE),
+    "lora_alpha": st.floats() | VALUE,
+    **dict.fromkeys(("r", "peft_type", "bias", "init_lora_weights", "use_rslora"), VALUE),
     **dict.fromkeys(("use_dora", "modules_to_save", "layer_replication", "base_model_name_or_path", "target_modules"), VALUE),
 }
 

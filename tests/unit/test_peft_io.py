@@ -290,6 +290,8 @@ def adapter(sound: Path, tmp_path: Path) -> Path:
         ({"r": 0}, "adapter_config.json: r must be at least 1, found 0"),
         ({"rank_pattern": {"q_proj": "four"}}, "adapter_config.json: rank_pattern.q_proj must be an integer, found 'four'"),
         ({"lora_alpha": None}, "adapter_config.json: lora_alpha must be a number, found None"),
+        ({"lora_alpha": 6.805647135594673e38}, r"adapter_config.json: lora_alpha must be at most 3.40\d+e\+38, found 6.80\d+e\+38"),
+        ({"alpha_pattern": {"q_proj": -1e39}}, r"adapter_config.json: alpha_pattern.q_proj must be at least -3.40\d+e\+38, found -1e\+39"),
         ({"r": True, "lora_alpha": "16"}, "r must be an integer, found True; lora_alpha must be a number, found '16'"),
         ({"rank_pattern": ["q_proj"]}, r"adapter_config.json: rank_pattern must be a mapping to an integer or null, found \['q_proj'\]"),
         ({"alpha_pattern": 3}, "adapter_config.json: alpha_pattern must be a mapping to a number or null, found 3"),
