@@ -60,12 +60,18 @@ class Method:
     """Whether it reads as a generator with `generator.alignment` does; unless asked for, only beside such a one."""
     trains: bool = False
     """Whether something is trained before the first question, and then answers all."""
+    blind: bool = False
+    """Whether it is another method without the sentence; unless asked for, only where that one is not tried by itself either."""
 
     @property
     def networks(self) -> tuple[str, ...]:
         """Which of a setting's networks answer, or say which adapter does."""
         needed = {"generator": self.needs_generator, "predictor": self.needs_predictor, "soft_prompt": self.needs_soft_prompt}
         return tuple(name for name, wanted in needed.items() if wanted)
+
+    def is_sensible(self, chat: bool, aligned: bool) -> bool:
+        """Whether it is tried unless others are asked for: by whether the base has a chat template, and the generator aligns words."""
+        return chat >= self.instructs and aligned >= self.aligns and not (chat and self.blind)
 
 
 def base(setting: Setting, questions: Sequence[Question]) -> Attempt:
@@ -235,7 +241,9 @@ METHODS: dict[str, Method] = {
         instructs=True,
         trains=True,
     ),
-    "multitask_blind": Method(multitask_blind, False, False, True, "the same without the sentence; what it cannot know", trains=True),
+    "multitask_blind": Method(
+        multitask_blind, False, False, True, "the same without the sentence; what it cannot know", trains=True, blind=True
+    ),
 }
 """Every method `evaluate` can score, in the order tables show them."""
 
@@ -273,7 +281,7 @@ def choose_methods(setting: Setting) -> list[str]:
     without |= set() if setting.has_attributes else {"attributes"}
     without |= {"teacher"} if setting.untaught else set()
     aligned = setting.generator is not None and setting.generator.spec.known_words > 0
-    sensible = [n for n, m in METHODS.items() if setting.framing.is_chat >= m.instructs and aligned >= m.aligns]
+    sensible = [name for name, method in METHODS.items() if method.is_sensible(setting.framing.is_chat, aligned)]
     possible = [name for name in sensible if not any(getattr(METHODS[name], f"needs_{flag}") for flag in without)]
     return list(setting.config.methods) or possible
 

@@ -167,14 +167,16 @@ class Planner:
         """Every method's adapters on all tasks' test examples, and what rivals train and choose before."""
         load, zoo = self.load, self.config.zoo
         methods = [method for method in METHODS.values() if not any(getattr(method, need) for need in NEEDS)]
-        methods = [m for m in methods if load.attributes >= m.needs_attributes and load.chat >= m.instructs]
-        methods = [m for m in methods if self.config.generator.alignment >= m.aligns]
+        methods = [m for m in methods if load.attributes >= m.needs_attributes]
+        methods = [m for m in methods if m.is_sensible(load.chat, self.config.generator.alignment)]
         together = self._scored_at_once()
         lengths = sum((load.asked if m.reads_condition else load.answered) * (TOLD if m.instructs else 1) for m in methods)
         chosen = sum(load.attributes >= reads for reads in RIDGES) * len(KERNELS) * len(STRENGTHS)
         rows = lengths * load.test_examples + chosen * min(VALIDATION_TASKS, load.learned) * VALIDATION_EXAMPLES
-        work = self._scored() * math.ceil(rows / self.devices) + self._multitask(load.tokens, zoo.steps)
-        if load.chat and not self.config.objective.context:
+        work = self._scored() * math.ceil(rows / self.devices)
+        if not load.chat:
+            work += self._multitask(load.tokens, zoo.steps)
+        elif not self.config.objective.context:
             work += self._multitask(TOLD * load.tokens, zoo.steps * zoo.batch_size * load.learned // BATCH_SIZE)
         what = f"{load.asked} questions of {load.test_examples} examples by {len(methods)} methods, {together} rows at once"
         each, adapters = SCORED_COPIES * self.adapter_bytes, max(1, together // load.test_examples)

@@ -194,8 +194,10 @@ def test_an_evaluation_asks_as_often_as_it_was_planned_to(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_what_rivals_choose_train_and_are_told_is_planned(deep: ExperimentConfig) -> None:
+    devices = Devices(1, 4 * GIB, replace(COSTS, dtype="bfloat16"))
+
     def planned(load: Workload) -> Work:
-        return make_plan(deep, load, Devices(1, 4 * GIB, replace(COSTS, dtype="bfloat16"))).stages[-1].work
+        return make_plan(deep, load, devices).stages[-1].work
 
     alone, ways = planned(LOAD), 5  # that read words, and as many that do not
     chosen = len(KERNELS) * len(STRENGTHS) * VALIDATION_TASKS * VALIDATION_EXAMPLES
@@ -206,6 +208,8 @@ def test_what_rivals_choose_train_and_are_told_is_planned(deep: ExperimentConfig
     attributes, chat = (planned(replace(LOAD, **{what: True})).wide_flops - alone.wide_flops for what in ("attributes", "chat"))
     assert attributes > one_row * (chosen + (LOAD.asked + LOAD.answered) * LOAD.test_examples) * 0.999
     assert chat > one_row * 3 * 2 * LOAD.asked * LOAD.test_examples
+    told = make_plan(deep, replace(LOAD, chat=True), devices).stages[-1].what
+    assert f"by {2 * ways + 3 - 1} methods" in told, "the LoRA that is told nothing is left out for one that is told"
 
 
 @pytest.mark.slow
