@@ -139,8 +139,11 @@ class GeneratorConfig:
     slots: Integer = Field(default=1, ge=1)
     """Parts of a condition that are read apart, each by a small trunk of its own, and summed; 1: one pool for everything."""
     slots_share: Number | None = Field(default=None, ge=0)
-    """How much slots count beside the regression on attributes, the less the more known words a request has; by default 0.25, or 2 with
-    hashing+minilm, whose tokens they alone read."""
+    """How much slots count beside the regression on attributes, the less the more known words a request has; by default 0.25, or 2 for each
+    sentence model beside hashing, whose tokens they alone read."""
+    readers: Integer | None = Field(default=None, ge=1)
+    """Sets of slots that read attributes beside each other and count in the mean; by default 1, or 3 for each sentence model beside
+    hashing."""
     alignment: Flag = False
     """Read attributes by which words their levels bring, too, as far as a request has such words; needs an encoder that knows words."""
     ridge: Integer = Field(default=0, ge=0)
@@ -148,7 +151,8 @@ class GeneratorConfig:
     shrinkage: Number = Field(default=0.01, gt=0)
     """Of that regression: more is steadier where words are new or chatter surrounds them, less where tasks are few."""
     encoder: str = "hashing"
-    """Text encoder: hashing, minilm, hashing+minilm, base, or sentence-transformers:<directory or hub id>."""
+    """Text encoder: hashing, minilm, base, sentence-transformers:<directory or hub id>, or hashing and one or several sentence models,
+    joined by +: hashing+minilm, hashing+minilm+sentence-transformers:<directory or hub id>."""
     condition: Literal["description", "prompts", "both"] = "description"
     """What the generator reads in training: descriptions, unlabeled prompts, or either and both in turn."""
     max_prompts: Integer = Field(default=8, ge=1)

@@ -3,7 +3,7 @@
 The behavioral and structural terms are 1.0 for the zero adapter (on average over tasks) and 0.0 for a perfect copy.
 
 Letters: K adapters, n response tokens of all their examples, V vocabulary (or the k most likely tokens), F fingerprint,
-S slots, C conditions, L levels of attributes.
+S slots, C conditions, R readers, L levels of attributes.
 """
 
 import difflib
@@ -58,7 +58,7 @@ class Evidence:
     """What it reads from the step's M tasks in other wordings."""
     same_task: Bool[Tensor, "K M"] | None = None
     """Whether an adapter's task is the one worded anew."""
-    said: Float[Tensor, "C L"] | None = None
+    said: Float[Tensor, "R C L"] | None = None
     """Log-probabilities of attributes' levels that the generator read from conditions, in all wordings."""
     levels: Float[Tensor, "C L"] | None = None
     """Which levels are right: one of each attribute, none of one that a task lacks."""
@@ -197,9 +197,9 @@ def agreement_loss(c: Evidence) -> Tensor:
 
 
 def attributes_loss(c: Evidence) -> Tensor:
-    """Cross-entropy of the levels that conditions are read as, mean over the attributes that tasks have."""
+    """Cross-entropy of the levels that conditions are read as, mean over readers and the attributes that tasks have."""
     said, levels = _have(c.said, "attributes", "attributes read from conditions"), _have(c.levels, "attributes", "attributes of tasks")
-    return -(said.float() * levels).sum() / levels.sum().clamp_min(1.0)
+    return -(said.float().mean(0) * levels).sum() / levels.sum().clamp_min(1.0)
 
 
 def practice_loss(c: Evidence) -> Tensor:

@@ -2,12 +2,12 @@
 
 A suite may state attributes of its seen tasks (an operation, a style). A regression reads them from the mean vector of a request and the
 products of its parts; an alignment knows which words each level brings, which fewer tasks suffice for; one slot of attention for each
-attribute reads single words, by what they mean where an encoder says it, which says more in new wordings; what they say adds up, and is of
-one domain. An adapter is a sum of effects, which begin at a regression of the teachers' weights (see `effects`) and are trained by
-behavior. So a combination that was never seen is written from parts that were.
+attribute reads single words, and what they mean, where the encoder's models say it, which helps in new wordings. What they say adds up,
+and is of one domain. An adapter is a sum of effects, which begin at a regression of the teachers' weights (see `effects`) and
+are trained by behavior. So a combination that was never seen is written from parts that were.
 
 Letters: K tasks, N vectors per task, E embedding width, H reader width, S attributes, F levels of all attributes,
-T teachers, r rank.
+T teachers, R readers of slots, r rank.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from llgbm.models.common import teacher_sums
 from llgbm.models.effects import fit_effects, one_hot
 from llgbm.models.encoder import TextEncoder
 from llgbm.models.kernel_ridge import KERNELS
-from llgbm.models.reader import SIZES
+from llgbm.models.reader import SIZES, Front
 from llgbm.models.reading import CERTAINTY, KERNEL, TEXTS, fit_reading, in_one_domain, text_means
 from llgbm.models.ridge import best_b
 from llgbm.models.writer import AdapterWriter, GeneratorSpec
@@ -35,6 +35,8 @@ UNIT = 10.0
 SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS = 0.25, 2.0
 """By how much the log-odds that slots say are multiplied: where they read what the regression reads, too, and where they alone read what
 tokens mean."""
+READERS_OF_TOKENS = 3
+"""Slots read each model's tokens so many times: each reader misreads other words, their mean fewer."""
 SHARPENED = 4.0
 """By how much the log-odds of what was read are multiplied before it is written."""
 
@@ -59,6 +61,20 @@ class Effect(nn.Module):
         return (self.constant_a * self.unit_a).expand(len(levels), -1, -1), b.float() * self.unit_b
 
 
+class SlotReader(nn.Module):
+    """Says the attributes of K tasks, each by what one slot of attention takes from a task's vectors."""
+
+    def __init__(self, width: int, hidden: int, counts: Sequence[int]) -> None:
+        super().__init__()
+        self.front = Front(width, hidden, len(counts))
+        self.namers = nn.ModuleList(_namer(hidden, count) for count in counts)
+
+    def forward(self, vectors: Float[Tensor, "K N e"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
+        """Log-probabilities of the levels of each attribute, side by side; masked vectors do not count."""
+        read = self.front(vectors, mask)
+        return torch.cat([namer(read[:, slot]).log_softmax(1) for slot, namer in enumerate(self.namers)], 1)
+
+
 class AttributeGenerator(AdapterWriter):
     """Reads the embedded texts of K tasks, says their attributes, and writes one LoRA adapter for each task."""
 
@@ -67,13 +83,12 @@ class AttributeGenerator(AdapterWriter):
     usual: Tensor
 
     def __init__(self, spec: GeneratorSpec, encoder: TextEncoder | None = None) -> None:
-        text_width = spec.text_width or spec.embedding_dim
-        super().__init__(spec, encoder, spec.embedding_dim - text_width or None)
-        self.text_width, self.reads_tokens = text_width, text_width < spec.embedding_dim
+        super().__init__(spec, encoder)
         hidden, rank = SIZES[spec.size].hidden, spec.rank
         self.counts = [len(levels) for levels in spec.attributes.values()]
-        self.namers = nn.ModuleList(_namer(hidden, count) for count in self.counts)
-        self.register_buffer("known", torch.zeros(spec.known_texts, self.text_width))
+        widths = spec.token_widths or [spec.embedding_dim]
+        self.readers = nn.ModuleList(SlotReader(width, hidden, self.counts) for width in widths for _ in range(spec.readers))
+        self.register_buffer("known", torch.zeros(spec.known_texts, spec.text_width))
         self.register_buffer("reading", torch.zeros(spec.known_texts, sum(self.counts)))
         self.register_buffer("usual", torch.zeros(sum(self.counts)))
         self.alignment = WordAlignment(spec.known_words, spec.word_width, self.counts) if spec.known_words else None
@@ -91,35 +106,41 @@ class AttributeGenerator(AdapterWriter):
         """One adapter per row; masked vectors do not count. Factors are float32.
 
         In training it is `told` the levels, so that effects do not make up for misreading. With `again`, other sets of vectors and their
-        mask, returns (factors, what was said [K F], what is said of the others [M F]): one call, so that data-parallel training sees
+        mask, returns (factors, what slots say [R K F], what they say of the others [R M F]): one call, so that data-parallel training sees
         every parameter's use.
         """
-        if told is not None and again is None:
-            return self.write(told)
-        said = self.say(embeddings, mask)
-        factors = self.write(self.decided(said) if told is None else told)
-        return factors if again is None else (factors, said, self.say(*again))
+        factors = self.write(self.decided(self.say(embeddings, mask)) if told is None else told)
+        return factors if again is None else (factors, self.by_slots(embeddings, mask), self.by_slots(*again))
 
     def say(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
         """Log-probabilities of the levels of each attribute, side by side.
 
-        Once trained, what regression, alignment and slots say adds up, the last the less the more of the usual words were found again, and
-        levels are of one domain. In training slots speak alone: the others know those tasks by heart, and would leave nothing to learn.
+        What regression, alignment and slots say adds up, the last the less the more of the usual words were found again, and levels are of
+        one domain. Of slots, readers of the same vectors count in the mean, and what they read of another model's adds to it.
         """
-        read = self.read(*self._tokens(embeddings, mask) if self.reads_tokens else (embeddings, mask))
-        named = torch.cat([namer(read[:, slot]) for slot, namer in enumerate(self.namers)], 1)
-        if not self.training:
-            words, found = (0.0, 0.0) if self.alignment is None else self.alignment.read(embeddings, mask)
-            mean = (embeddings[..., : self.text_width] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            regressed = CERTAINTY * (self.usual + KERNELS[KERNEL](mean @ self.known.T) @ self.reading)
-            named = regressed + found * words + (1 - found) * self.spec.slots_share * named
-        return in_one_domain(named, self.counts, [] if self.training else self.spec.homes)
+        words, found = (0.0, 0.0) if self.alignment is None else self.alignment.read(embeddings, mask)
+        mean = (embeddings[..., : self.spec.text_width] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        regressed = CERTAINTY * (self.usual + KERNELS[KERNEL](mean @ self.known.T) @ self.reading)
+        named = self.by_slots(embeddings, mask).unflatten(0, (-1, self.spec.readers)).mean(1).sum(0)
+        return in_one_domain(regressed + found * words + (1 - found) * self.spec.slots_share * named, self.counts, self.spec.homes)
 
-    def _tokens(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> tuple[Float[Tensor, "K N e"], Bool[Tensor, "K N"]]:
-        """What tokens mean, and where there are some; everywhere if there are none at all."""
-        meant = embeddings[..., self.text_width :]
-        there = mask & meant.any(-1)
-        return meant, torch.where(there.any(1, keepdim=True), there, mask)
+    def by_slots(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "R K F"]:
+        """Log-probabilities of the levels of each attribute by every reader alone.
+
+        Readers are trained on this alone: regression and alignment know the tasks by heart, and would leave nothing to learn.
+        """
+        views = self._views(embeddings, mask)
+        return torch.stack([reader(*views[i // self.spec.readers]) for i, reader in enumerate(self.readers)])
+
+    def _views(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> list[tuple[Tensor, Tensor]]:
+        """Vectors and mask that readers look at: all, or for each model what tokens mean to it where it has some, or everywhere."""
+        if not self.spec.token_widths:
+            return [(embeddings, mask)]
+        views = []
+        for meant in embeddings[..., self.spec.text_width :].split(self.spec.token_widths, -1):
+            there = mask & meant.any(-1)
+            views.append((meant, torch.where(there.any(1, keepdim=True), there, mask)))
+        return views
 
     def decided(self, said: Float[Tensor, "K F"]) -> Float[Tensor, "K F"]:
         """How likely each level is, with doubts sharpened: halves of two levels' effects do what neither asks."""
@@ -156,7 +177,7 @@ class AttributeGenerator(AdapterWriter):
                 `spec.known_words` how many `count_words` does, or 0.
         """
         levels = self.levels(attributes)
-        found = fit_reading([text_means(group)[:, : self.text_width] for group in texts], levels, self.counts)
+        found = fit_reading([text_means(group)[:, : self.spec.text_width] for group in texts], levels, self.counts)
         ridge = found.ridge
         if self.alignment is not None:
             self.alignment.fit(texts, levels)

@@ -15,7 +15,7 @@ from llgbm.config import DeltaConfig, ExperimentConfig, ProbeConfig
 from llgbm.delta import DeltaCache, DeltaEngine, difference, make_engine
 from llgbm.errors import InputError
 from llgbm.models.encoder import TextEncoder
-from llgbm.models.reader import ConditionReader
+from llgbm.models.reader import SIZES, ConditionReader
 from llgbm.zoo.base import Base, BaseIdentity
 
 
@@ -64,8 +64,8 @@ class DeltaPredictor(ConditionReader):
 
     def __init__(self, spec: PredictorSpec, encoder: TextEncoder | None = None) -> None:
         super().__init__(spec, encoder)
-        self.trunk = self.new_trunk()
-        self.head = nn.Linear(self.project.out_features, spec.delta_dim)
+        self.front, self.trunk = self.new_front(), self.new_trunk()
+        self.head = nn.Linear(SIZES[spec.size].hidden, spec.delta_dim)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("mean", torch.zeros(spec.delta_dim))
@@ -73,7 +73,7 @@ class DeltaPredictor(ConditionReader):
 
     def forward(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K F"]:
         """One flattened delta per task, float32, in residual-stream units; masked vectors do not count."""
-        return self.mean + self.scale * self.head(self.trunk(self.read(embeddings, mask))).float()
+        return self.mean + self.scale * self.head(self.trunk(self.front(embeddings, mask))).float()
 
     @torch.no_grad()
     def fit_scale(self, deltas: Float[Tensor, "P F"]) -> None:

@@ -1,8 +1,8 @@
 """Frozen text encoders: from prompts and descriptions to the embeddings a generator reads.
 
 `encode` gives each text one vector or several (a sentence model: one per token) for the generator to read, `embed` exactly
-one for retrieval; float32 on the CPU. The mean of a text's vectors has unit length in its first `text_width` numbers, and in those behind
-them if there are any, so encoders can be exchanged without touching a scale.
+one for retrieval; float32 on the CPU. The mean of a text's vectors has unit length in each of its `token_widths`, and in the numbers before
+them, so encoders can be exchanged without touching a scale.
 """
 
 import difflib
@@ -33,6 +33,10 @@ TEXTS_PER_BATCH = 64
 TEXTS_AT_ONCE = 16 * TEXTS_PER_BATCH
 """Texts that are embedded before their vectors are stored in fewer bytes: those of all tasks would not fit a laptop's memory."""
 WORD = r"(?u)\w+"
+MINILM_NAME, JOINED = "minilm", "hashing+minilm"
+OF_SOURCE = r"sentence-transformers:."
+ANOTHER_MODEL = rf"\+(?={MINILM_NAME}(?:\+|$)|{OF_SOURCE})"
+"""What stands between the parts of an encoder's name; a folder's may have a plus of its own."""
 TINY = 1e-12
 TOKENS_AT = 2 / 3
 """Of a sentence model's layers, where its tokens are read."""
@@ -49,9 +53,10 @@ class TextEncoder(Protocol):
     word_width: int
     """How many of a vector's first numbers say which word it stands for, and at most the next one of the text around it; 0: none do. Where
     they are zero it stands for none."""
-    text_width: int
-    """How many of its first numbers, averaged over a text, say what the whole text asks for: a regression on attributes reads these alone.
-    The rest, if any, say what single tokens mean; where they are zero it stands for none. Networks without attributes read all numbers."""
+    token_widths: tuple[int, ...]
+    """How many of a vector's last numbers say what a single token means, to one model and the next; where they are zero it stands for none.
+    The mean of those before them over a text says what the whole text asks for: a regression on attributes reads these alone. Networks
+    without attributes read all numbers."""
 
     @property
     def content_id(self) -> str:
@@ -73,12 +78,12 @@ class HashingEncoder:
     Source: Weinberger et al. 2009, arXiv:0902.2206 (scikit-learn's `HashingVectorizer`).
     """
 
-    name = "hashing"
+    name, token_widths = "hashing", ()
 
     def __init__(self, dim: int = 512) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        self.dim = self.word_width = self.text_width = dim
+        self.dim = self.word_width = dim
         self._words = HashingVectorizer(n_features=dim // 2, ngram_range=(1, 2), token_pattern=WORD)
         self._characters = HashingVectorizer(n_features=dim - dim // 2, analyzer="char_wb", ngram_range=(3, 5))
 
@@ -111,13 +116,13 @@ class BaseEncoder:
     a hundred times as large as the others' (attention sinks, Xiao et al. 2023, arXiv:2309.17453), so a plain mean would be that token.
     """
 
-    name, word_width = "base", 0
+    name, word_width, token_widths = "base", 0, ()
 
     def __init__(self, base: Base) -> None:
         self._base = base
         config = base.model.config.get_text_config()
         self._layers = [round(height * config.num_hidden_layers) for height in STATES_AT]
-        self.dim = self.text_width = len(STATES_AT) * config.hidden_size
+        self.dim = len(STATES_AT) * config.hidden_size
 
     @property
     def content_id(self) -> str:
@@ -151,7 +156,7 @@ class SentenceEncoder:
     Source: Reimers & Gurevych 2019, arXiv:1908.10084.
     """
 
-    word_width = 0
+    word_width, token_widths = 0, ()
 
     def __init__(self, source: str) -> None:
         from sentence_transformers import SentenceTransformer
@@ -171,11 +176,11 @@ class SentenceEncoder:
         config = transformer.auto_model.config
         config.output_hidden_states = True
         self._layer = round(TOKENS_AT * config.num_hidden_layers)
-        self.dim = self.text_width = int(config.hidden_size)
+        self.dim = int(config.hidden_size)
 
     @property
     def content_id(self) -> str:
-        return f"sentence-3-{self._weights_hash}"
+        return f"sentence-4-{self._weights_hash}"
 
     @cached_property
     def _weights_hash(self) -> str:
@@ -187,78 +192,86 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> list[tuple[Float[Tensor, "_ E"], Float[Tensor, " D"]]]:
-        """What `encode` and `embed` say of each text, in one pass; of a model without a prompt of its own."""
+        """What `encode` and `embed` say of each text, in one pass; a model that has a prompt of its own is asked without."""
         _check_texts(texts)
-        found: list[tuple[Tensor, Tensor]] = []
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        alike = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # of about the same length, so that little is padding
         for start in range(0, len(texts), TEXTS_PER_BATCH):
+            batch = alike[start : start + TEXTS_PER_BATCH]
+            limit = self._model.max_seq_length
             features: Any = self._model.tokenizer(
-                list(texts[start : start + TEXTS_PER_BATCH]),
-                padding=True,
-                truncation=True,
-                max_length=self._model.max_seq_length,
-                return_tensors="pt",
+                [texts[i] for i in batch], padding=True, truncation=True, max_length=limit, return_tensors="pt"
             )
             output = self._model(dict(features))
             real, said = features["attention_mask"].bool(), F.normalize(output["sentence_embedding"].float(), dim=1)
             tokens = [row[own].float() for row, own in zip(output["all_layer_embeddings"][self._layer], real, strict=True)]
-            found += [((own / own.mean(0).norm()).half().float(), sentence) for own, sentence in zip(tokens, said, strict=True)]
-        return found
+            found |= {i: ((own / own.mean(0).norm()).half().float(), sent) for i, own, sent in zip(batch, tokens, said, strict=True)}
+        return [found[i] for i in range(len(texts))]
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "n D"]:
         """The model's own sentence embeddings."""
-        _check_texts(texts)
-        rows = self._model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False, batch_size=TEXTS_PER_BATCH)
-        return F.normalize(rows.detach().float().cpu().clone(), dim=1)
+        return torch.stack([said for _, said in self.read(texts)])
 
 
 class WordsInSentence:
-    """The words of a text by their hashes, what the whole sentence says to a sentence-transformers model, and what its tokens mean there.
+    """The words of a text by their hashes, what the whole sentence says to sentence-transformers models, and what its tokens mean to each.
 
     Hashes tell tasks apart that were said in known words, sentence vectors know that other words say the same; a regression over products
     of both reads unseen combinations and unseen wordings better than over either. What single tokens mean blurs in a mean: that is for
-    slots of attention, which find those that say it (docs/findings.md).
+    slots of attention, which find those that say it; another model knows other words (docs/findings.md).
     """
 
-    name = "hashing+minilm"
-
-    def __init__(self, words: HashingEncoder, sentence: SentenceEncoder) -> None:
-        self._words, self._sentence = words, sentence
-        self.word_width, self.text_width = words.dim, words.dim + sentence.dim
-        self.dim = self.text_width + sentence.dim
+    def __init__(self, name: str, words: HashingEncoder, sentences: Sequence[SentenceEncoder]) -> None:
+        self.name = name
+        self._words, self._sentences = words, list(sentences)
+        self.word_width, self.token_widths = words.dim, tuple(sentence.dim for sentence in sentences)
+        self.dim = words.dim + sum(sentence.embed(["a"]).shape[1] + sentence.dim for sentence in sentences)
 
     @property
     def content_id(self) -> str:
-        return f"words-in-sentence-2-{self._words.content_id}-{self._sentence.content_id}"
+        return f"words-in-sentence-3-{hash_json([encoder.content_id for encoder in (self._words, *self._sentences)])}"
 
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
-        """As many vectors as there are words or tokens, whichever are more: the first has the first word and the first token, and so on.
+        """As many vectors as there are words or tokens, whichever are most: the first has the first word and the first tokens, and so on.
 
-        What there is less of is zero in the last ones. Words and sentence weigh the same, and both together as much as the tokens.
+        What there is less of is zero in the last ones. Words and each sentence weigh the same, all of them as much as one model's tokens.
         """
-        parts = zip(self._words.encode(texts), self._sentence.read(texts), strict=True)
-        return [_side_by_side(words / math.sqrt(2), said[None] / math.sqrt(2), tokens) for words, (tokens, said) in parts]
+        share = 1 / math.sqrt(1 + len(self._sentences))
+        read = zip(*(sentence.read(texts) for sentence in self._sentences), strict=True)
+        return [
+            _side_by_side(words * share, torch.cat([said for _, said in of_models]) * share, [tokens for tokens, _ in of_models])
+            for words, of_models in zip(self._words.encode(texts), read, strict=True)
+        ]
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "n D"]:
-        """The whole text by its words and its sentence."""
-        return torch.cat([self._words.embed(texts), self._sentence.embed(texts)], 1) / math.sqrt(2)
+        """The whole text by its words and its sentence to each model."""
+        parts = [encoder.embed(texts) for encoder in (self._words, *self._sentences)]
+        return torch.cat(parts, 1) / math.sqrt(len(parts))
 
 
 def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
     """The encoder of that name.
 
     Args:
-        name: `hashing`, `base`, `minilm`, `hashing+minilm`, or `sentence-transformers:<folder or Hub id>`.
+        name: `hashing`, `base`, `minilm`, `sentence-transformers:<folder or Hub id>`, or `hashing+` and one or several of the last two,
+            joined by `+`.
         base: The frozen base; only `base` needs it.
 
     Raises:
         InputError: Unknown name, no such folder, or `base` without a base.
     """
+    first, *models = re.split(ANOTHER_MODEL, name)
+    if first == "hashing" and models and all(model == MINILM_NAME or re.match(OF_SOURCE, model) for model in models):
+        sources = [MINILM if model == MINILM_NAME else model.partition(":")[2] for model in models]
+        if len({*sources}) < len(sources):
+            raise InputError(f"text encoder {name!r} has a model twice; name each once")
+        return WordsInSentence(name, HashingEncoder(), [SentenceEncoder(source) for source in sources])
     kind, _, source = name.partition(":")
     if kind not in ENCODERS or (kind == "sentence-transformers") != bool(source):
-        near = difflib.get_close_matches(kind, ENCODERS, n=1)
+        near = difflib.get_close_matches(kind, [*ENCODERS, JOINED], n=1)
         hint = f"did you mean {near[0]!r}? " if near and near[0] != name else ""
         known = ", ".join(k + (":<folder or Hub id>" if k.startswith("sentence") else "") for k in ENCODERS)
-        raise InputError(f"unknown text encoder {name!r}; {hint}known: {known}")
+        raise InputError(f"unknown text encoder {name!r}; {hint}known: {known}, and hashing with sentence models, such as {JOINED}")
     return ENCODERS[kind](source, base)
 
 
@@ -278,7 +291,9 @@ def encode_cached(encoder: TextEncoder, texts: Sequence[str], folder: str | Path
             short = exact.half()
             parts.append(short if torch.equal(short.float(), exact) else exact)
             counts += [len(row) for row in rows]
-        write_bytes(path, save({"embeddings": torch.cat(parts), "counts": torch.tensor(counts)}))
+        joined = torch.cat(parts)
+        parts.clear()  # a gigabyte and more, before the file's bytes take as much again
+        write_bytes(path, save({"embeddings": joined, "counts": torch.tensor(counts)}))
     table = load_file(path)
     return dict(zip(distinct, table["embeddings"].split(table["counts"].tolist()), strict=True))
 
@@ -297,18 +312,13 @@ def _build_minilm(source: str, base: Base | None) -> TextEncoder:
     return SentenceEncoder(MINILM)
 
 
-def _build_both(source: str, base: Base | None) -> TextEncoder:
-    return WordsInSentence(HashingEncoder(), SentenceEncoder(MINILM))
-
-
 def _build_sentence(source: str, base: Base | None) -> TextEncoder:
     return SentenceEncoder(source)
 
 
 ENCODERS: dict[str, Callable[[str, Base | None], TextEncoder]] = {
     "hashing": _build_hashing,
-    "minilm": _build_minilm,
-    "hashing+minilm": _build_both,
+    MINILM_NAME: _build_minilm,
     "sentence-transformers": _build_sentence,
     "base": _build_base,
 }
@@ -330,8 +340,8 @@ def _check_texts(texts: Sequence[str]) -> None:
         raise InputError(f"prompt {empty + 1} of {len(texts)} is empty; remove it or write the request in it")
 
 
-def _side_by_side(words: Float[Tensor, "_ W"], said: Float[Tensor, "1 D"], tokens: Float[Tensor, "_ D"]) -> Float[Tensor, "_ E"]:
-    """Rows of both and the sentence in each, scaled so that the means of all rows are those of the parts."""
-    n = max(len(words), len(tokens))
-    filled = [F.pad(part * (n / len(part)), (0, 0, 0, n - len(part))) for part in (words, tokens)]
-    return torch.cat([filled[0], said.expand(n, -1), filled[1]], 1).half().float()
+def _side_by_side(words: Float[Tensor, "_ W"], said: Float[Tensor, " D"], tokens: list[Float[Tensor, "_ _"]]) -> Float[Tensor, "_ E"]:
+    """Rows of all and the sentences in each, scaled so that the means of all rows are those of the parts."""
+    n = max(map(len, [words, *tokens]))
+    filled = [F.pad(part * (n / len(part)), (0, 0, 0, n - len(part))) for part in (words, *tokens)]
+    return torch.cat([filled[0], said.expand(n, -1), *filled[1:]], 1).half().float()

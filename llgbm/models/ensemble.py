@@ -28,8 +28,7 @@ class GeneratorEnsemble(AdapterWriter):
     """Writes the mean of its members' weight changes, cut back to their rank; saved, loaded and asked like one generator."""
 
     def __init__(self, spec: GeneratorSpec, encoder: TextEncoder | None = None) -> None:
-        nn.Module.__init__(self)  # the layers are the members'
-        self.spec, self._encoder = spec, encoder
+        super().__init__(spec, encoder)
         alone = dataclasses.replace(spec, members=1)
         self.members = nn.ModuleList(one_generator(alone, encoder) for _ in range(spec.members))
 

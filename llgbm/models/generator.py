@@ -108,7 +108,7 @@ class LoRAGenerator(AdapterWriter):
         size = SIZES[spec.size]
         groups, n_layers = group_modules(spec.shapes)
         self.layer = nn.Embedding(n_layers, size.hidden)
-        self.trunk = self.new_trunk()
+        self.front, self.trunk = self.new_front(), self.new_trunk()
         self.heads = nn.ModuleList(Head(group, spec.rank, size.hidden, size.code, spec.ridge) for group in groups)
         if spec.ridge:
             self.weigh = nn.Linear(spec.embedding_dim, 1, bias=False)
@@ -132,9 +132,9 @@ class LoRAGenerator(AdapterWriter):
         With `again`, other sets of vectors and their mask, returns (factors, what was read [K S H], what is read again [M S H]):
         one call, so that data-parallel training sees every parameter's use.
         """
-        read = self.read(embeddings, mask)
+        read = self.front(embeddings, mask)
         factors = self.write(read, self.start(embeddings, mask, folds))
-        return factors if again is None else (factors, read, self.read(*again))
+        return factors if again is None else (factors, read, self.front(*again))
 
     def start(
         self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"], folds: Int[Tensor, " K"] | None

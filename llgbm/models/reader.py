@@ -23,7 +23,7 @@ from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.zoo.base import Base, BaseIdentity, check_base
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,21 @@ class SlotPooling(nn.Module):
         return torch.einsum("kns,knh->ksh", weights.to(x.dtype), x + self.value(x))
 
 
+class Front(nn.Module):
+    """What each of S slots takes from a set of vectors; one slot takes what several heads do."""
+
+    def __init__(self, width: int, hidden: int, slots: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, hidden)
+        self.pooling = SlotPooling(hidden, slots) if slots > 1 else SetPooling(hidden)
+        with torch.no_grad():
+            self.project.weight.mul_(width**0.5)
+
+    def forward(self, vectors: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K S H"]:
+        """Masked vectors do not count."""
+        return self.pooling(self.project(vectors), mask)
+
+
 class Block(nn.Module):
     """Residual MLP block."""
 
@@ -102,7 +117,6 @@ class ConditionReader(nn.Module):
     Args:
         spec: A dataclass with `embedding_dim`, `size`, `slots`, `encoder`, `encoder_id`, `base` and all else that rebuilds the network.
         encoder: The text encoder, if it is built already.
-        width: Numbers of a vector that its slots read; None: all.
     """
 
     kind: ClassVar[str]
@@ -112,26 +126,20 @@ class ConditionReader(nn.Module):
     spec_type: ClassVar[type]
     spec: Any
 
-    def __init__(self, spec: Any, encoder: TextEncoder | None = None, width: int | None = None) -> None:
+    def __init__(self, spec: Any, encoder: TextEncoder | None = None) -> None:
         super().__init__()
         if spec.size not in SIZES:
             raise InputError(f"generator.size {spec.size!r} is unknown; choose one of {', '.join(SIZES)}")
         self.spec, self._encoder = spec, encoder
-        hidden = SIZES[spec.size].hidden
-        read: int = spec.embedding_dim if width is None else width
-        self.project = nn.Linear(read, hidden)
-        self.pooling = SlotPooling(hidden, spec.slots) if spec.slots > 1 else SetPooling(hidden)
-        with torch.no_grad():
-            self.project.weight.mul_(read**0.5)
+
+    def new_front(self) -> Front:
+        """What reads whole vectors."""
+        return Front(self.spec.embedding_dim, SIZES[self.spec.size].hidden, self.spec.slots)
 
     def new_trunk(self) -> "SlotTrunk":
         """The residual blocks of this size; a slot of several has one."""
         size = SIZES[self.spec.size]
         return SlotTrunk(self.spec.slots, size.hidden, size.blocks if self.spec.slots == 1 else 1)
-
-    def read(self, embeddings: Float[Tensor, "K N E"], mask: Bool[Tensor, "K N"]) -> Float[Tensor, "K S H"]:
-        """What each set of vectors says, one vector for each slot; masked vectors do not count."""
-        return self.pooling(self.project(embeddings), mask)
 
     def encoder(self, base: Base | None = None) -> TextEncoder:
         """The text encoder this network was trained with; built on first use.

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from llgbm.models.encoder import TextEncoder
-from llgbm.models.reader import ConditionReader
+from llgbm.models.reader import SIZES, ConditionReader
 from llgbm.zoo.base import Base, BaseIdentity
 
 
@@ -56,9 +56,9 @@ class SoftPromptWriter(ConditionReader):
 
     def __init__(self, spec: SoftPromptSpec, encoder: TextEncoder | None = None) -> None:
         super().__init__(spec, encoder)
-        self.trunk = self.new_trunk()
-        self.place = nn.Embedding(spec.tokens, self.project.out_features)
-        self.head = nn.Linear(self.project.out_features, spec.hidden_size, bias=False)
+        self.front, self.trunk = self.new_front(), self.new_trunk()
+        self.place = nn.Embedding(spec.tokens, SIZES[spec.size].hidden)
+        self.head = nn.Linear(SIZES[spec.size].hidden, spec.hidden_size, bias=False)
         nn.init.zeros_(self.head.weight)
         self.constant = nn.Parameter(torch.randn(spec.tokens, spec.hidden_size))
         self.register_buffer("scale", torch.ones(()))
@@ -68,9 +68,9 @@ class SoftPromptWriter(ConditionReader):
 
         With `again`, other sets of vectors and their mask, returns (prompts, what was read, what is read again).
         """
-        read = self.read(embeddings, mask)
+        read = self.front(embeddings, mask)
         prompts = self.scale * (self.constant + self.head(self.trunk(read[:, :, None] + self.place.weight)).float())
-        return prompts if again is None else (prompts, read, self.read(*again))
+        return prompts if again is None else (prompts, read, self.front(*again))
 
     @torch.no_grad()
     def fit_scale(self, embeddings: Float[Tensor, "vocabulary D"]) -> None:

@@ -42,10 +42,14 @@ class GeneratorSpec:
     """Words that such a generator knows the levels of; 0: it aligns none."""
     word_width: int = 0
     """Numbers of a vector that say which word it is."""
-    text_width: int = 0
-    """Numbers of a vector by whose mean it compares a request with them; 0: all."""
+    token_widths: list[int] = field(default_factory=list)
+    """Last numbers of a vector that say what a token means to one model and the next: slots read these, if there are any, each model's
+    apart, and a request is compared by the mean of those before them."""
+    readers: int = 1
+    """Times that slots read each of them, or all numbers: each misreads other words."""
     slots_share: float = 0.25
-    """By how much it multiplies the log-odds that slots say before they add to what this comparison says; less where it knows the words."""
+    """By how much it multiplies the log-odds that slots say, in the mean of their readers, before they add to what this comparison says;
+    less where it knows the words."""
     encoder: str = "hashing"
     encoder_id: str = ""
     """Content of the encoder the generator was trained with."""
@@ -60,6 +64,11 @@ class GeneratorSpec:
     """Tasks held back to choose the checkpoint."""
     members: int = 1
     """How many generators write together; more than one in an ensemble."""
+
+    @property
+    def text_width(self) -> int:
+        """First numbers of a vector whose mean says what a whole text asks for."""
+        return self.embedding_dim - sum(self.token_widths)
 
     def emitted(self) -> int:
         """Numbers in one emitted adapter."""

@@ -11,6 +11,7 @@ from llgbm.training.checkpoints import complete_steps, read_state, step_folder
 COSTS = (
     *("model.name", "model.dtype", "model.device", "lora.rank", "lora.target_modules"),
     *("generator.size", "generator.encoder", "generator.condition", "generator.max_prompts"),
+    *("generator.attributes", "generator.slots", "generator.readers", "training.readings"),
     *("training.tasks_per_step", "training.examples_per_task", "training.batch_size", "training.delta_batch_size"),
     *("training.mixed_precision", "training.gradient_checkpointing", "training.kl_top_k"),
 )

@@ -17,7 +17,7 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.memory import GIB
 from llgbm.models.alignment import count_words
-from llgbm.models.attribute_generator import SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator, known_texts
+from llgbm.models.attribute_generator import READERS_OF_TOKENS, SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator, known_texts
 from llgbm.models.effects import levels_of
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.models.generator import LoRAGenerator
@@ -180,13 +180,15 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator | Att
     if config.generator.attributes and any(own):
         attributes, texts = levels_of(own), [setup.conditions.of_task(name) for name in setup.train.task_names]
         homes = homes_of(own, [task.domain for task in setup.train.tasks], attributes)
-        encoder, share = setup.encoder, config.generator.slots_share
+        encoder, share, readers = setup.encoder, config.generator.slots_share, config.generator.readers
         if share is None:
-            share = SLOTS_SHARE_OF_TOKENS if encoder.text_width < encoder.dim else SLOTS_SHARE
-        read = {"attributes": attributes, "homes": homes, "slots": len(attributes), "slots_share": share}
+            share = SLOTS_SHARE_OF_TOKENS if encoder.token_widths else SLOTS_SHARE
+        if readers is None:
+            readers = READERS_OF_TOKENS if encoder.token_widths else 1
+        read = {"attributes": attributes, "homes": homes, "slots_share": share, "readers": readers}
         width = encoder.word_width if config.generator.alignment else 0
         known = {"known_texts": known_texts(texts), "known_words": count_words(texts, width)}
-        known |= {"word_width": width, "text_width": encoder.text_width}
+        known |= {"word_width": width, "token_widths": list(encoder.token_widths)}
         by_attributes = AttributeGenerator(replace(spec, **read, **known, ridge=0), setup.encoder)
         by_attributes.fit(factors, own, texts)
         return by_attributes

@@ -61,7 +61,7 @@ def generate(
     factors, read, read_again = model(embeddings, mask, again, **told)
     if levels is not None:
         right = levels[[*plan.teachers, *(k for k, _ in whole)]]
-        return {"generated": factors, "said": torch.cat([read, read_again]), "levels": to_device(right, device)}
+        return {"generated": factors, "said": torch.cat([read, read_again], 1), "levels": to_device(right, device)}
     same = torch.tensor([[name == other for other in others] for name in names])
     check_tasks(same)
     return {"generated": factors, "read": read, "read_again": read_again, "same_task": to_device(same, device)}

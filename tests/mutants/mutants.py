@@ -998,8 +998,8 @@ MUTANTS = (
     Mutant(
         "slots that read what the regression knows by heart",
         "models/attribute_generator.py",
-        "        if not self.training:\n            words, found",
-        "        if True:\n            words, found",
+        "(factors, self.by_slots(embeddings, mask), ",
+        "(factors, self.say(embeddings, mask)[None], ",
         "test_attribute_generator.py::test_slots_learn_alone_and_add_to_the_regression",
     ),
     Mutant(
@@ -1138,9 +1138,44 @@ MUTANTS = (
     Mutant(
         "a regression that reads single tokens' mean",
         "models/attribute_generator.py",
-        "embeddings[..., : self.text_width]",
-        "embeddings[..., -self.text_width :]",
+        "embeddings[..., : self.spec.text_width]",
+        "embeddings[..., -self.spec.text_width :]",
         "test_attribute_generator.py::test_the_regression_reads_what_a_text_says_and_slots_what_its_words_mean",
+    ),
+    Mutant(
+        "readers that all read the first model's tokens",
+        "models/attribute_generator.py",
+        "reader(*views[i // self.spec.readers])",
+        "reader(*views[0])",
+        "test_attribute_generator.py::test_readers_of_the_same_vectors_count_in_the_mean_and_another_models_adds_to_it",
+    ),
+    Mutant(
+        "a second model that counts in the mean, too",
+        "models/attribute_generator.py",
+        ".unflatten(0, (-1, self.spec.readers)).mean(1).sum(0)",
+        ".mean(0)",
+        "test_attribute_generator.py::test_readers_of_the_same_vectors_count_in_the_mean_and_another_models_adds_to_it",
+    ),
+    Mutant(
+        "one reader that is trained of several",
+        "losses.py",
+        "said.float().mean(0)",
+        "said.float()[0]",
+        "test_attribute_generator.py::test_naming_attributes_counts_those_that_tasks_have",
+    ),
+    Mutant(
+        "an encoder's part that nobody knows",
+        "models/encoder.py",
+        " and all(model == MINILM_NAME or re.match(OF_SOURCE, model) for model in models)",
+        "",
+        "test_encoder.py::test_faults_are_named",
+    ),
+    Mutant(
+        "tokens that are given to another text",
+        "models/encoder.py",
+        "return [found[i] for i in range(len(texts))]",
+        "return [*found.values()]",
+        "test_encoder.py::test_words_stand_beside_what_several_models_say",
     ),
     Mutant(
         "a vector without a word that is known as one",

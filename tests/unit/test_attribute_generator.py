@@ -10,7 +10,7 @@ from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import Evidence, attributes_loss
 from llgbm.models.alignment import count_words
-from llgbm.models.attribute_generator import SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator
+from llgbm.models.attribute_generator import READERS_OF_TOKENS, SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator
 from llgbm.models.effects import fit_effects, levels_of
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.ensemble import load_generator, one_generator, unite
@@ -44,7 +44,7 @@ def additive_teachers() -> tuple[LoRAFactors, dict[str, torch.Tensor]]:
 def new_generator(**changes) -> AttributeGenerator:
     torch.manual_seed(0)
     attributes = levels_of(TASKS)
-    spec = GeneratorSpec(SHAPES, 2, 4.0, 64, slots=len(attributes), attributes=attributes, **{"known_texts": 3 * len(TASKS), **changes})
+    spec = GeneratorSpec(SHAPES, 2, 4.0, 64, attributes=attributes, **{"known_texts": 3 * len(TASKS), **changes})
     generator = one_generator(spec, HashingEncoder(64))
     assert isinstance(generator, AttributeGenerator)
     return generator.eval()
@@ -52,8 +52,13 @@ def new_generator(**changes) -> AttributeGenerator:
 
 def let_slots_speak(generator: AttributeGenerator) -> None:
     """They say nothing before they are trained."""
-    for slot, namer in enumerate(generator.namers):
+    for slot, namer in enumerate(namer for reader in generator.readers for namer in reader.namers):
         torch.nn.init.normal_(namer[-1].weight, generator=torch.Generator().manual_seed(slot))
+
+
+def let_slots_be_silent(generator: AttributeGenerator) -> None:
+    for namer in (namer for reader in generator.readers for namer in reader.namers):
+        torch.nn.init.zeros_(namer[-1].weight)
 
 
 TEXTS = [list(of_task) for of_task in torch.randn(len(TASKS), 3, 1, 64, generator=torch.Generator().manual_seed(3))]
@@ -115,8 +120,8 @@ def test_each_attribute_is_read_by_a_slot_and_its_levels_are_probabilities():
     assert_near(said[:, 3:].sum(1), torch.ones(2), **WIDTHS)
     alone = tuple(part[:1] for part in asked)
     factors, own, others = generator(*asked, again=alone)
-    assert_near(own, said.log(), **WIDTHS)
-    assert_near(others, said[:1].log(), **WIDTHS)
+    assert_near(own[0], said.log(), **WIDTHS)
+    assert_near(others[0], said[:1].log(), **WIDTHS)
     assert factors.n_adapters == 2
 
 
@@ -138,11 +143,11 @@ def test_slots_learn_alone_and_add_to_the_regression(share: float):
     generator, asked = new_generator(slots_share=share), embed_conditions(HashingEncoder(64), [["reverse it"], ["sort it, please"]])
     generator.fit(zoo, TASKS, TEXTS)
     let_slots_speak(generator)
-    together, alone = generator.say(*asked), generator.train().say(*asked)
-    with torch.no_grad():
-        for namer in generator.namers:
-            namer[-1].weight.zero_()
-    regressed, nothing = generator.eval().say(*asked), generator.train().say(*asked)
+    together, (alone,) = generator.say(*asked), generator.by_slots(*asked)
+    for learned in generator(*asked, again=asked)[1:]:
+        assert torch.equal(learned[0], alone)
+    let_slots_be_silent(generator)
+    regressed, (nothing,) = generator.say(*asked), generator.by_slots(*asked)
     assert_near(nothing.exp(), torch.full_like(alone, 1 / 3), **WIDTHS)
     both = torch.cat([part.log_softmax(-1) for part in (share * alone + regressed).split(generator.counts, 1)], 1)
     assert_near(together, both, scale=12.0, **WIDTHS)
@@ -161,9 +166,9 @@ def test_what_words_say_adds_to_the_regression_once_trained():
     generator, encoder = aligned_generator()
     asked = embed_conditions(encoder, [["please cop zly"], ["aop"]])
     assert generator.alignment is not None
-    words, together, alone = generator.alignment.say(*asked), generator.say(*asked), generator.train().say(*asked)
+    words, together, alone = generator.alignment.say(*asked), generator.say(*asked), generator.by_slots(*asked)
     generator.alignment = None
-    regressed = generator.eval().say(*asked)
+    regressed = generator.say(*asked)
     both = torch.cat([part.log_softmax(-1) for part in (regressed + words).split(generator.counts, 1)], 1)
     assert_near(together, both, scale=12.0, **WIDTHS)
     assert_near(alone.exp(), torch.full_like(alone, 1 / 3), **WIDTHS)  # slots say nothing so far
@@ -176,7 +181,7 @@ def test_slots_count_as_far_as_known_words_are_missing():
     asked = embed_conditions(encoder, [["please cop zly"], ["aop"], ["something else"]])
     silent = generator.say(*asked)
     let_slots_speak(generator)
-    together, slots, found = generator.say(*asked), generator.train().say(*asked), generator.alignment.read(*asked)[1]
+    together, (slots,), found = generator.say(*asked), generator.by_slots(*asked), generator.alignment.read(*asked)[1]
     assert found[0].item() > 0.9 > 0.7 > found[1].item() > found[2].item()
     both = silent + (1 - found) * generator.spec.slots_share * slots
     assert_near(together, torch.cat([part.log_softmax(-1) for part in both.split(generator.counts, 1)], 1), scale=12.0, **WIDTHS)
@@ -184,33 +189,57 @@ def test_slots_count_as_far_as_known_words_are_missing():
 
 def test_the_regression_reads_what_a_text_says_and_slots_what_its_words_mean():
     zoo, _ = additive_teachers()
-    generator = new_generator(text_width=40)
+    generator = new_generator(token_widths=[24])
     generator.fit(zoo, TASKS, TEXTS)
     let_slots_speak(generator)
     vectors, mask = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(4)), torch.ones(3, 2, dtype=torch.bool)
     text, meaning = vectors.clone(), vectors.clone()
     text[..., :40] += 1
     meaning[..., 40:] += torch.randn(3, 2, 24, generator=torch.Generator().manual_seed(5))
-    by_slots = [generator.train().say(some, mask) for some in (vectors, text, meaning)]
+    by_slots = [generator.by_slots(some, mask) for some in (vectors, text, meaning)]
     assert torch.equal(by_slots[0], by_slots[1])
     assert (by_slots[0] - by_slots[2]).abs().max().item() > 0.1
-    for namer in generator.namers:
-        torch.nn.init.zeros_(namer[-1].weight)
-    regressed = [generator.eval().say(some, mask) for some in (vectors, text, meaning)]
+    let_slots_be_silent(generator)
+    regressed = [generator.say(some, mask) for some in (vectors, text, meaning)]
     assert torch.equal(regressed[0], regressed[2])
     assert (regressed[0] - regressed[1]).abs().max().item() > 0.1
     assert generator.known.shape == (3 * len(TASKS), 40)
 
 
+def test_readers_of_the_same_vectors_count_in_the_mean_and_another_models_adds_to_it():
+    zoo, _ = additive_teachers()
+    generator = new_generator(token_widths=[12, 12], readers=2, slots_share=0.5)
+    generator.fit(zoo, TASKS, TEXTS)
+    asked = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(4)), torch.ones(3, 2, dtype=torch.bool)
+    regressed = generator.say(*asked)
+    let_slots_speak(generator)
+    each = generator.by_slots(*asked)
+    assert each.shape == (4, 3, 6)
+    assert min((one - other).abs().max().item() for i, one in enumerate(each) for other in each[:i]) > 0.1
+    both = regressed + 0.5 * (each[:2].mean(0) + each[2:].mean(0))
+    together = torch.cat([part.log_softmax(-1) for part in both.split(generator.counts, 1)], 1)
+    assert_near(generator.say(*asked), together, scale=12.0, **WIDTHS)
+    for first, readers in ((40, {0, 1}), (52, {2, 3})):
+        vectors = asked[0].clone()
+        vectors[..., first : first + 12] += torch.randn(3, 2, 12, generator=torch.Generator().manual_seed(5))
+        again = generator.by_slots(vectors, asked[1])
+        assert {i for i in range(4) if not torch.equal(again[i], each[i])} == readers
+
+
 def test_slots_look_at_tokens_alone():
     """A text may have more words than tokens: vectors behind the last token have none."""
-    generator = new_generator(text_width=40).train()
+    generator = new_generator(token_widths=[24])
     let_slots_speak(generator)
     vectors, mask = torch.randn(3, 4, 64, generator=torch.Generator().manual_seed(4)), torch.ones(3, 4, dtype=torch.bool)
     vectors[:, 2:, 40:] = 0
-    assert_near(generator.say(vectors, mask), generator.say(vectors[:, :2], mask[:, :2]), **WIDTHS)
+    assert_near(generator.by_slots(vectors, mask), generator.by_slots(vectors[:, :2], mask[:, :2]), **WIDTHS)
+    two = new_generator(token_widths=[16, 8])
+    let_slots_speak(two)
+    vectors[:, 1:, 56:] = 0  # of the second model
+    for reader, n in ((0, 2), (1, 1)):
+        assert_near(two.by_slots(vectors, mask)[reader], two.by_slots(vectors[:, :n], mask[:, :n])[reader], **WIDTHS)
     vectors[0, :, 40:] = 0
-    assert generator.say(vectors, mask).isfinite().all()  # of a text of which only words behind the last token are left
+    assert generator.by_slots(vectors, mask).isfinite().all()  # of a text of which only words behind the last token are left
 
 
 def test_levels_of_two_domains_are_not_read_together_once_trained():
@@ -225,7 +254,7 @@ def test_levels_of_two_domains_are_not_read_together_once_trained():
     assert (likeliest(apart, generator.counts) % 3 == 0).sum(1).tolist().count(1) > 0, "no request mixes domains, so this shows nothing"
     assert ((places == 0).sum(1) != 1).all()
     assert_near(together, in_one_domain(apart, generator.counts, generator.spec.homes), scale=100.0, **WIDTHS)
-    assert_near(generator.train().say(*asked).exp(), torch.full_like(apart, 1 / 3), **WIDTHS)
+    assert_near(generator.by_slots(*asked).exp(), torch.full_like(apart[None], 1 / 3), **WIDTHS)
 
 
 def test_generators_that_know_other_words_unite(tmp_path):
@@ -250,7 +279,7 @@ def test_generators_that_know_other_words_unite(tmp_path):
 
 def test_it_comes_back_from_its_folder(tmp_path):
     zoo, _ = additive_teachers()
-    generator = new_generator(known_words=count_words(TEXTS, 64), word_width=64)
+    generator = new_generator(token_widths=[12, 8], readers=2, known_words=count_words(TEXTS, 64), word_width=64)
     generator.fit(zoo, TASKS, TEXTS)
     generator.save_pretrained(tmp_path)
     again = load_generator(tmp_path, HashingEncoder(64))
@@ -260,10 +289,11 @@ def test_it_comes_back_from_its_folder(tmp_path):
 
 
 def test_naming_attributes_counts_those_that_tasks_have():
-    said = torch.tensor([[0.5, 0.5, 0.25, 0.75], [1.0, 1e-9, 0.5, 0.5]]).log()
+    said = torch.tensor([[[0.5, 0.5, 0.25, 0.75], [1.0, 1e-9, 0.5, 0.5]], [[1.0, 1e-9, 1e-9, 1.0], [0.5, 0.5, 0.5, 0.5]]]).log()
     levels = torch.tensor([[1.0, 0, 0, 1], [1.0, 0, 0, 0]])
     found = attributes_loss(Evidence(additive_teachers()[0], said=said, levels=levels))
-    assert_near(found, -(torch.tensor([0.5, 0.75]).log().sum()) / 3, length=4, depth=2)
+    by_one, by_other = torch.tensor([0.5, 0.75]).log().sum(), torch.tensor([0.5]).log().sum()
+    assert_near(found, -(by_one + by_other) / 2 / 3, length=4, depth=2)
     with pytest.raises(InputError, match="objective attributes has nothing to compare: no attributes of tasks were given"):
         attributes_loss(Evidence(additive_teachers()[0], said=said))
 
@@ -283,14 +313,19 @@ def test_training_names_attributes_and_keeps_the_start_by_effects(tmp_path):
     assert torch.isfinite(load_file(result.network / "model.safetensors")["effects.model/layers/0/mlp/down_proj.of_levels"]).all()
 
 
-@pytest.mark.parametrize(("name", "share"), [("hashing", SLOTS_SHARE), ("hashing+minilm", SLOTS_SHARE_OF_TOKENS)])
-def test_slots_count_by_what_they_alone_read_or_as_asked(tmp_path, name, share):
+@pytest.mark.parametrize(
+    ("name", "share", "readers"),
+    [("hashing", SLOTS_SHARE, 1), ("hashing+minilm", SLOTS_SHARE_OF_TOKENS, READERS_OF_TOKENS)],
+)
+def test_slots_count_by_what_they_alone_read_or_as_asked(tmp_path, name, share, readers):
     config = changed(build_world(tmp_path), **ASKED, generator__encoder=name)
-    for asked, counts in ((None, share), (0.5, 0.5)):
-        problem = BehaviorProblem(changed(config, generator__slots_share=asked), {"attributes": 1.0}, torch.device("cpu"))
+    for asked, counts, often, times in ((None, share, None, readers), (0.5, 0.5, 2, 2)):
+        problem = BehaviorProblem(
+            changed(config, generator__slots_share=asked, generator__readers=often), {"attributes": 1.0}, torch.device("cpu")
+        )
         problem.ready(lambda now: None)
         spec, encoder = problem.network.spec, problem.setup.encoder
-        assert (spec.slots_share, spec.text_width) == (counts, encoder.text_width)
+        assert (spec.slots_share, spec.readers, spec.token_widths) == (counts, times, list(encoder.token_widths))
         assert spec.homes == [NOWHERE] * sum(map(len, spec.attributes.values()))  # all tasks are of one domain
 
 
@@ -308,11 +343,11 @@ def test_a_step_reads_each_task_in_as_many_other_wordings_as_asked(tmp_path):
         problem = BehaviorProblem(changed(config, training__readings=readings), {"attributes": 1.0}, torch.device("cpu"))
         problem.ready(lambda now: None)
         assert isinstance(problem.network, AttributeGenerator)
-        for namer in problem.network.namers:
+        for namer in problem.network.readers[0].namers:
             torch.nn.init.constant_(namer[-1].weight[0], 0.1)
         plan, setup = problem.plan(0), problem.setup
         read = generate(problem.network, plan, setup.train, setup.conditions, torch.device("cpu"), True, problem.levels, readings)
-        _, *others = read["said"].split(len(plan))
+        _, *others = read["said"][0].split(len(plan))
         assert len(others) == readings == len({tuple(rows.flatten().tolist()) for rows in others})
         assert all(rows.equal(read["levels"][: len(plan)]) for rows in read["levels"].split(len(plan)))
         found.append((others[0], problem.loss(problem.network, plan, 0)[0].item()))

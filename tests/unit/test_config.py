@@ -78,7 +78,7 @@ def test_hash_covers_science_and_nothing_else() -> None:
 ADDED: set[str] = {
     *("generator.attributes", "objective.attributes", "objective.context", "objective.practice", "training.further_tasks"),
     "generator.alignment",
-    *("generator.ridge", "generator.shrinkage", "generator.slots", "generator.slots_share"),
+    *("generator.ridge", "generator.shrinkage", "generator.slots", "generator.slots_share", "generator.readers"),
     *("training.augment", "training.practice_interval", "training.practice_prior", "training.readings", "training.word_dropout"),
     *("zoo.end_token", "zoo.max_grad_norm", "zoo.max_length", "zoo.own_start", "zoo.ranks", "zoo.schedule", "zoo.too_long"),
 }

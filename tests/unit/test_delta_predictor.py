@@ -124,7 +124,7 @@ def test_bad_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="key 'delta_dim' is missing, so this is no predictor"):
         DeltaPredictor.from_pretrained(tmp_path / "generator")
     write_json(tmp_path / "old" / "config.json", {"format": 0})
-    with pytest.raises(InputError, match="predictor format 0, this version reads 3; train the predictor anew"):
+    with pytest.raises(InputError, match="predictor format 0, this version reads 4; train the predictor anew"):
         DeltaPredictor.from_pretrained(tmp_path / "old")
 
 

@@ -1,10 +1,14 @@
 """Text encoders: unit rows, independent of the batch, deterministic, named faults."""
 
 import copy
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from tolerance import assert_near, depth
 from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -39,7 +43,7 @@ def test_vectors_have_a_mean_of_unit_length_and_do_not_depend_on_the_batch(encod
     found = encoder.encode(TEXTS)
     assert all(row.dtype == torch.float32 and row.shape[1] == encoder.dim for row in found)
     means = torch.stack([row.mean(0) for row in found])
-    for part in filter(torch.numel, means.tensor_split([encoder.text_width], 1)):
+    for part in means.split([encoder.dim - sum(encoder.token_widths), *encoder.token_widths], 1):
         assert_near(part.norm(dim=1), torch.ones(4), length=1, depth=1, dtype=torch.float16)  # for a smaller cache
     assert_near(encoder.encode(TEXTS[1:2])[0], found[1], length=1, depth=1, dtype=torch.float16)
     compared = encoder.embed(TEXTS)
@@ -59,7 +63,8 @@ def test_hashing_gives_a_vector_per_word_that_knows_its_successor():
 def test_a_sentence_has_its_words_what_it_says_and_its_tokens() -> None:
     """All of `TEXTS` have more tokens than words, with the two that MiniLM puts around them."""
     both, words, sentence = (build_encoder(name) for name in ("hashing+minilm", "hashing", "minilm"))
-    assert (both.word_width, both.text_width, both.dim) == (words.dim, words.dim + sentence.dim, words.dim + 2 * sentence.dim)
+    assert (both.word_width, both.token_widths, both.dim) == (words.dim, (sentence.dim,), words.dim + 2 * sentence.dim)
+    text_width = words.dim + sentence.dim
     parts = zip(words.encode(TEXTS), sentence.embed(TEXTS), sentence.encode(TEXTS), strict=True)
     for row, (alone, said, tokens) in zip(both.encode(TEXTS), parts, strict=True):
         n = len(tokens)
@@ -67,19 +72,46 @@ def test_a_sentence_has_its_words_what_it_says_and_its_tokens() -> None:
         assert row.shape == (n, both.dim)
         assert_near(row[: len(alone), : words.dim], alone / 2**0.5 * n / len(alone), scale=4.0, length=1, depth=1, dtype=torch.float16)
         assert row[len(alone) :, : words.dim].abs().max() == 0
-        assert_near(row[:, words.dim : both.text_width] * 2**0.5, said.expand(n, -1), length=1, depth=1, dtype=torch.float16)
-        assert torch.equal(row[:, both.text_width :], tokens)
+        assert_near(row[:, words.dim : text_width] * 2**0.5, said.expand(n, -1), length=1, depth=1, dtype=torch.float16)
+        assert torch.equal(row[:, text_width:], tokens)
     assert_near(both.embed(TEXTS) @ both.embed(TEXTS).T, sum(e.embed(TEXTS) @ e.embed(TEXTS).T for e in (words, sentence)) / 2, **WIDTHS)
     assert both.content_id not in (words.content_id, sentence.content_id)
 
 
+def test_words_stand_beside_what_several_models_say(tmp_path: Path) -> None:
+    """Words and both sentences weigh the same; each model's tokens stand apart, in the order of the name."""
+    shallow = tmp_path / "a+b"  # a folder's name may hold what parts are joined by
+    model = SentenceTransformer(str(bundled_minilm()), device="cpu")
+    transformer: Any = model[0]
+    transformer.auto_model.encoder.layer = transformer.auto_model.encoder.layer[:3]
+    transformer.auto_model.config.num_hidden_layers = 3
+    model.max_seq_length = 8
+    model.save(str(shallow))
+    names = ["hashing", "minilm", f"sentence-transformers:{shallow}"]
+    joined, (words, *models) = build_encoder("+".join(names)), [build_encoder(name) for name in names]
+    assert (joined.name, joined.word_width, joined.token_widths, joined.dim) == ("+".join(names), 512, (384, 384), 512 + 4 * 384)
+    said = [words.encode(TEXTS), *(model.embed(TEXTS) for model in models)]
+    for row, alone, one, other, *tokens in zip(joined.encode(TEXTS), *said, *(model.encode(TEXTS) for model in models), strict=True):
+        n, m = len(row), min(len(row), 8)  # that model cuts longer texts
+        assert [len(of_model) for of_model in tokens] == [n, m]
+        sentences = torch.cat([one, other]).expand(n, -1) / 3**0.5
+        assert_near(row[: len(alone), :512], alone / 3**0.5 * n / len(alone), scale=4.0, length=1, depth=1, dtype=torch.float16)
+        assert_near(row[:, 512:1280], sentences, length=1, depth=1, dtype=torch.float16)
+        assert torch.equal(row[:, 1280:1664], tokens[0])
+        assert_near(row[:m, 1664:], tokens[1] * n / m, scale=4.0, length=1, depth=1, dtype=torch.float16)
+        assert not row[m:, 1664:].any()
+    reordered = build_encoder("+".join([names[0], names[2], names[1]]))
+    assert len({joined.content_id, reordered.content_id, build_encoder("hashing+minilm").content_id}) == 3
+
+
 def test_words_behind_a_models_limit_have_no_token() -> None:
     both = build_encoder("hashing+minilm")
+    text_width = both.dim - sum(both.token_widths)
     (found,) = both.encode(["word " * 600])
     assert len(found) == 600
     assert found[:, : both.word_width].any(1).all()
-    assert found[:, both.text_width :].any(1).sum() < 600
-    assert found[:, both.text_width :].mean(0).norm().item() == pytest.approx(1, abs=0.01)
+    assert found[:, text_width:].any(1).sum() < 600
+    assert found[:, text_width:].mean(0).norm().item() == pytest.approx(1, abs=0.01)
 
 
 def test_the_numbers_that_say_a_word_say_at_most_the_next_one_beside(encoder):
@@ -169,6 +201,11 @@ def test_faults_are_named(encoder, tmp_path):
         encoder.encode(["a", " \n"])
     with pytest.raises(InputError, match="unknown text encoder 'hasing'; did you mean 'hashing'"):
         build_encoder("hasing")
+    for more in ("base", "", "sentence-transformer:x", "sentence-transformers:"):
+        with pytest.raises(InputError, match=re.escape(f"unknown text encoder 'hashing+minilm+{more}'; did you mean '")):
+            build_encoder(f"hashing+minilm+{more}")
+    with pytest.raises(InputError, match=r"'hashing\+minilm\+minilm' has a model twice; name each once"):
+        build_encoder("hashing+minilm+minilm")
     with pytest.raises(InputError, match="unknown text encoder 'sentence-transformers'"):
         build_encoder("sentence-transformers")
     with pytest.raises(InputError, match="'base' needs the base model"):

@@ -131,7 +131,7 @@ def test_faults_are_named(members, tmp_path, capsys):
     with pytest.raises(InputError, match="all: is an ensemble already"):
         unite([tmp_path / "all", tmp_path / "2"])
     weights = load_file(tmp_path / "all" / "model.safetensors")
-    weights.pop("members.1.project.weight")
+    weights.pop("members.1.front.project.weight")
     save_file(weights, tmp_path / "all" / "model.safetensors")
-    with pytest.raises(InputError, match=r"tensor members.1.project.weight is missing"):
+    with pytest.raises(InputError, match=r"tensor members.1.front.project.weight is missing"):
         load_generator(tmp_path / "all", ENCODER)

@@ -144,7 +144,7 @@ def test_scale_leaves_out_teachers_that_do_not_target_a_module():
 @pytest.mark.numeric
 def test_slots_are_read_apart_and_summed():
     generator = trained(slots=3)
-    read = generator.read(torch.randn(2, 5, 64), torch.ones(2, 5, dtype=torch.bool))
+    read = generator.front(torch.randn(2, 5, 64), torch.ones(2, 5, dtype=torch.bool))
     assert read.shape == (2, 3, 256)
     other = read.clone()
     other[:, 1] = torch.randn(2, 256)
@@ -253,13 +253,13 @@ def test_faulty_folders_are_named(tmp_path):
         with pytest.raises(InputError, match=message):
             LoRAGenerator.from_pretrained(tmp_path)
 
-    check("generator format 99, this version reads 3", config={**config, "format": 99})
+    check("generator format 99, this version reads 4", config={**config, "format": 99})
     check("key 'rank' is missing", config={k: v for k, v in config.items() if k != "rank"})
     check("size 'xl' is unknown; choose one of s, m, l", config={**config, "size": "xl"})
     check(r"the config asks for \(256, 32\)", config={**config, "embedding_dim": 32})
-    check("project.bias is missing", weights={k: v for k, v in weights.items() if k != "project.bias"})
+    check("front.project.bias is missing", weights={k: v for k, v in weights.items() if k != "front.project.bias"})
     check("extra is not part of this generator", weights={**weights, "extra": torch.zeros(1)})
-    check("holds NaN or infinite values", weights={**weights, "project.bias": weights["project.bias"] * torch.nan})
+    check("holds NaN or infinite values", weights={**weights, "front.project.bias": weights["front.project.bias"] * torch.nan})
     (tmp_path / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
         LoRAGenerator.from_pretrained(tmp_path)

@@ -70,7 +70,7 @@ def behavior(seed: int = 0) -> Evidence:
         read=torch.randn(3, 2, 6, generator=g),
         read_again=torch.randn(4, 2, 6, generator=g),
         same_task=torch.tensor([[True, False, False, True], [False, True, False, False], [False, False, True, False]]),
-        said=torch.randn(7, 5, generator=g).log_softmax(-1),
+        said=torch.randn(2, 7, 5, generator=g).log_softmax(-1),
         levels=torch.eye(5)[[0, 1, 2, 3, 4, 0, 1]],
         practiced=torch.randn(4, 5, generator=g),
         own_answers=torch.tensor([0, 1, 2, 3]),
