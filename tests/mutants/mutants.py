@@ -1171,6 +1171,13 @@ MUTANTS = (
         "test_encoder.py::test_faults_are_named",
     ),
     Mutant(
+        "a model whose sentence is taken to be as wide as its tokens",
+        "models/encoder.py",
+        'sentence.embed(["a"]).shape[1] + sentence.dim for',
+        "2 * sentence.dim for",
+        "test_encoder.py::test_words_stand_beside_what_several_models_say",
+    ),
+    Mutant(
         "tokens that are given to another text",
         "models/encoder.py",
         "return [found[i] for i in range(len(texts))]",

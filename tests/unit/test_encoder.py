@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
 from tolerance import assert_near, depth
 from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -86,20 +87,21 @@ def test_words_stand_beside_what_several_models_say(tmp_path: Path) -> None:
     transformer.auto_model.encoder.layer = transformer.auto_model.encoder.layer[:3]
     transformer.auto_model.config.num_hidden_layers = 3
     model.max_seq_length = 8
+    model.append(Dense(384, 16))  # a sentence that is narrower than its tokens
     model.save(str(shallow))
     names = ["hashing", "minilm", f"sentence-transformers:{shallow}"]
     joined, (words, *models) = build_encoder("+".join(names)), [build_encoder(name) for name in names]
-    assert (joined.name, joined.word_width, joined.token_widths, joined.dim) == ("+".join(names), 512, (384, 384), 512 + 4 * 384)
+    assert (joined.name, joined.word_width, joined.token_widths, joined.dim) == ("+".join(names), 512, (384, 384), 512 + 384 + 16 + 2 * 384)
     said = [words.encode(TEXTS), *(model.embed(TEXTS) for model in models)]
     for row, alone, one, other, *tokens in zip(joined.encode(TEXTS), *said, *(model.encode(TEXTS) for model in models), strict=True):
         n, m = len(row), min(len(row), 8)  # that model cuts longer texts
         assert [len(of_model) for of_model in tokens] == [n, m]
         sentences = torch.cat([one, other]).expand(n, -1) / 3**0.5
         assert_near(row[: len(alone), :512], alone / 3**0.5 * n / len(alone), scale=4.0, length=1, depth=1, dtype=torch.float16)
-        assert_near(row[:, 512:1280], sentences, length=1, depth=1, dtype=torch.float16)
-        assert torch.equal(row[:, 1280:1664], tokens[0])
-        assert_near(row[:m, 1664:], tokens[1] * n / m, scale=4.0, length=1, depth=1, dtype=torch.float16)
-        assert not row[m:, 1664:].any()
+        assert_near(row[:, 512:912], sentences, length=1, depth=1, dtype=torch.float16)
+        assert torch.equal(row[:, 912:1296], tokens[0])
+        assert_near(row[:m, 1296:], tokens[1] * n / m, scale=4.0, length=1, depth=1, dtype=torch.float16)
+        assert not row[m:, 1296:].any()
     reordered = build_encoder("+".join([names[0], names[2], names[1]]))
     assert len({joined.content_id, reordered.content_id, build_encoder("hashing+minilm").content_id}) == 3
 
