@@ -1,4 +1,4 @@
-"""Every family of causal LMs against PEFT: `python scripts/sweep_families.py` tries all, writes docs/families.json and README's list.
+"""Every family of causal LMs against PEFT: `python scripts/sweep_families.py` tries all and writes docs/families.json and families.md.
 
 A family agrees when adapters of random factors, written as PEFT folders and loaded by plain PEFT into a tiny random model,
 give the logits and hidden states that functional LoRA gives for both at once: all linear modules together, and each half of
@@ -33,7 +33,7 @@ from llgbm.lora.peft_io import target_shapes, write_adapter
 from llgbm.lora.targets import suffixes
 
 ROOT = Path(__file__).parents[1]
-TABLE, README = ROOT / "docs" / "families.json", ROOT / "README.md"
+TABLE, PAGE = ROOT / "docs" / "families.json", ROOT / "docs" / "families.md"
 BEGIN, END = "<!-- families: written by scripts/sweep_families.py -->", "<!-- /families -->"
 FAMILIES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 TOLERANCE = 1e-3
@@ -170,7 +170,7 @@ def _tokens() -> Tensor:
     return torch.randint(3, VOCABULARY, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
 
 
-def readme_section(table: dict[str, dict[str, str]]) -> str:
+def section(table: dict[str, dict[str, str]]) -> str:
     """The lines between the markers."""
     by_found = {found: [kind for kind in sorted(table) if table[kind]["found"] == found] for found in ("agrees", "refused", "untried")}
     agrees = by_found.pop("agrees")
@@ -182,27 +182,23 @@ def readme_section(table: dict[str, dict[str, str]]) -> str:
             f"{len(agrees)} of the {len(table)} families of causal LMs in transformers agree with PEFT, {counts}",
             "(tiny random models; `python scripts/sweep_families.py` tries all and writes this list).",
             "",
-            "<details><summary>Every family, with what was found</summary>",
-            "",
             f"Agree as they are: {', '.join(kind for kind in agrees if not table[kind]['note'])}.",
             "",
             "| family | agrees, and what to know; or why not |",
             "|---|---|",
             *rows,
-            "",
-            "</details>",
         ]
     )
 
 
-def with_section(readme: str, table: dict[str, dict[str, str]]) -> str:
-    """The README with its list of families made anew."""
-    before, _, rest = readme.partition(BEGIN)
-    return f"{before}{BEGIN}\n{readme_section(table)}\n{END}{rest.partition(END)[2]}"
+def with_section(page: str, table: dict[str, dict[str, str]]) -> str:
+    """The page with its list of families made anew."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{section(table)}\n{END}{rest.partition(END)[2]}"
 
 
 def main() -> None:
-    """Try families; write the table and the README's list, or only show."""
+    """Try families; write the table and the page's list, or only show."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("families", nargs="*", help="model types; all by default")
     parser.add_argument("--show", action="store_true", help="write nothing")
@@ -215,7 +211,7 @@ def main() -> None:
         print(f"{kind}: {table[kind]['found']} {table[kind]['note']}", flush=True)
     if not args.show:
         write_json(TABLE, {kind: table[kind] for kind in sorted(table) if kind in FAMILIES})
-        write_text(README, with_section(read_text(README), table))
+        write_text(PAGE, with_section(read_text(PAGE), table))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Every family of causal LMs against PEFT: what the sweep finds is what its table and the README say; and who is refused, and how."""
+"""Every family of causal LMs against PEFT: what the sweep finds is what its table and the page say; and who is refused, and how."""
 
 import pytest
 import torch
-from sweep_families import FAMILIES, README, TABLE, readme_section, try_family, with_section
+from sweep_families import FAMILIES, PAGE, TABLE, section, try_family, with_section
 from tiny_families import tiny_model
 from torch import nn
 
@@ -31,10 +31,10 @@ def test_the_table_has_every_family_and_none_that_differs() -> None:
     assert {*REFUSED, *ENCODERS, *COUNT_PADDING, *REFUSED_BY_PEFT} <= set(FAMILIES)
 
 
-def test_the_readme_lists_what_the_table_says() -> None:
-    readme, table = read_text(README), read_json(TABLE)
-    assert with_section(readme, table) == readme
-    assert readme_section(table) in readme
+def test_the_page_lists_what_the_table_says() -> None:
+    page, table = read_text(PAGE), read_json(TABLE)
+    assert with_section(page, table) == page
+    assert section(table) in page
 
 
 def test_families_that_are_no_decoders_are_refused_by_name() -> None:
