@@ -90,27 +90,26 @@ class AttributeReader:
 
     def __init__(self, setting: Setting) -> None:
         self.encoder, self._known = setting.encoder, setting.pool_texts
-        tasks, rows = pool_tasks(setting), _text_rows(setting, TEXTS)
+        tasks = pool_tasks(setting)
         attributes = [task.attributes for task in tasks]
         self.levels = levels_of(attributes)
         self.counts = [len(levels) for levels in self.levels.values()]
         self.homes = homes_of(attributes, [task.domain for task in tasks], self.levels)
-        texts = rows.known.split(rows.owners.bincount().tolist())
         self._labels = one_hot(attributes, self.levels)
-        reading = fit_reading(texts, self._labels, self.counts)
+        reading = fit_reading(_few(setting, TEXTS), self._labels, self.counts)
         self.ridge, self.chosen_on = reading.ridge, tuple(tasks[k].name for k in reading.chosen_on)
 
     @cached_property
     def alignment(self) -> WordAlignment | None:
         """Which words each level brings; none with an encoder whose vectors are no words."""
-        width = self.encoder.word_width
-        return WordAlignment.fitted(list(map(self.encoder.encode, self._known)), self._labels, width, self.counts) if width else None
+        words = self.encoder.words
+        return None if words is None else WordAlignment.fitted([*map(words.encode, self._known)], self._labels, words.dim, self.counts)
 
     def read(self, texts: Sequence[str], aligned: bool) -> dict[str, str]:
         """The level of each attribute that the texts together say."""
         said = CERTAINTY * self.ridge(self.encoder.embed(texts)).mean(0, keepdim=True)
-        if aligned and self.alignment is not None:
-            said += self.alignment.say(*embed_conditions(self.encoder, [texts]))
+        if aligned and self.encoder.words and self.alignment:
+            said += self.alignment.say(*embed_conditions(self.encoder.words, [texts]))
         places = likeliest(in_one_domain(said, self.counts, self.homes), self.counts)
         named = [(name, level) for name, levels in self.levels.items() for level in levels]
         return dict(named[int(place)] for place in places[0])
@@ -159,12 +158,12 @@ def pool_tasks(setting: Setting) -> list[Task]:
 
 
 def _text_rows(setting: Setting, most: int) -> Rows:
-    """The embedded texts that ask for the pool's tasks, evenly spread over each task's; the first asks when it is held out."""
-    return setting.keep(f"text_rows/{most}", lambda: _embedded_texts(setting, most))
+    """The embedded texts that ask for the pool's tasks; the first of a task asks when it is held out."""
+    texts = _few(setting, most)
+    owners = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(rows) for rows in texts]))
+    return Rows(torch.cat(texts), owners, torch.stack([rows[0] for rows in texts]))
 
 
-def _embedded_texts(setting: Setting, most: int) -> Rows:
-    texts = [[group[i] for i in spread(len(group), most)] for group in setting.pool_texts]
-    counts = torch.tensor([len(group) for group in texts])
-    known = setting.encoder.embed([text for group in texts for text in group])
-    return Rows(known, torch.arange(len(texts)).repeat_interleave(counts), known[counts.cumsum(0) - counts])
+def _few(setting: Setting, most: int) -> list[Float[Tensor, "_ E"]]:
+    """At most so many embedded texts of each teacher of the pool, evenly spread over its own."""
+    return [rows[spread(len(rows), most)] for rows in setting.pool_rows]

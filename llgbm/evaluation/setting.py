@@ -180,9 +180,14 @@ class Setting(Workspace):
         return texts
 
     @cached_property
+    def pool_rows(self) -> list[Float[Tensor, "_ E"]]:
+        """For each teacher of the pool, the embeddings of the texts that ask for its task in training; all methods share them."""
+        return self._embedded(self.pool_texts)
+
+    @cached_property
     def pool_embeddings(self) -> Float[Tensor, "P E"]:
-        """For each teacher of the pool, the mean embedding of the texts that ask for its task, of unit length."""
-        return self.embed(self.pool_texts)
+        """For each teacher of the pool, the mean of these, of unit length."""
+        return _directions(self.pool_rows)
 
     @property
     def has_attributes(self) -> bool:
@@ -191,8 +196,10 @@ class Setting(Workspace):
 
     def embed(self, texts: Sequence[Sequence[str]]) -> Float[Tensor, "K E"]:
         """Mean embedding of each list of texts, of unit length."""
-        rows = self.encoder.embed([text for group in texts for text in group]).split([len(group) for group in texts])
-        return F.normalize(torch.stack([row.mean(0) for row in rows]), dim=1)
+        return _directions(self._embedded(texts))
+
+    def _embedded(self, texts: Sequence[Sequence[str]]) -> list[Float[Tensor, "_ E"]]:
+        return list(self.encoder.embed([text for group in texts for text in group]).split([len(group) for group in texts]))
 
     def predict(self, questions: Sequence[Question]) -> Float[Tensor, "Q F"]:
         """The fingerprint predicted from each question's condition, of the kind the predictor was trained on."""
@@ -308,6 +315,10 @@ class Setting(Workspace):
     @cached_property
     def _tokens(self) -> dict[tuple[str, tuple[Example, ...]], TokenBatch]:
         return {}
+
+
+def _directions(rows: Sequence[Float[Tensor, "_ E"]]) -> Float[Tensor, "K E"]:
+    return F.normalize(torch.stack([row.mean(0) for row in rows]), dim=1)
 
 
 def load_setting(

@@ -50,13 +50,16 @@ class TextEncoder(Protocol):
 
     name: str
     dim: int
-    word_width: int
-    """How many of a vector's first numbers say which word it stands for, and at most the next one of the text around it; 0: none do. Where
-    they are zero it stands for none."""
     token_widths: tuple[int, ...]
     """How many of a vector's last numbers say what a single token means, to one model and the next; where they are zero it stands for none.
     The mean of those before them over a text says what the whole text asks for: a regression on attributes reads these alone. Networks
     without attributes read all numbers."""
+
+    @property
+    def words(self) -> "TextEncoder | None":
+        """What says which word each vector stands for, and at most the next one of the text around it: in the same directions as the first
+        numbers of the vectors, which are zero where one stands for no word. None where none does."""
+        ...
 
     @property
     def content_id(self) -> str:
@@ -83,9 +86,13 @@ class HashingEncoder:
     def __init__(self, dim: int = 512) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        self.dim = self.word_width = dim
-        self._words = HashingVectorizer(n_features=dim // 2, ngram_range=(1, 2), token_pattern=WORD)
+        self.dim = dim
+        self._pairs = HashingVectorizer(n_features=dim // 2, ngram_range=(1, 2), token_pattern=WORD)
         self._characters = HashingVectorizer(n_features=dim - dim // 2, analyzer="char_wb", ngram_range=(3, 5))
+
+    @property
+    def words(self) -> "HashingEncoder":
+        return self
 
     @property
     def content_id(self) -> str:
@@ -105,7 +112,7 @@ class HashingEncoder:
         return F.normalize(self._hash(texts, texts), dim=1)
 
     def _hash(self, words: Sequence[str], characters: Sequence[str]) -> Float[Tensor, "n E"]:
-        sparse: list[Any] = [self._words.transform(words), self._characters.transform(characters)]
+        sparse: list[Any] = [self._pairs.transform(words), self._characters.transform(characters)]
         return torch.cat([torch.from_numpy(np.asarray(half.toarray(), dtype=np.float32)) for half in sparse], 1)
 
 
@@ -116,7 +123,7 @@ class BaseEncoder:
     a hundred times as large as the others' (attention sinks, Xiao et al. 2023, arXiv:2309.17453), so a plain mean would be that token.
     """
 
-    name, word_width, token_widths = "base", 0, ()
+    name, words, token_widths = "base", None, ()
 
     def __init__(self, base: Base) -> None:
         self._base = base
@@ -156,7 +163,7 @@ class SentenceEncoder:
     Source: Reimers & Gurevych 2019, arXiv:1908.10084.
     """
 
-    word_width, token_widths = 0, ()
+    words, token_widths = None, ()
 
     def __init__(self, source: str) -> None:
         from sentence_transformers import SentenceTransformer
@@ -222,14 +229,13 @@ class WordsInSentence:
     """
 
     def __init__(self, name: str, words: HashingEncoder, sentences: Sequence[SentenceEncoder]) -> None:
-        self.name = name
-        self._words, self._sentences = words, list(sentences)
-        self.word_width, self.token_widths = words.dim, tuple(sentence.dim for sentence in sentences)
+        self.name, self.words = name, words
+        self._sentences, self.token_widths = list(sentences), tuple(sentence.dim for sentence in sentences)
         self.dim = words.dim + sum(sentence.embed(["a"]).shape[1] + sentence.dim for sentence in sentences)
 
     @property
     def content_id(self) -> str:
-        return f"words-in-sentence-3-{hash_json([encoder.content_id for encoder in (self._words, *self._sentences)])}"
+        return f"words-in-sentence-3-{hash_json([encoder.content_id for encoder in (self.words, *self._sentences)])}"
 
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
         """As many vectors as there are words or tokens, whichever are most: the first has the first word and the first tokens, and so on.
@@ -240,12 +246,12 @@ class WordsInSentence:
         read = zip(*(sentence.read(texts) for sentence in self._sentences), strict=True)
         return [
             _side_by_side(words * share, torch.cat([said for _, said in of_models]) * share, [tokens for tokens, _ in of_models])
-            for words, of_models in zip(self._words.encode(texts), read, strict=True)
+            for words, of_models in zip(self.words.encode(texts), read, strict=True)
         ]
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "n D"]:
         """The whole text by its words and its sentence to each model."""
-        parts = [encoder.embed(texts) for encoder in (self._words, *self._sentences)]
+        parts = [encoder.embed(texts) for encoder in (self.words, *self._sentences)]
         return torch.cat(parts, 1) / math.sqrt(len(parts))
 
 

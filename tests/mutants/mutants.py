@@ -1038,6 +1038,13 @@ MUTANTS = (
         "test_alignment.py::test_masked_vectors_do_not_count",
     ),
     Mutant(
+        "texts that each control embeds anew",
+        "evaluation/setting.py",
+        "    @cached_property\n    def pool_rows(",
+        "    @property\n    def pool_rows(",
+        "test_task_eval.py::test_the_pools_texts_are_embedded_once_for_all_methods",
+    ),
+    Mutant(
         "a control told what unseen tasks are asked in",
         "evaluation/ridge.py",
         "self.encoder, self._known = setting.encoder, setting.pool_texts",
@@ -1068,8 +1075,8 @@ MUTANTS = (
     Mutant(
         "an alignment that nobody asked for",
         "training/setup.py",
-        "width = encoder.word_width if config.generator.alignment else 0",
-        "width = encoder.word_width",
+        "width = encoder.words.dim if encoder.words and config.generator.alignment else 0",
+        "width = encoder.words.dim if encoder.words else 0",
         "test_leaks.py::test_a_generator_that_aligns_knows_the_words_of_its_training_tasks_alone",
     ),
     Mutant(

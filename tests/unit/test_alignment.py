@@ -29,7 +29,7 @@ def one_hot(tasks: Sequence[tuple[int, int]]) -> Tensor:
 
 @pytest.fixture(scope="module")
 def alignment() -> WordAlignment:
-    return WordAlignment.fitted([ENCODER.encode(wordings(*task)) for task in TASKS], one_hot(TASKS), ENCODER.word_width, (3, 2))
+    return WordAlignment.fitted([ENCODER.encode(wordings(*task)) for task in TASKS], one_hot(TASKS), ENCODER.dim, (3, 2))
 
 
 def read(alignment: WordAlignment, texts: Sequence[str]) -> Tensor:
@@ -88,7 +88,7 @@ def test_usual_words_are_counted_by_text(times: int) -> None:
     """Of five words two come from the operation, two from the style; that which stands between belongs to the pair, so to none."""
     texts = [ENCODER.encode([f"{a} {a}b {a}c {style} {style}d"] * times) for a, style in (("x", "y"), ("x", "z"), ("v", "y"), ("v", "z"))]
     labels = torch.tensor([[1.0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]])
-    usual = WordAlignment.fitted(texts, labels, ENCODER.word_width, (2, 2)).usual
+    usual = WordAlignment.fitted(texts, labels, ENCODER.dim, (2, 2)).usual
     assert (usual - 2).abs().max().item() < 0.01
 
 
@@ -162,7 +162,7 @@ def test_a_task_may_lack_an_attribute() -> None:
     labels = one_hot([(0, 0), (1, 0), (2, 1)])
     labels[2, 3:] = 0
     texts = [ENCODER.encode([text]) for text in ("reverse it loudly", "sort it loudly", "double it")]
-    learned = WordAlignment.fitted(texts, labels, ENCODER.word_width, (3, 2))
+    learned = WordAlignment.fitted(texts, labels, ENCODER.dim, (3, 2))
     assert learned.brought.isfinite().all()
     assert learned.brought[-1].sum() == 0  # no task brings this level
     assert read(learned, ["double it"])[0].argmax() == 2
@@ -175,16 +175,16 @@ def test_an_attribute_that_tasks_may_lack_is_not_missed() -> None:
     plain = [f"please {name} the letters" for name in OPERATIONS]
     texts = [ENCODER.encode(wordings(*task)) for task in TASKS] + [ENCODER.encode([text]) for text in plain]
     asked = embed_conditions(ENCODER, [[plain[1]], ["please sort the letters loudly"]])
-    found = WordAlignment.fitted(texts, labels, ENCODER.word_width, (3, 2)).read(*asked)[1]
+    found = WordAlignment.fitted(texts, labels, ENCODER.dim, (3, 2)).read(*asked)[1]
     assert len(texts) == len(tasks)
     assert found.min().item() > 0.7
     labels[0, :3] = 0
-    assert WordAlignment.fitted(texts, labels, ENCODER.word_width, (3, 2)).certain.tolist() == [1, 1]
+    assert WordAlignment.fitted(texts, labels, ENCODER.dim, (3, 2)).certain.tolist() == [1, 1]
 
 
 def test_vectors_that_are_no_words_are_not_counted() -> None:
     assert count_words([ENCODER.encode(["sort it"])], 0) == 0
-    assert count_words([ENCODER.encode(["sort it", "sort it now"]), ENCODER.encode(["sort it"])], ENCODER.word_width) == 4
+    assert count_words([ENCODER.encode(["sort it", "sort it now"]), ENCODER.encode(["sort it"])], ENCODER.dim) == 4
 
 
 @pytest.mark.numeric
@@ -192,8 +192,8 @@ def test_vectors_that_stand_for_no_word_change_nothing(alignment: WordAlignment)
     """As where a text has more tokens than words: they are no known word, and make no request longer."""
     texts = [ENCODER.encode(wordings(*task)) for task in TASKS]
     longer = [[torch.cat([text, text.new_zeros(9, text.shape[1])]) for text in group] for group in texts]
-    learned = WordAlignment.fitted(longer, one_hot(TASKS), ENCODER.word_width, (3, 2))
-    assert count_words(longer, ENCODER.word_width) == len(alignment.known)
+    learned = WordAlignment.fitted(longer, one_hot(TASKS), ENCODER.dim, (3, 2))
+    assert count_words(longer, ENCODER.dim) == len(alignment.known)
     assert learned.longest == alignment.longest
     vectors, mask = embed_conditions(ENCODER, [["please double the letters quietly"]])
     more = torch.cat([vectors, torch.zeros_like(vectors), torch.zeros_like(vectors)], 1), mask.repeat(1, 3)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llgbm.errors import InputError
-from llgbm.models.encoder import BaseEncoder, HashingEncoder, build_encoder, bundled_minilm, encode_cached
+from llgbm.models.encoder import BaseEncoder, HashingEncoder, TextEncoder, build_encoder, bundled_minilm, encode_cached
 from llgbm.zoo.base import Base
 from llgbm.zoo.micro.tokenizer import build_tokenizer
 
@@ -24,6 +24,10 @@ TEXTS = ["Reverse the string.", "Sort the digits from small to large, in bracket
 
 WIDTHS = {"length": 24, "depth": depth(2)}
 """Of the tiny base."""
+
+
+def width_of_words(encoder: TextEncoder) -> int:
+    return encoder.words.dim if encoder.words else 0
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,7 @@ def test_hashing_gives_a_vector_per_word_that_knows_its_successor():
 def test_a_sentence_has_its_words_what_it_says_and_its_tokens() -> None:
     """All of `TEXTS` have more tokens than words, with the two that MiniLM puts around them."""
     both, words, sentence = (build_encoder(name) for name in ("hashing+minilm", "hashing", "minilm"))
-    assert (both.word_width, both.token_widths, both.dim) == (words.dim, (sentence.dim,), words.dim + 2 * sentence.dim)
+    assert (width_of_words(both), both.token_widths, both.dim) == (words.dim, (sentence.dim,), words.dim + 2 * sentence.dim)
     text_width = words.dim + sentence.dim
     parts = zip(words.encode(TEXTS), sentence.embed(TEXTS), sentence.encode(TEXTS), strict=True)
     for row, (alone, said, tokens) in zip(both.encode(TEXTS), parts, strict=True):
@@ -91,7 +95,12 @@ def test_words_stand_beside_what_several_models_say(tmp_path: Path) -> None:
     model.save(str(shallow))
     names = ["hashing", "minilm", f"sentence-transformers:{shallow}"]
     joined, (words, *models) = build_encoder("+".join(names)), [build_encoder(name) for name in names]
-    assert (joined.name, joined.word_width, joined.token_widths, joined.dim) == ("+".join(names), 512, (384, 384), 512 + 384 + 16 + 2 * 384)
+    assert (joined.name, width_of_words(joined), joined.token_widths, joined.dim) == (
+        "+".join(names),
+        512,
+        (384, 384),
+        512 + 384 + 16 + 2 * 384,
+    )
     said = [words.encode(TEXTS), *(model.embed(TEXTS) for model in models)]
     for row, alone, one, other, *tokens in zip(joined.encode(TEXTS), *said, *(model.encode(TEXTS) for model in models), strict=True):
         n, m = len(row), min(len(row), 8)  # that model cuts longer texts
@@ -111,14 +120,14 @@ def test_words_behind_a_models_limit_have_no_token() -> None:
     text_width = both.dim - sum(both.token_widths)
     (found,) = both.encode(["word " * 600])
     assert len(found) == 600
-    assert found[:, : both.word_width].any(1).all()
+    assert found[:, : width_of_words(both)].any(1).all()
     assert found[:, text_width:].any(1).sum() < 600
     assert found[:, text_width:].mean(0).norm().item() == pytest.approx(1, abs=0.01)
 
 
 def test_the_numbers_that_say_a_word_say_at_most_the_next_one_beside(encoder):
     """The same word before the same word, in two texts."""
-    width = encoder.word_width
+    width = width_of_words(encoder)
     one, other = (
         F.normalize(rows[:, :width], dim=1) for rows in encoder.encode(["Sort digits now", "Please sort no letters but sort digits"])
     )

@@ -201,7 +201,7 @@ def test_the_alignment_of_a_control_knows_the_pools_words_alone(asked: Setting) 
     METHODS["ridge_aligned"].attempt(asked, asked.questions("unseen_combination"))
     texts = [asked.encoder.encode(group) for group in asked.pool_texts]
     alignment = asked.kept["attribute_reader"].alignment
-    assert len(alignment.known) == count_words(texts, asked.encoder.word_width) > 0
+    assert len(alignment.known) == count_words(texts, asked.encoder.dim) > 0
     words = torch.nn.functional.normalize(torch.cat([text for group in texts for text in group]), dim=1)
     assert (alignment.known @ words.T).max(1).values.min().item() > 0.999
 

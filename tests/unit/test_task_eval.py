@@ -1,6 +1,8 @@
 import json
 import math
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from llgbm.evaluation.task_eval import Evaluation, evaluate, measure, read_evalu
 from llgbm.files import write_json
 from llgbm.functional_lora import greedy_decode
 from llgbm.judging import judge_answers
+from llgbm.models.encoder import HashingEncoder
 from llgbm.scoring import Score, score_each
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.suite import Example
@@ -269,6 +272,21 @@ def test_read_evaluation_refuses_other_documents(tmp_path, document):
 def test_impossible_choices_are_refused(zoo_folder, choices, message):
     with pytest.raises(InputError, match=message):
         evaluate(None, zoo_folder, EvaluationConfig(**choices))
+
+
+def test_the_pools_texts_are_embedded_once_for_all_methods(zoo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence model takes minutes for them."""
+    setting, read, embed = asked(zoo_folder), Counter[str](), HashingEncoder.embed
+
+    def counted(encoder: HashingEncoder, texts: Sequence[str]) -> torch.Tensor:
+        read.update(texts)
+        return embed(encoder, texts)
+
+    monkeypatch.setattr(HashingEncoder, "embed", counted)
+    for method in ("nearest", "merged_topk", "ridge"):
+        METHODS[method].attempt(setting, setting.questions("unseen_wording"))
+    known = {text for group in setting.pool_texts for text in group}
+    assert {text: read[text] for text in known} == dict.fromkeys(known, 1)
 
 
 def test_a_split_without_teachers_is_asked_where_it_is_named(zoo_folder: Path, tmp_path: Path) -> None:
