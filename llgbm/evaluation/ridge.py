@@ -108,8 +108,8 @@ class AttributeReader:
     def read(self, texts: Sequence[str], aligned: bool) -> dict[str, str]:
         """The level of each attribute that the texts together say."""
         said = CERTAINTY * self.ridge(self.encoder.embed(texts)).mean(0, keepdim=True)
-        if aligned and self.encoder.words and self.alignment:
-            said += self.alignment.say(*embed_conditions(self.encoder.words, [texts]))
+        if aligned and (words := self.encoder.words) is not None and self.alignment is not None:
+            said += self.alignment.say(*embed_conditions(words, [texts]))
         places = likeliest(in_one_domain(said, self.counts, self.homes), self.counts)
         named = [(name, level) for name, levels in self.levels.items() for level in levels]
         return dict(named[int(place)] for place in places[0])

@@ -187,7 +187,7 @@ class Setting(Workspace):
     @cached_property
     def pool_embeddings(self) -> Float[Tensor, "P E"]:
         """For each teacher of the pool, the mean of these, of unit length."""
-        return _directions(self.pool_rows)
+        return _mean_directions(self.pool_rows)
 
     @property
     def has_attributes(self) -> bool:
@@ -196,7 +196,7 @@ class Setting(Workspace):
 
     def embed(self, texts: Sequence[Sequence[str]]) -> Float[Tensor, "K E"]:
         """Mean embedding of each list of texts, of unit length."""
-        return _directions(self._embedded(texts))
+        return _mean_directions(self._embedded(texts))
 
     def _embedded(self, texts: Sequence[Sequence[str]]) -> list[Float[Tensor, "_ E"]]:
         return list(self.encoder.embed([text for group in texts for text in group]).split([len(group) for group in texts]))
@@ -317,7 +317,7 @@ class Setting(Workspace):
         return {}
 
 
-def _directions(rows: Sequence[Float[Tensor, "_ E"]]) -> Float[Tensor, "K E"]:
+def _mean_directions(rows: Sequence[Float[Tensor, "_ E"]]) -> Float[Tensor, "K E"]:
     return F.normalize(torch.stack([row.mean(0) for row in rows]), dim=1)
 
 

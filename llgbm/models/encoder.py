@@ -57,8 +57,11 @@ class TextEncoder(Protocol):
 
     @property
     def words(self) -> "TextEncoder | None":
-        """What says which word each vector stands for, and at most the next one of the text around it: in the same directions as the first
-        numbers of the vectors, which are zero where one stands for no word. None where none does."""
+        """Encodes the words alone; None where vectors stand for none.
+
+        Its vectors of a text point where the first `words.dim` numbers of this encoder's do, one after the other; they say the word and at
+        most the next one. Those numbers are zero where a vector stands for no word.
+        """
         ...
 
     @property

@@ -186,7 +186,7 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator | Att
         if readers is None:
             readers = READERS_OF_TOKENS if encoder.token_widths else 1
         read = {"attributes": attributes, "homes": homes, "slots_share": share, "readers": readers}
-        width = encoder.words.dim if encoder.words and config.generator.alignment else 0
+        width = encoder.words.dim if config.generator.alignment and encoder.words is not None else 0
         known = {"known_texts": known_texts(texts), "known_words": count_words(texts, width)}
         known |= {"word_width": width, "token_widths": list(encoder.token_widths)}
         by_attributes = AttributeGenerator(replace(spec, **read, **known, ridge=0), setup.encoder)

@@ -1038,6 +1038,13 @@ MUTANTS = (
         "test_alignment.py::test_masked_vectors_do_not_count",
     ),
     Mutant(
+        "a control that looks at every token for its words",
+        "evaluation/ridge.py",
+        "[*map(words.encode, self._known)]",
+        "[*map(self.encoder.encode, self._known)]",
+        "test_leaks.py::test_the_alignment_of_a_control_reads_words_alone",
+    ),
+    Mutant(
         "texts that each control embeds anew",
         "evaluation/setting.py",
         "    @cached_property\n    def pool_rows(",
@@ -1075,8 +1082,8 @@ MUTANTS = (
     Mutant(
         "an alignment that nobody asked for",
         "training/setup.py",
-        "width = encoder.words.dim if encoder.words and config.generator.alignment else 0",
-        "width = encoder.words.dim if encoder.words else 0",
+        "width = encoder.words.dim if config.generator.alignment and encoder.words is not None else 0",
+        "width = encoder.words.dim if encoder.words is not None else 0",
         "test_leaks.py::test_a_generator_that_aligns_knows_the_words_of_its_training_tasks_alone",
     ),
     Mutant(

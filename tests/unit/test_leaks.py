@@ -6,11 +6,14 @@
 import random
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from training_world import build_world, changed, retrain
 
 from llgbm import multitask
@@ -204,6 +207,26 @@ def test_the_alignment_of_a_control_knows_the_pools_words_alone(asked: Setting) 
     assert len(alignment.known) == count_words(texts, asked.encoder.dim) > 0
     words = torch.nn.functional.normalize(torch.cat([text for group in texts for text in group]), dim=1)
     assert (alignment.known @ words.T).max(1).values.min().item() > 0.999
+
+
+def test_the_alignment_of_a_control_reads_words_alone(config: ExperimentConfig, setup: Setup) -> None:
+    """An encoder of sentence models has theirs beside; looking at every token for them takes minutes."""
+
+    class BesideSentences(HashingEncoder):
+        words = HashingEncoder()
+
+        def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
+            raise AssertionError("read whole")
+
+    asked = setting_of(config, new_generator(config, setup))
+    questions = asked.questions("unseen_combination")
+    known = METHODS["ridge_aligned"].attempt(asked, questions).factors
+    beside = setting_of(config, asked.generator)
+    beside.encoder = BesideSentences()
+    found = METHODS["ridge_aligned"].attempt(beside, questions).factors
+    assert known is not None
+    assert found is not None
+    assert all(torch.equal(a, found.a[name]) for name, a in known.a.items())
 
 
 def test_a_generator_that_aligns_knows_the_words_of_its_training_tasks_alone(config: ExperimentConfig) -> None:

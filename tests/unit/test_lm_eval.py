@@ -439,7 +439,7 @@ def test_the_examples_are_a_task_of_microzoo():
 
 @pytest.mark.slow
 def test_the_harness_itself_takes_an_adapter_as_it_lies(zoo, tmp_path):
-    """The README's command, in a process of its own, on the shipped examples."""
+    """The command of docs/lm_eval.md, in a process of its own, on the shipped examples."""
     adapter = zoo / "code" / UNSEEN / "seed0"
     command = [
         "--model",
