@@ -1,6 +1,6 @@
 """Which words ask for which level of an attribute: each word of a request comes from one of its levels, or from none of them.
 
-A word is what an encoder's `words` give a vector of its own, in the first D numbers of the encoder's; of hashed words these know the next one.
+A word is what an encoder's `words` give a vector of its own, in the first D numbers of the encoder's; hashed ones know the next word.
 
 A regression weighs whole texts, and with few tasks it learns tasks by heart: an operation that was only seen with one style is read from
 the style's words too. Here every word has one source. Which one it is nobody says; that the same word recurs wherever the level does, and
