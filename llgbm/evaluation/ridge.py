@@ -68,9 +68,8 @@ class Fitted:
 def from_condition(setting: Setting, questions: Sequence[Question]) -> LoRAFactors:
     """Adapters from the embedded texts of each question, whose predictions are averaged."""
     fitted: Fitted = setting.keep("ridge", lambda: _fit(setting, _text_rows(setting, TEXTS), _text_rows(setting, TEXTS_IN_CHOICE)))
-    texts = [question.texts(*setting.condition_kind) for question in questions]
-    weights = fitted.ridge(setting.encoder.embed([text for group in texts for text in group]))
-    return fitted.write(torch.stack([part.mean(0) for part in weights.split([len(group) for group in texts])]))
+    rows = setting.embed_each([question.texts(*setting.condition_kind) for question in questions])
+    return fitted.write(torch.stack([fitted.ridge(asked).mean(0) for asked in rows]))
 
 
 def from_true_attributes(setting: Setting, questions: Sequence[Question]) -> LoRAFactors:

@@ -182,7 +182,7 @@ class Setting(Workspace):
     @cached_property
     def pool_rows(self) -> list[Float[Tensor, "_ E"]]:
         """For each teacher of the pool, the embeddings of the texts that ask for its task in training; all methods share them."""
-        return self._embedded(self.pool_texts)
+        return self.embed_each(self.pool_texts)
 
     @cached_property
     def pool_embeddings(self) -> Float[Tensor, "P E"]:
@@ -196,9 +196,10 @@ class Setting(Workspace):
 
     def embed(self, texts: Sequence[Sequence[str]]) -> Float[Tensor, "K E"]:
         """Mean embedding of each list of texts, of unit length."""
-        return _mean_directions(self._embedded(texts))
+        return _mean_directions(self.embed_each(texts))
 
-    def _embedded(self, texts: Sequence[Sequence[str]]) -> list[Float[Tensor, "_ E"]]:
+    def embed_each(self, texts: Sequence[Sequence[str]]) -> list[Float[Tensor, "_ E"]]:
+        """The embedding of each text, list by list."""
         return list(self.encoder.embed([text for group in texts for text in group]).split([len(group) for group in texts]))
 
     def predict(self, questions: Sequence[Question]) -> Float[Tensor, "Q F"]:
