@@ -35,15 +35,15 @@ from llgbm.zoo.suites import load_suite
 
 WEIGHTS = {"product": 1.0, "kl": 1.0}
 FACTOR_STD = 0.05
-SHAPES_OF_STEPS = ((16, 4), (64, 1))
-"""Adapters and examples of each, per step."""
 TOLERANCES = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (3e-2, 3e-1)}
 """By the base's type, how far two ways may differ: relative to the loss, and to the largest gradient."""
 
 
 def bench_step(config: ExperimentConfig, repeats: int = 7) -> dict:
-    """The configured base; a row for each shape of a step."""
-    return _measure(load_configured(config.model), load_suite(config.zoo.suite), config, SHAPES_OF_STEPS, repeats)
+    """The configured base and step, and the same number of examples with an adapter for each; a row for each."""
+    adapters, examples = config.training.tasks_per_step, config.training.examples_per_task
+    shapes = dict.fromkeys([(adapters, examples), (adapters * examples, 1)])
+    return _measure(load_configured(config.model), load_suite(config.zoo.suite), config, list(shapes), repeats)
 
 
 def bench_step_100m(config: ExperimentConfig, repeats: int = 3) -> dict:
@@ -228,9 +228,9 @@ def _peak(step: Step, run: Callable[[Step], Tensor]) -> int:
     return used
 
 
-def memory_growth(base: Base, config: ExperimentConfig, batch: TokenBatch, n_adapters: int) -> dict[str, float]:
-    """What one more adapter adds to our step's peak on the same sequences, and the size of an adapter."""
-    few, many = (prepare_step(base, config, batch, count) for count in (n_adapters, len(batch)))
+def memory_growth(base: Base, config: ExperimentConfig, batch: TokenBatch) -> dict[str, float]:
+    """What one more adapter adds to our step's peak, from one for all sequences to one for each, and the size of an adapter."""
+    few, many = (prepare_step(base, config, batch, count) for count in (1, len(batch)))
     added = (_peak(many, ours) - _peak(few, ours)) / (many.n_adapters - few.n_adapters)
     size = sum(t.nbytes for t in few.generated.tensors()) / few.n_adapters
     return {"adapter_bytes": size, "peak_bytes_per_adapter": added, "peak_in_adapters": added / size}
@@ -238,7 +238,7 @@ def memory_growth(base: Base, config: ExperimentConfig, batch: TokenBatch, n_ada
 
 def _measure(base: Base, suite: TaskSuite, config: ExperimentConfig, shapes: Sequence[tuple[int, int]], repeats: int) -> dict:
     batches = [encode_step(base, suite, *shape) for shape in shapes]
-    growth = memory_growth(base, config, batches[0], shapes[0][0])
+    growth = memory_growth(base, config, batches[0])
     found = [compare_steps(prepare_step(base, config, batch, k), repeats) for batch, (k, _) in zip(batches, shapes, strict=True)]
     parameters = sum(p.numel() for p in base.model.parameters())
     rows = [row for figures in found for row in _table(figures)]

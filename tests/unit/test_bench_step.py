@@ -64,18 +64,20 @@ def test_the_floor_runs_backward_through_every_layer_of_an_untouched_base(config
 
 def test_memory_grows_with_adapters_by_a_few_times_their_size(config):
     step = _step(config, 2, 4)
-    growth = memory_growth(step.base, config, step.batch, 2)
+    growth = memory_growth(step.base, config, step.batch)
     assert growth["adapter_bytes"] == 4 * sum(2 * (a + b) for a, b in step.generated.shapes.values())
     assert growth["peak_bytes_per_adapter"] == growth["peak_in_adapters"] * growth["adapter_bytes"]
     assert growth["peak_in_adapters"] < 6
 
 
-def test_records_hold_ratios_of_what_was_measured(config, monkeypatch):
-    monkeypatch.setattr("llgbm.bench.step.SHAPES_OF_STEPS", ((2, 2), (3, 1)))
+@pytest.mark.parametrize(("examples", "adapters"), [(2, [2, 4]), (1, [2])])
+def test_records_hold_ratios_of_the_configured_step(config, monkeypatch, examples, adapters):
+    monkeypatch.setattr(config.training, "tasks_per_step", 2)
+    monkeypatch.setattr(config.training, "examples_per_task", examples)
     record = bench_step(config, repeats=1)
-    assert [figures["adapters"] for figures in record["shapes"]] == [2, 3]
+    assert [figures["adapters"] for figures in record["shapes"]] == adapters
     assert [(row["adapters"], row["way"]) for row in record["rows"]] == [
-        (k, way.replace("_", " ")) for k in (2, 3) for way in IMPLEMENTATIONS
+        (k, way.replace("_", " ")) for k in adapters for way in IMPLEMENTATIONS
     ]
     assert record["times_the_floor"] == pytest.approx(record["ours_s"] / record["floor_s"])
     assert record["parameters"] == sum(p.numel() for p in load_base(config.model.name).model.parameters())
