@@ -167,6 +167,10 @@ class Framing:
         kept = length - len(self.start)
         return [*self.start, *prompt[len(prompt) - kept :]]
 
+    def room(self, prompt: Sequence[int], wanted: int) -> int:
+        """How many tokens may follow a prompt: as many as are wanted, or as the context has left."""
+        return wanted if self.max_length is None else min(wanted, self.max_length - len(prompt))
+
     def text(self, answer: Sequence[int]) -> str:
         """What an answer's tokens say, up to the first end token."""
         ended = next((i for i, token in enumerate(answer) if token in self.ends), len(answer))

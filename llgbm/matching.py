@@ -75,7 +75,7 @@ class Said:
 def asked_row(k: int, row: int, prompt: list[int], expected: str, framing: Framing) -> Asked:
     """Row `row` of batch `k`, with room for the expected answer in the smallest tokens and a little more."""
     room = len(expected.encode()) + SLACK
-    return Asked(k, row, prompt, expected, room if framing.max_length is None else min(room, framing.max_length - len(prompt)))
+    return Asked(k, row, prompt, expected, framing.room(prompt, room))
 
 
 def _undecided(k: int, batch: TokenBatch, score: Score, framing: Framing) -> Iterator[Asked]:

@@ -38,7 +38,7 @@ def greedy_decode(
         attention_mask: 1 at real tokens.
         max_new_tokens: Limit for each row.
         ends: Tokens each of which ends a row.
-        pad_token_id: Fills a row after its end.
+        pad_token_id: Fills a row after its end, while others go on.
         max_length: A row ends when it has so many tokens, prompt and all.
         hopeless: Called with a row and its new tokens so far; a row for which it says yes is given up.
         prior: Weight of the base's own log-probabilities beside the adapters', so that what the base would never say is not said
@@ -107,7 +107,7 @@ def complete(
         prompts = [framing.cut(prompt, limit - 1) for prompt in prompts]
     ids, mask = (part.to(functional.device) for part in padded_left(prompts, framing.pad))
     new = greedy_decode(functional, factors, ids, mask, max_new_tokens, framing.ends, framing.pad, limit, prior=prior)
-    return [framing.text(row) for row in new.tolist()]
+    return [framing.text(row[: framing.room(prompt, max_new_tokens)]) for prompt, row in zip(prompts, new.tolist(), strict=True)]
 
 
 def padded_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Int[Tensor, "N T"], Int[Tensor, "N T"]]:

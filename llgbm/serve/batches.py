@@ -78,4 +78,4 @@ class Batches:
             hopeless=lambda row, tokens: len(tokens) >= jobs[row].max_tokens,
         )
         rows = zip(jobs, new.tolist(), strict=True)
-        return [Answer.read(framing, job.prompt, row[: job.max_tokens]) for job, row in rows]
+        return [Answer.read(framing, job.prompt, row[: framing.room(job.prompt, job.max_tokens)]) for job, row in rows]

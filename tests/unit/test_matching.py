@@ -65,6 +65,16 @@ def test_rows_decoded_together_are_judged_as_alone(base, monkeypatch) -> None:
     assert together == [score_answers(functional, None, [framing.batch([one])], framing)[0].exact.item() for one in examples]
 
 
+def test_a_row_whose_context_is_full_says_no_more_while_others_go_on(base) -> None:
+    long, short = "abcdefgh" * 3, "abcdef"
+    framing = Framing(base.tokenizer, "{input}=")
+    framing.max_length = len(framing.prompt(long)) + 2
+    functional = FunctionalLoRA(base.model, [])
+    alone = [complete(functional, None, framing, [one], 8)[0] for one in (long, short)]
+    assert complete(functional, None, framing, [long, short], 8) == alone
+    assert len(base.tokenizer(alone[0], add_special_tokens=False).input_ids) == 2 < len(alone[1])
+
+
 def test_another_end_token_ends_an_answer(base) -> None:
     suite = micro_suite(n_train=2, n_test=4).spaced(1)
     task = next(iter(suite))
