@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
+import torch
 from transformers import PretrainedConfig
 
 from llgbm.errors import InputError, first_line
@@ -24,12 +25,15 @@ def is_installed() -> bool:
 
 
 def load_vllm() -> Any:
-    """The package. InputError where it is not installed."""
+    """The package. InputError where it is not installed, or was built for another torch and does not load."""
     if not is_installed():
         raise InputError("vLLM is not installed; pip install vllm where there is a build for it")
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    return importlib.import_module("vllm")
+    try:
+        return importlib.import_module("vllm")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise InputError(f"vLLM does not load ({first_line(error)}); install a build of it for torch {torch.__version__}") from error
 
 
 def lora_request(name: str, number: int, folder: str) -> Any:

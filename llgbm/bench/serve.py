@@ -51,7 +51,7 @@ def _figures(served: Served, asked: Sequence[tuple[Task, Example]]) -> dict[str,
         raise InputError(f"backend {served.backend}: {differ} of {len(asked)} answers differ between two rounds; the server is broken")
     return {
         "requests": len(asked),
-        "lost": len(asked) - len(first),
+        "lost": sum(text is None for text, _ in [*first, *again]),
         "differ": differ,
         **{f"writing_{name}_ms": value for name, value in _quantiles(first).items()},
         **{f"kept_{name}_ms": value for name, value in _quantiles(again).items()},
@@ -91,13 +91,20 @@ def _body(model: str, text: str) -> bytes:
     return json.dumps({"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 32}).encode()
 
 
-def _crowd(ask: Callable[[bytes], str], bodies: Sequence[bytes]) -> list[tuple[str, float]]:
-    """All at once: each one's answer and seconds."""
+def _crowd(ask: Callable[[bytes], str], bodies: Sequence[bytes]) -> list[tuple[str | None, float]]:
+    """All at once: each one's answer, None where there came none, and seconds."""
+
+    def answer(body: bytes) -> str | None:
+        try:
+            return ask(body)
+        except OSError:
+            return None
+
     with ThreadPoolExecutor(len(bodies)) as pool:
-        return list(pool.map(lambda body: timed(lambda: ask(body)), bodies))
+        return list(pool.map(lambda body: timed(lambda: answer(body)), bodies))
 
 
-def _quantiles(answers: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Milliseconds."""
-    cuts = statistics.quantiles([1000 * seconds for _, seconds in answers], n=100, method="inclusive")
+def _quantiles(answers: Sequence[tuple[str | None, float]]) -> dict[str, float]:
+    """Milliseconds of those that were answered."""
+    cuts = statistics.quantiles([1000 * seconds for text, seconds in answers if text is not None], n=100, method="inclusive")
     return {"p50": cuts[49], "p99": cuts[98]}

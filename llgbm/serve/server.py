@@ -65,8 +65,6 @@ class Served:
             raise InputError(f"{run}: does not say for which base it writes; train it anew with 'llgbm train'")
         device = asked.device or generator.spec.base.device
         by_vllm = backend == VLLM or (backend == AUTO and is_installed())
-        if by_vllm:
-            load_vllm()
         self.base = load_recorded(f"generator {run}", generator.spec.base, replace(asked, device="cpu" if by_vllm else device))
         generator.encoder(self.base)  # whoever asks first must not be the one who learns that no sentence can be read
         self.frame = chosen_frame(self.base, frame)
@@ -103,6 +101,7 @@ def _functional(generator: AdapterWriter, base: Base, functional: FunctionalLoRA
 
 
 def _vllm(generator: AdapterWriter, base: Base, framing: Framing, limits: Limits, asked: BaseOptions) -> Backend:
+    load_vllm()
     if asked.device not in (None, device_type()):
         raise InputError(f"--device is {asked.device}, but the vLLM that is installed runs on {device_type()}; leave it out")
     made = Vllm(generator, base, framing, limits.batch, limits.adapters, asked.memory_gb)

@@ -1,6 +1,8 @@
 """The server over real HTTP: answers are those of the adapters alone, whoever asks beside; what is refused, and with which status."""
 
+import copy
 import gc
+import itertools
 import json
 import re
 import select
@@ -26,7 +28,7 @@ import torch
 from training_world import build_world, changed
 
 from llgbm.bench.hostile import BROKEN, PATHS, Address, bench_hostile, slow
-from llgbm.bench.serve import bench_serve, serving
+from llgbm.bench.serve import asker, bench_serve, serving
 from llgbm.cli import main
 from llgbm.config import ExperimentConfig
 from llgbm.errors import InputError
@@ -387,6 +389,18 @@ def test_the_adapter_unused_for_longest_goes(served: Served) -> None:
     assert all(one.equal(other) for one, other in zip(first["b"].tensors(), again["b"].tensors(), strict=True))
 
 
+def test_an_answer_that_fills_the_context_is_cut_there_beside_longer_ones(served: Served) -> None:
+    backend: Any = served.engine.backend
+    framing = copy.copy(backend.framing)
+    framing.max_length = 12
+    engine = Engine(Batches(backend.functional, framing, backend.shelf, 2), 50)
+    prompts = ([5] * 10, [5] * 3)
+    together = [job.result(60) for job in [engine.submit(Job(None, prompt, 9)) for prompt in prompts]]
+    assert together == [engine.submit(Job(None, prompt, 9)).result(60) for prompt in prompts]
+    assert [answer.new_tokens for answer in together] == [2, 9]
+    engine.close()
+
+
 def test_bases_that_count_padding_get_prompts_of_one_length(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[set[int]] = []
     decode = Batches._decode
@@ -405,6 +419,24 @@ def test_figures_of_a_small_crowd(config: ExperimentConfig) -> None:
     assert (figures["requests"], figures["adapters"], figures["lost"]) == (12, 4, 0)
     assert figures["backend"] == "functional"
     assert 0 < figures["kept_p50_ms"] <= figures["kept_p99_ms"]
+
+
+def test_requests_without_an_answer_are_counted_as_lost(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = itertools.count()
+
+    def unreliable(address: str) -> Any:
+        ask = asker(address)
+
+        def answer(body: bytes) -> str:
+            if next(asked) in (1, 13, 14):
+                raise ConnectionResetError("gone")
+            return ask(body)
+
+        return answer
+
+    monkeypatch.setattr("llgbm.bench.serve.asker", unreliable)
+    monkeypatch.setattr("llgbm.bench.serve.TURNED", 1.0)
+    assert bench_serve(config, requests=12, adapters=4)["rows"][0]["lost"] == 3
 
 
 def test_bad_flags_are_named(config: ExperimentConfig, tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:

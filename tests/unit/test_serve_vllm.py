@@ -3,6 +3,7 @@
 Each test runs on vLLM itself where it is installed, and everywhere on a stand-in.
 """
 
+import importlib
 import json
 import logging
 import sys
@@ -231,6 +232,27 @@ def test_auto_answers_without_vllm_what_vllm_does_not_take(
     assert served.backend == "functional"
     assert isinstance(served.engine.backend, Batches)
     assert "has no attention for heads of size 32, only 64, 128" in caplog.text
+
+
+def test_auto_answers_without_a_vllm_that_does_not_load(
+    config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted_vllm.install(monkeypatch)
+    load = importlib.import_module
+
+    def broken(name: str, *args: Any) -> Any:
+        if name == "vllm":
+            raise ImportError("_C.abi3.so: undefined symbol: _ZN3c10\nmore")
+        return load(name, *args)
+
+    monkeypatch.setattr("llgbm.vllm_engine.importlib.import_module", broken)
+    with pytest.raises(InputError, match=r"vLLM does not load \(_C.abi3.so: undefined symbol: _ZN3c10\); install a build of it for torch"):
+        Served(config.run_folder, frame="alpaca", limits=LIMITS, backend="vllm")
+    with caplog.at_level(logging.WARNING):
+        served = Served(config.run_folder, frame="alpaca", limits=LIMITS)
+    served.engine.close()
+    assert served.backend == "functional"
+    assert "vLLM does not load" in caplog.text
 
 
 def test_refusals_name_the_reason(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
