@@ -27,7 +27,8 @@ class Slot(nn.Module):
         super().__init__()
         self.linear = linear
         # Hooks, or a forward that was replaced on the instance (offloading), must run: then the module itself is called.
-        self.fusable = type(linear) in (nn.Linear, Conv1D) and not linear._forward_hooks and "forward" not in vars(linear)
+        hooked = linear._forward_hooks or linear._forward_pre_hooks or "forward" in vars(linear)
+        self.fusable = type(linear) in (nn.Linear, Conv1D) and not hooked
         self.register_buffer("lora_a", torch.empty(0), persistent=False)
         self.register_buffer("lora_b", torch.empty(0), persistent=False)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from llgbm.lora.factors import LoRAFactors
+from llgbm.lora.seeding import seeded
 
 SPARE, ITERATIONS = 8, 4
 """Of the randomized SVD: singular vectors beyond those kept, and power iterations (Halko et al. 2011, arXiv:0909.4061)."""
@@ -79,9 +80,8 @@ def _cores(module: _Module, weights: Float[Tensor, "Q P"], at_once: int) -> Floa
 
 
 def _largest(core: Float[Tensor, "Q l k"], rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest singular values and their vectors; torch's global generator is left as it was."""
+    """The largest singular values and their vectors."""
     wanted = min(rank + SPARE, *core.shape[1:])
-    with torch.random.fork_rng(devices=[core.device] if core.is_cuda else []):
-        torch.manual_seed(0)
+    with seeded(0, core.device):
         u, s, v = torch.svd_lowrank(core, q=wanted, niter=ITERATIONS)
     return u[..., :rank], s[..., :rank], v[..., :rank]

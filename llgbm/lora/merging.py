@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors, combine, truncate
 from llgbm.lora.peft_io import read_adapters, target_shapes
+from llgbm.lora.seeding import seeded
 
 
 @runtime_checkable
@@ -83,8 +84,7 @@ class AdapterMerger:
         scales = torch.as_tensor(weights, dtype=torch.float32).cpu()
         if scales.shape != (factors.n_adapters,) or not bool(torch.isfinite(scales).all()):
             raise InputError(f"weights {scales.tolist()} for {factors.n_adapters} adapters; give one finite weight per adapter")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, next(iter(factors.a.values())).device):
             return MERGE_METHODS[method].function(factors, scales, **options)
 
     def _fitted(self, factors: LoRAFactors) -> LoRAFactors:

@@ -58,9 +58,10 @@ def test_blends_do_not_depend_on_their_neighbors_or_on_how_many_are_held_at_once
     assert_near(product_inner(difference, difference), torch.zeros(5), length=24, depth=50, scale=product_inner(together, together))
 
 
-def test_the_global_generator_is_left_as_it_was() -> None:
+def test_the_generators_are_left_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = pool_of([2, 2], SHAPES)
     torch.manual_seed(1)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeds devices it does not draw on"))
     before = torch.get_rng_state()
     Blender(pool).blend(torch.ones(1, 2), 2)
     assert torch.equal(before, torch.get_rng_state())

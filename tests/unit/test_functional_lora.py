@@ -219,12 +219,12 @@ def test_autocast_and_hooked_modules_take_the_plain_path(functional: FunctionalL
     factors = random_factors(functional, 2)
     ids, mask, _ = padded_tokens(4, 8, "right")
     fused = functional(factors, ids, mask, hidden_layers=[-1]).hidden[-1]
-    hooked = tiny_model()
-    seen = []
-    hooked.get_submodule("model.layers.0.mlp.up_proj").register_forward_hook(lambda *_: seen.append(1))
-    plain = FunctionalLoRA(hooked, functional.shapes)(factors, ids, mask, hidden_layers=[-1]).hidden[-1]
-    assert seen == [1]
-    torch.testing.assert_close(plain, fused)
+    for register in (torch.nn.Module.register_forward_hook, torch.nn.Module.register_forward_pre_hook):
+        hooked, seen = tiny_model(), []
+        register(hooked.get_submodule("model.layers.0.mlp.up_proj"), lambda *_, seen=seen: seen.append(1))
+        plain = FunctionalLoRA(hooked, functional.shapes)(factors, ids, mask, hidden_layers=[-1]).hidden[-1]
+        assert seen == [1]
+        torch.testing.assert_close(plain, fused)
     with torch.autocast("cpu", torch.bfloat16):
         cast = functional(factors, ids, mask, hidden_layers=[-1]).hidden[-1]
     assert_near(cast, fused, length=1, depth=3 * depth(2), dtype=torch.bfloat16)  # both factors and the sum, not its terms
