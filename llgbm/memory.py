@@ -163,8 +163,15 @@ def free_bytes(device: torch.device) -> int:
     available = psutil.virtual_memory().available
     limit, current = (CGROUP / name for name in ("memory.max", "memory.current"))
     if limit.is_file() and current.is_file() and (text := limit.read_text().strip()).isdigit():
-        available = min(available, int(text) - int(current.read_text()))
+        available = min(available, int(text) - int(current.read_text()) + _inactive_file_bytes())
     return max(0, available)
+
+
+def _inactive_file_bytes() -> int:
+    """Of what a container is charged for, the pages of files that the kernel gives back when memory is asked for."""
+    statistics = CGROUP / "memory.stat"
+    lines = statistics.read_text().splitlines() if statistics.is_file() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def peak_bytes(work: Callable[[], Any], device: torch.device | str = "cpu") -> int:

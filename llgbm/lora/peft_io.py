@@ -78,16 +78,12 @@ def adapter_shapes(path: str | Path) -> dict[str, tuple[int, int]]:
     Raises:
         InputError: The head is broken, or a tensor is unknown or missing; what else may be wrong `read_adapter` says.
     """
-    folder = Path(path)
-    file = folder / TENSOR_FILE
-    if not file.is_file():
-        return read_adapter(folder).shapes
-    try:
-        with safe_open(file, framework="pt") as opened:
-            sizes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise _broken(folder, file, error) from error
-    return {name: (a[-1], b[0]) for name, (a, b) in _paired(folder, sizes).items() if a and b}
+    return {name: (a[-1], b[0]) for name, (a, b) in _paired(Path(path), _sizes(Path(path))).items() if a and b}
+
+
+def adapter_numbers(path: str | Path) -> int:
+    """How many numbers an adapter's tensors hold, found and refused as in `adapter_shapes`."""
+    return sum(math.prod(size) for size in _sizes(Path(path)).values())
 
 
 def read_adapters(paths: Sequence[str | Path], shapes: Mapping[str, tuple[int, int]] | None = None) -> LoRAFactors:
@@ -219,10 +215,32 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         if file.is_file():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # torch asks for reports of protocols it does not write itself
-                return dict(torch.load(file, map_location="cpu", weights_only=True))
+                return _dense(torch.load(file, map_location="cpu", weights_only=True))
     except (SafetensorError, RuntimeError, EOFError, ValueError, TypeError, OSError, UnpicklingError) as error:
         raise _broken(folder, file, error) from error
     raise InputError(f"adapter {folder}: {TENSOR_FILE} is missing; copy or train the adapter again")
+
+
+def _dense(content: Any) -> dict[str, Tensor]:
+    """What a pickled file holds. TypeError unless it is tensors by name that hold their numbers one by one."""
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise TypeError("it holds no tensors by name")
+    for name, tensor in content.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            raise TypeError(f"{name} is no dense tensor")
+    return content
+
+
+def _sizes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape."""
+    file = folder / TENSOR_FILE
+    if not file.is_file():
+        return {name: tuple(tensor.shape) for name, tensor in _read_tensors(folder).items()}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise _broken(folder, file, error) from error
 
 
 def _broken(folder: Path, file: Path, error: Exception) -> InputError:
@@ -257,11 +275,13 @@ def _whole(name: str) -> str:
 
 
 def _check_finite(folder: Path, name: str, tensor: Tensor) -> None:
+    """InputError for a type that is not read, or a number that float32 does not hold."""
     if tensor.dtype not in DTYPES:
         expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise InputError(f"adapter {folder}: dtype mismatch: tensor {name} is {tensor.dtype}, expected one of {expected}; save it again so")
-    if not bool(torch.isfinite(tensor).all()):
-        count = int((~torch.isfinite(tensor)).sum())
+    finite = torch.isfinite(tensor.float())
+    if not bool(finite.all()):
+        count = int((~finite).sum())
         raise InputError(f"adapter {folder}: tensor {name} has {count} values that are NaN or infinite, expected none; train it again")
 
 

@@ -3,15 +3,18 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
-from llgbm.lora.peft_io import TENSOR_FILE, adapter_shapes, read_adapter
+from llgbm.lora.peft_io import adapter_numbers, adapter_shapes, read_adapter
 from llgbm.transfer import pinned, to_device
 
+FACTOR_BYTES = torch.float32.itemsize
 PART = 16
 """Adapters read together where all of them are gone through."""
 
@@ -91,8 +94,12 @@ class StoredFactors:
 
 
 def stored_bytes(paths: Sequence[str | Path]) -> int:
-    """What adapters take on disk, and in memory a little less."""
-    return sum(path.stat().st_size for path in (Path(p) / TENSOR_FILE for p in paths) if path.is_file())
+    """What adapters take in memory, by the heads of their files; one that cannot be read takes nothing."""
+    total = 0
+    for path in paths:
+        with suppress(InputError):
+            total += FACTOR_BYTES * adapter_numbers(path)
+    return total
 
 
 def parts_of(factors: LoRAFactors | StoredFactors) -> Iterator[LoRAFactors]:

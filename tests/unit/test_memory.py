@@ -92,3 +92,5 @@ def test_a_container_s_limit_counts(tmp_path, monkeypatch):
     (tmp_path / "memory.current").write_text("400000\n")
     monkeypatch.setattr("llgbm.memory.CGROUP", tmp_path)
     assert free_bytes(torch.device("cpu")) == 600_000
+    (tmp_path / "memory.stat").write_text("anon 100000\nfile 300000\nactive_file 100000\ninactive_file 200000\n")
+    assert free_bytes(torch.device("cpu")) == 800_000  # pages of files that the kernel gives back

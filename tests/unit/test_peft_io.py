@@ -22,6 +22,7 @@ from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.adapter_config import AdapterConfig
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import adapter_hash, find_adapters, read_adapter, read_adapters, target_shapes, write_adapter
+from llgbm.lora.stored import stored_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -96,9 +97,12 @@ def test_half_precision_and_pickled_adapters_are_read(tmp_path: Path) -> None:
     save_file(halves, tmp_path / TENSORS)
     read = read_adapter(tmp_path)
     assert all(torch.equal(read.a[name], whole.a[name].bfloat16().float()) for name in whole.a)
+    size = sum(tensor.nbytes for tensor in halves.values())
+    assert stored_bytes([tmp_path]) == 2 * size == sum(tensor.nbytes for tensor in read.tensors())
     (tmp_path / TENSORS).unlink()
     torch.save(halves, tmp_path / "adapter_model.bin")
     assert_same_adapter(read_adapter(tmp_path), read)
+    assert stored_bytes([tmp_path]) == 2 * size
 
 
 def test_mixed_adapters_stack_and_keep_their_order(tmp_path: Path) -> None:
@@ -323,6 +327,7 @@ def test_configs_that_cannot_be_expressed_are_refused(entries: dict[str, Any], m
     ("change", "message"),
     [
         (lambda t: t[FIRST_A].view(-1)[0].fill_(float("nan")), f"tensor {FIRST_A} has 1 values that are NaN or infinite"),
+        (lambda t: t.update({FIRST_A: t[FIRST_A].double() + 1e39}), f"tensor {FIRST_A} has 128 values that are NaN or infinite"),
         (lambda t: t[FIRST_B].view(-1)[:2].fill_(float("inf")), f"tensor {FIRST_B} has 2 values"),
         (lambda t: t.pop(FIRST_B), f"tensor {FIRST_B} is missing"),
         (lambda t: t.pop(FIRST_A), f"tensor {FIRST_A} is missing"),
@@ -373,14 +378,27 @@ class _Evil:
         return (os.mkdir, ("/tmp/llgbm_unpickled_code",))
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", "evil", "list"])
+SPOILED = {
+    "evil": lambda tensors: {"x": _Evil()},
+    "list": lambda tensors: [1, 2],
+    "tensor": lambda tensors: torch.ones(2, 2),
+    "numbers": lambda tensors: dict.fromkeys(tensors, 1.0),
+    "nothing": dict.fromkeys,
+    "integer keys": lambda tensors: dict(enumerate(tensors.values())),
+    "sparse": lambda tensors: {name: tensor.to_sparse() for name, tensor in tensors.items()},
+    "meta": lambda tensors: {name: tensor.to("meta") for name, tensor in tensors.items()},
+}
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", *SPOILED])
 def test_bad_pickles_are_refused_and_never_run(content: Any, adapter: Path) -> None:
+    tensors = load_file(adapter / TENSORS)
     (adapter / TENSORS).unlink()
     file = adapter / "adapter_model.bin"
     if isinstance(content, bytes):
         file.write_bytes(content)
     else:
-        torch.save({"x": _Evil()} if content == "evil" else [1, 2], file)
+        torch.save(SPOILED[content](tensors), file)
     with pytest.raises(InputError, match=r"adapter_model.bin is truncated or broken"):
         read_adapter(adapter)
     assert not Path("/tmp/llgbm_unpickled_code").exists()
