@@ -13,6 +13,7 @@ import numpy as np
 from llgbm.compositionality import POINTS, AdapterComposer, CompositionExperiment, Mixture, mixtures_of
 from llgbm.config import ExperimentConfig
 from llgbm.delta import DeltaCache, engine_of_cache
+from llgbm.delta.cache import delta_key
 from llgbm.errors import InputError
 from llgbm.evaluation.composition_eval import AVERAGE, COMPOSITIONS, TARGET_ADAPTERS, CompositionEvaluator, Pair
 from llgbm.evaluation.setting import EvaluationConfig, load_setting
@@ -112,21 +113,18 @@ def _geometry(
 
 
 def named_deltas(cache: DeltaCache, zoo: TeacherZoo) -> tuple[dict[str, np.ndarray], dict[str, Teacher]]:
-    """Fingerprints and teachers by the teachers' paths in the zoo, of all teachers the cache has; adapters are matched by their path's end.
+    """Fingerprints and teachers by the teachers' paths in the zoo, of all teachers whose adapters, as they are now, the cache has.
 
     Raises:
         InputError: The cache has no delta of this zoo's teachers.
     """
-    by_path = {teacher.path: teacher for teacher in zoo.teachers}
-    deltas: dict[str, np.ndarray] = {}
-    for name, delta in cache.get_all_deltas().items():
-        parts = Path(name).parts
-        path = next((p for p in ("/".join(parts[-n:]) for n in range(1, len(parts) + 1)) if p in by_path), None)
-        if path is not None:
-            deltas[path] = delta.ravel()
-    if not deltas:
+    config, held = cache.manifest["config"], {record["key"]: path for path, record in cache.manifest["adapters"].items()}
+    keys = {teacher: delta_key(config, teacher.hash) for teacher in zoo.teachers} if config else {}
+    found = cache.get_deltas({held[key] for key in keys.values() if key in held})
+    known = {teacher.path: (teacher, found[held[key]].ravel()) for teacher, key in keys.items() if held.get(key) in found}
+    if not known:
         raise InputError(f"{cache.cache_dir}: no deltas of the adapters in {zoo.folder}; run 'llgbm compute-deltas' first")
-    return deltas, {path: by_path[path] for path in sorted(deltas)}
+    return {path: known[path][1] for path in sorted(known)}, {path: known[path][0] for path in sorted(known)}
 
 
 def findings(document: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from tolerance import depth, relative
 from llgbm.cli import main
 from llgbm.compositionality import mixtures_of
 from llgbm.delta import DeltaCache
+from llgbm.delta.cache import delta_key
 from llgbm.errors import InputError
 from llgbm.evaluation.composition_eval import COMPOSITIONS, Chunk, CompositionEvaluator, Pair
 from llgbm.evaluation.setting import EvaluationConfig, load_setting
@@ -138,6 +139,20 @@ def test_a_zoo_without_mixtures_composes_pairs(tmp_path: Path, capsys) -> None:
     assert "neither mixtures nor two seen tasks of one training seed to compose" in capsys.readouterr().err
     assert main(["compose", *flags, "--methods", "mixture_teacher"]) == 2
     assert "has no mixtures, which mixture_teacher need" in capsys.readouterr().err
+
+
+def test_fingerprints_are_those_of_this_zoo_s_adapters_as_they_are_now(world: Path, tmp_path: Path) -> None:
+    zoo, cache = TeacherZoo.load(world / "zoo"), DeltaCache(tmp_path / "cache")
+    config = DeltaCache(world / "deltas").manifest["config"]
+    cache.bind(config)
+    one, two = zoo.teachers[:2]
+    stored = [("elsewhere", one, "foreign"), ("here", one, delta_key(config, one.hash)), ("another", one, "foreign too")]
+    stored.append(("older", two, delta_key(config, "what it was")))
+    for number, (place, teacher, key) in enumerate(stored):
+        cache.save_delta(f"{place}/{teacher.path}", np.full(4, number, dtype=np.float32), key)
+    deltas, teachers = named_deltas(cache, zoo)
+    assert {path: delta.tolist() for path, delta in deltas.items()} == {one.path: [1, 1, 1, 1]}
+    assert teachers == {one.path: one}
 
 
 def test_faults_are_named(world: Path, evaluator: CompositionEvaluator, tmp_path: Path, capsys) -> None:
