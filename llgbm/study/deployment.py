@@ -4,7 +4,6 @@ A backend counts only if its tokens are those of the reference (`parity`), greed
 """
 
 import dataclasses
-import platform
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -18,14 +17,16 @@ from torch import Tensor
 
 from llgbm.checking import RECORD, Integer, List, Number, read_as
 from llgbm.errors import InputError
-from llgbm.files import read_json, write_json
+from llgbm.files import hash_file, read_json, write_json
+from llgbm.lora.peft_io import TENSOR_FILE
 from llgbm.progress import ProgressCallback
 from llgbm.study.config import DeploymentConfig
 from llgbm.study.folder import Study
 from llgbm.study.parity import Reference, disagreement, make_reference
-from llgbm.study.served_models import BASE, serve_model
+from llgbm.study.served_models import BASE, serve_model, trained_adapters
 from llgbm.study.serving import BACKENDS, Served
 from llgbm.study.serving_times import Serving, time_backend, time_switches
+from llgbm.tracking.environment import get_environment_info
 
 DEPLOYMENT_FILE = "deployment.json"
 
@@ -79,7 +80,9 @@ def run_deploy(study: Study, progress: ProgressCallback | None = None) -> Deploy
     Raises:
         InputError: The base cannot be loaded, or its modules take no adapters.
     """
-    settings = {"base": study.config.model.name, **dataclasses.asdict(study.config.deployment)}
+    trained = [hash_file(folder / TENSOR_FILE) for folder in trained_adapters(study)]
+    base = {"base": study.config.model.name, "revision": study.config.model.revision, "trained_adapters": trained}
+    settings = {**base, **dataclasses.asdict(study.config.deployment)}
     known, machine = read_deployment(study), _machine(study.config.model.device)
     same = known is not None and (known.settings, known.machine) == (settings, machine)
     models = {one.model: one for one in known.models} if known is not None and same else {}
@@ -143,8 +146,8 @@ def random_prompts(served: Served, count: int, tokens: int) -> Int[Tensor, "B T"
 
 
 def _machine(device: str) -> dict[str, Any]:
-    versions = {"torch": torch.__version__}
-    return {"device": device, "processor": platform.machine(), "threads": torch.get_num_threads(), **versions}
+    about = get_environment_info()
+    return {"device": device, **{name: about[name] for name in ("cpu_model", "gpu_name", "threads", "torch_version")}}
 
 
 def _table(one: BackendFindings) -> list[dict[str, Any]]:

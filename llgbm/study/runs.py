@@ -1,5 +1,6 @@
 """The runs of a study: every task, method and seed trained once, with its states on the way and its scores at the end."""
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llgbm.dataset import pad_id
+from llgbm.errors import InputError
 from llgbm.fanout.claims import Claims, Piece
 from llgbm.fanout.crew import Engine, Job, Tick
 from llgbm.fanout.local import Local
@@ -28,6 +30,10 @@ from llgbm.zoo.base import no_bars
 
 MODELS = {"full": "model", "lora": "adapter"}
 """Method -> where a run keeps what it trained."""
+
+
+class DivergedError(InputError):
+    """A run came to weights that predict nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,17 @@ def run_runs(study: Study, progress: ProgressCallback | None = None, engine: Eng
         engine: Where runs are trained; in this process by default. Workers write models and states in the study's folder.
 
     Raises:
-        InputError: A search has not ended, or a task cannot be read.
+        InputError: A search has not ended, or a task cannot be read; once all others are finished, runs have diverged.
         BusyError: Another process still works at one of the runs, and all others are finished.
     """
+    diverged: list[str] = []
+
+    def commit(found: RunResult | str) -> None:
+        if isinstance(found, str):
+            diverged.append(found)
+        else:
+            study.write_result(found)
+
     pending = [run for run in study.runs() if study.result(*run) is None]
     if pending:
         settings = {(task, method): chosen_settings(study, task, method) for task, method, _ in pending}
@@ -70,33 +84,38 @@ def run_runs(study: Study, progress: ProgressCallback | None = None, engine: Eng
         with Claims() as claims, (engine or Local()).crew(job) as crew:
             found = crew.ask("survey")
             sizes = {task: study.config.training.epochs * found[task].train_examples for task, _, _ in pending}
-            pieces = [_piece(study, run, settings[run[:2]], sizes[run[0]]) for run in pending]
+            pieces = [_piece(study, run, settings[run[:2]], sizes[run[0]], commit) for run in pending]
             tally = Tally(sum(piece.size for piece in pieces), progress, crew.figures)
             tally.tick()
             for piece in claims.perform(crew, "perform", pieces, tally.tick):
                 tally.add(piece.size)
+    if diverged:
+        raise InputError("; ".join(diverged))
     return Runs([found for run in study.runs() if (found := study.result(*run)) is not None])
 
 
-def _piece(study: Study, run: tuple[str, Method, int], settings: Settings, size: float) -> Piece:
+def _piece(study: Study, run: tuple[str, Method, int], settings: Settings, size: float, commit: Callable[[RunResult | str], None]) -> Piece:
     """A run, and what it is finished by."""
     task, method, seed = run
     name, folder = f"the run of {task} by {method} with seed {seed}", study.run_folder(*run)
-    return Piece(name, size, (folder,), (*run, settings, size), lambda: study.result(*run) is not None, study.write_result)
+    return Piece(name, size, (folder,), (*run, settings, size), lambda: study.result(*run) is not None, commit)
 
 
 class RunWorker(StudyWorker):
     """A worker of `run_runs`."""
 
-    def perform(self, task: str, method: Method, seed: int, settings: Settings, size: float, tick: Tick | None = None) -> RunResult:
-        """Train a run in its folder, which whoever asks holds."""
+    def perform(self, task: str, method: Method, seed: int, settings: Settings, size: float, tick: Tick | None = None) -> RunResult | str:
+        """Train a run in its folder, which whoever asks holds; of one that diverged, what is to be said."""
 
         def report(share: float) -> None:
             if tick is not None:
                 tick(share * size, task=task, method=method, seed=seed)
 
         report(0.0)
-        return perform_run(self.study, self.tasks[task], method, seed, settings, report)
+        try:
+            return perform_run(self.study, self.tasks[task], method, seed, settings, report)
+        except DivergedError as error:
+            return str(error)
 
 
 def perform_run(study: Study, task: StudyTask, method: Method, seed: int, settings: Settings, report: Callable[[float], None]) -> RunResult:
@@ -121,6 +140,11 @@ def perform_run(study: Study, task: StudyTask, method: Method, seed: int, settin
         ]
         fitted = fit(task, model, settings, config.training, seed, hooks=hooks)
         scored = task.score(fitted.model, "test")
+        if not all(map(math.isfinite, scored.metrics.values())):
+            raise DivergedError(
+                f"the run of {task.name} by {method} with seed {seed} diverged; its learning rate is {settings.learning_rate:g}, "
+                "give a lower one, and another folder"
+            )
         if config.training.save in ("all", MODELS[method]):
             _keep(fitted.model, folder / MODELS[method])
         result = RunResult(

@@ -76,10 +76,15 @@ def random_adapters(model: PreTrainedModel, shapes: dict[str, tuple[int, int]], 
     return factors
 
 
+def trained_adapters(study: Study) -> list[Path]:
+    """The folders of the adapters of all finished LoRA runs."""
+    found = [study.run_folder(*run) / "adapter" for run in study.runs() if run[1] == "lora" and study.result(*run) is not None]
+    return [folder for folder in found if folder.is_dir()]
+
+
 def _trained(study: Study, shapes: dict[str, tuple[int, int]]) -> LoRAFactors | None:
     """The adapters of all finished LoRA runs; None where there are none, or they came with heads of their own."""
-    found = [study.run_folder(*run) / "adapter" for run in study.runs() if run[1] == "lora" and study.result(*run) is not None]
     try:
-        return read_adapters([folder for folder in found if folder.is_dir()], shapes)
+        return read_adapters(trained_adapters(study), shapes)
     except InputError:
         return None

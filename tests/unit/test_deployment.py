@@ -16,7 +16,7 @@ from tiny import tiny_model
 from llgbm.lora.peft_io import target_shapes, write_adapter
 from llgbm.study import parity
 from llgbm.study.config import DeploymentConfig, build_study
-from llgbm.study.deployment import measure_backend, random_prompts, read_deployment, run_deploy
+from llgbm.study.deployment import ModelFindings, measure_backend, random_prompts, read_deployment, run_deploy
 from llgbm.study.folder import Study
 from llgbm.study.parity import disagreement, make_reference
 from llgbm.study.served_models import random_adapters, random_llama, serve_model
@@ -204,6 +204,28 @@ def test_the_adapters_of_finished_lora_runs_serve_and_repeat(tmp_path: Path) -> 
     served, about = serve_model(study, "base", tmp_path / "again")
     assert about == "3 of the study's LoRA runs, for 32"
     assert served.factors.content_hash(0) == served.factors.content_hash(3) == given.content_hash(0)
+
+
+def test_other_adapters_and_another_processor_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, measured = made_up(tmp_path / "study", seeds=1, drift={"lora": 0.1}), []
+
+    def measure(study: Study, name: str, progress: object) -> ModelFindings:
+        measured.append(name)
+        return ModelFindings(name, 0, "", "not here", [])
+
+    monkeypatch.setattr("llgbm.study.deployment._measured", measure)
+    names = study.config.deployment.models
+    for times in (1, 1):
+        run_deploy(study)
+        assert measured == [*names] * times
+    model = load_base("micro").model
+    given = random_adapters(model, target_shapes(model, study.config.lora.target_modules), 4, 1)
+    write_adapter(study.run_folder("one", "lora", 0) / "adapter", given, base_name="micro")
+    run_deploy(study)
+    assert measured == [*names] * 2
+    monkeypatch.setattr("llgbm.tracking.environment._cpu_model", lambda: "another")
+    run_deploy(study)
+    assert measured == [*names] * 3
 
 
 def test_adapters_with_heads_of_their_own_give_way_to_random_ones(tmp_path: Path) -> None:

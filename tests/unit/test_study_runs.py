@@ -48,6 +48,16 @@ def test_every_run_has_its_result(done: tuple[Study, list[RunResult]]) -> None:
     assert lora.hyperparameters["rank"] == 8
 
 
+def test_a_run_that_diverged_is_named_once_the_others_are_done(tmp_path: Path) -> None:
+    study = small_study(tmp_path, full__learning_rate=1e25)
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"the run of {TASK} by full with seed 0 diverged; its learning rate is 1e\+25, give a lower"):
+            run_runs(study)
+    assert study.result(TASK, "full", 0) is None
+    assert study.result(TASK, "lora", 0) is not None
+    assert read_json(study.run_folder(TASK, "full", 0) / "metadata.json")["state"] == "FAILED"
+
+
 def test_states_are_recorded_on_the_way(done: tuple[Study, list[RunResult]]) -> None:
     study, _ = done
     for run in study.runs():
