@@ -156,7 +156,7 @@ class _Keeper:
         known = states.figures(metric) if metric else {}
         self.best = min(((self.sign * value, step) for step, value in known.items()), default=None)
         self.begun = states.newest()
-        self.written = self.begun.step if self.begun else 0
+        self.written = self.begun.step if self.begun else None
 
     def see(self, state: Checkpoint) -> None:
         """After a step."""
@@ -164,7 +164,7 @@ class _Keeper:
         if run is not None:
             run.log_metrics(state.step, state.metrics)
         if self._improves(state) or state.step % self.frequency == 0:
-            self.written = 0
+            self.written = None
             self.write(state)
 
     def write(self, state: Checkpoint) -> None:

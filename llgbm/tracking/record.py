@@ -61,6 +61,8 @@ class ExperimentLogger:
     ) -> None:
         self.folder = Path(output_dir) / path_part(experiment_name, "experiment_name")
         self.writes = is_first_process()
+        self._fresh = not goes_on
+        """Whether lines of an earlier attempt at the same steps may be there."""
         self._start = time.monotonic()
         context, diff = capture(level, checkout)
         self.metadata: dict[str, Any] = {
@@ -108,11 +110,17 @@ class ExperimentLogger:
         self._write()
 
     def log_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Append one line; it reaches the disk whole or, after a crash, is recognized as torn."""
+        """Append one line; it reaches the disk whole or, after a crash, is recognized as torn.
+
+        The first one takes the place of what an earlier run of this name wrote from its step on.
+        """
         line = json.dumps({"step": step, **metrics}) + "\n"
         path = self.folder / METRICS_FILE
         if not self.writes:
             return
+        if self._fresh:
+            cut_metrics(path, step - 1)
+            self._fresh = False
         with names_its_faults(path), path.open("ab") as file:
             if file.tell() and not _ends_with_newline(path):
                 file.write(b"\n")  # a line that a crash tore ends here
@@ -126,8 +134,8 @@ class ExperimentLogger:
         return path
 
     def finalize(self, final_metrics: Mapping[str, Any] | None = None) -> None:
-        """Mark the run COMPLETED, with its time and last figures."""
-        self._end(COMPLETED, final_metrics=dict(final_metrics or {}))
+        """Mark the run COMPLETED, with its time and last figures; what JSON cannot hold, infinite numbers too, is kept as text."""
+        self._end(COMPLETED, final_metrics={str(name): _recordable(value) for name, value in (final_metrics or {}).items()})
 
     def fail(self, error: BaseException) -> None:
         """Mark the run FAILED and say why; where the disk does not take that either, the fault that came first is the one to be seen."""
@@ -198,6 +206,17 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 continue
+
+
+def _recordable(value: Any) -> Any:
+    """The value as JSON holds it, the number in a tensor or array of one, or its text."""
+    with suppress(AttributeError, RuntimeError, TypeError, ValueError):
+        value = value.item()
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def cut_metrics(path: str | Path, step: int) -> None:

@@ -59,6 +59,27 @@ def test_a_call_is_recorded_with_arguments_seed_figures_and_fault(tmp_path: Path
         current_run()
 
 
+def test_what_a_call_returns_reaches_the_caller_whatever_json_can_hold(tmp_path: Path) -> None:
+    found = {"loss": float("nan"), "mean": torch.tensor(0.5), "rows": torch.zeros(2), "by": Path("place"), "n": 3}
+    assert reproducible(name="mine", output_dir=tmp_path)(lambda: found)() is found
+    record = read_json(tmp_path / "mine" / "metadata.json")
+    assert record["state"] == "COMPLETED"
+    assert record["final_metrics"] == {"loss": "nan", "mean": 0.5, "rows": "tensor([0., 0.])", "by": "place", "n": 3}
+
+
+def test_a_shorter_call_leaves_no_tail_of_a_longer_one_before(tmp_path: Path) -> None:
+    @reproducible(name="mine", output_dir=tmp_path)
+    def count(start: int, end: int) -> None:
+        for step in range(start, end):
+            current_run().log_metrics(step, {"start": start})
+
+    count(0, 5)
+    count(0, 3)
+    count(2, 4)  # goes on behind step 1
+    rows = read_metrics(tmp_path / "mine" / "metrics.jsonl")
+    assert [(row["step"], row["start"]) for row in rows] == [(0, 0), (1, 0), (2, 2), (3, 2)]
+
+
 def test_files_are_linked_whoever_made_them(tmp_path: Path) -> None:
     store = tmp_path / "store"
 
@@ -133,6 +154,16 @@ def test_a_loop_goes_on_to_the_same_end(tmp_path: Path) -> None:
     make_walk(tmp_path / "plain", [], save_best=False)(13)
     assert steps_in(tmp_path / "large") == {"step_13"}
     assert steps_in(tmp_path / "plain") == {"step_13"}
+
+
+def test_the_first_step_may_be_0_and_the_best(tmp_path: Path) -> None:
+    def rise(last: int, resume: Checkpoint | None = None) -> Iterator[Checkpoint]:
+        for step in range(resume.step + 1 if resume else 0, last + 1):
+            yield Checkpoint(step, {"total": torch.tensor([step])}, {"loss": float(step)})
+
+    for last, kept in ((0, {"step_0"}), (3, {"step_0", "step_3"})):
+        assert checkpoint(tmp_path / str(last), frequency=2)(rise)(last).step == last
+        assert steps_in(tmp_path / str(last)) == kept
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_written_anew(tmp_path: Path) -> None:
