@@ -72,7 +72,10 @@ def _train_with_peft(base: Base, functional: FunctionalLoRA, lesson: Lesson, con
     model = get_peft_model(
         copy.deepcopy(base.model),
         LoraConfig(
-            r=lora.rank, lora_alpha=round(lora.alpha), target_modules=list(functional.shapes), fan_in_fan_out=functional.fan_in_fan_out
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  # divided by the rank, whole or not
+            target_modules=list(functional.shapes),
+            fan_in_fan_out=functional.fan_in_fan_out,
         ),
     )
     assert isinstance(model, PeftModel)
@@ -81,13 +84,16 @@ def _train_with_peft(base: Base, functional: FunctionalLoRA, lesson: Lesson, con
     with torch.no_grad():
         for name, layer in layers.items():
             layer.lora_A["default"].weight.copy_(start.a[name][0])
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=zoo.learning_rate, weight_decay=0.0, fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=zoo.learning_rate, weight_decay=0.0, fused=True)
     order = data_order(lesson)
     for step in range(1, zoo.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, zoo)
         optimizer.zero_grad(set_to_none=True)
         _loss(model, lesson.train.rows(torch.randint(len(lesson.train), (zoo.batch_size,), generator=order))).backward()
+        if zoo.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(trained, zoo.max_grad_norm)
         optimizer.step()
     factors = initial_factors(functional, [lesson], lora, zoo)
     for name, layer in layers.items():
