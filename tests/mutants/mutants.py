@@ -1737,4 +1737,25 @@ MUTANTS = (
         "cache is not None",
         "test_beginning.py::test_logits_are_those_of_whole_rows",
     ),
+    Mutant(
+        "answers that run on beyond the context where their neighbors do",
+        "functional_lora/decoding.py",
+        "row[: framing.room(prompt, max_new_tokens)]",
+        "row",
+        "test_matching.py::test_a_row_whose_context_is_full_says_no_more_while_others_go_on",
+    ),
+    Mutant(
+        "a hook before a module that adapters pass by",
+        "functional_lora/fused.py",
+        "linear._forward_hooks or linear._forward_pre_hooks or",
+        "linear._forward_hooks or",
+        "test_functional_lora.py::test_autocast_and_hooked_modules_take_the_plain_path",
+    ),
+    Mutant(
+        "fingerprints of adapters as they were",
+        "studies/composition.py",
+        "delta_key(config, teacher.hash) for teacher in zoo.teachers",
+        "next((r['key'] for p, r in cache.manifest['adapters'].items() if p.endswith(teacher.path)), '') for teacher in zoo.teachers",
+        "test_composition_eval.py::test_fingerprints_are_those_of_this_zoo_s_adapters_as_they_are_now",
+    ),
 )
