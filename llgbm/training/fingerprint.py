@@ -131,8 +131,8 @@ def teacher_deltas(engine: DeltaEngine, zoo: TeacherZoo, teachers: Sequence[Teac
         InputError: The cache is another configuration's, or a teacher cannot be read or has no finite delta.
     """
     zoo.check(teachers)
-    cache = DeltaCache(cache_dir)
-    report = compute_deltas(engine, find_adapters(zoo.folder), cache)
+    report = compute_deltas(engine, find_adapters(zoo.folder), DeltaCache(cache_dir))
+    cache = DeltaCache(cache_dir)  # read anew: several processes have each stored a part
     paths = [str(zoo.folder / teacher.path) for teacher in teachers]
     failed = next((path for path in paths if path in report.failed), None)
     if failed is not None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tolerance import assert_near, depth
 from training_world import build_world, changed
 
-from llgbm.delta import DeltaCache, compute_adapter_delta, make_engine
+from llgbm.delta import DeltaCache, compute_adapter_delta, compute_deltas, make_engine
 from llgbm.errors import InputError
 from llgbm.lora.peft_io import adapter_hash, read_adapter, write_adapter
 from llgbm.models.delta_predictor import DeltaPredictor
@@ -140,6 +140,17 @@ def test_deltas_are_those_of_each_adapter_alone_and_only_missing_ones_are_comput
     assert len(files) == 1 + len(zoo.teachers)  # the base's states too
     assert torch.equal(teacher_deltas(engine, zoo, zoo.teachers[1:3], cache), found)
     assert files == {path: path.stat().st_mtime_ns for path in cache.glob("*.safetensors")}
+
+
+def test_deltas_that_another_process_stored_are_found(config, tmp_path, monkeypatch):
+    zoo, engine, cache = TeacherZoo.load(config.checkpoint_folder), make_engine(config), tmp_path / "cache"
+    alone = teacher_deltas(engine, zoo, zoo.teachers[1:3], tmp_path / "own")
+
+    def elsewhere(engine, paths, _):
+        return compute_deltas(engine, paths, DeltaCache(cache))  # what was given learns nothing of it
+
+    monkeypatch.setattr("llgbm.training.fingerprint.compute_deltas", elsewhere)
+    assert torch.equal(teacher_deltas(engine, zoo, zoo.teachers[1:3], cache), alone)
 
 
 def test_teachers_without_a_delta_are_named(config, tmp_path):
