@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from llgbm.dataset import TokenBatch
+from llgbm.dataset import TokenBatch, answered
 from llgbm.functional_lora import Logits, complete
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import Evidence, token_nll
@@ -57,7 +57,7 @@ class Practice:
         self.network, self.functional, train = network, setup.functional, setup.train
         self.framing = setup.zoo.framing(setup.base, remember=False)
         self.parts = levels.split(network.counts, 1)
-        self.inputs = [[example.input for example in task.train[: train.per_teacher]] for task in train.tasks]
+        self.inputs = [[one.input for one in setup.framing.of_task(task, "train")[: train.per_teacher]] for task in train.tasks]
         self.domains = [task.domain for task in train.tasks]
         self.alike = {domain: [k for k, other in enumerate(self.domains) if other == domain] for domain in self.domains}
         self.taught = {_row(own) for own in levels}
@@ -142,8 +142,16 @@ class Practice:
         return complete(self.functional, factors, self.framing, inputs, self.longest, self.prior)
 
     def _answered(self, inputs: Sequence[str], answers: Sequence[str]) -> TokenBatch:
-        pairs = zip(inputs, answers, strict=True)
-        return self.framing.batch([Example(text, said or UNSAID) for text, said in pairs]).to(self.functional.device)
+        return answered(map(self._spelled, inputs, answers), self.framing.pad).to(self.functional.device)
+
+    def _spelled(self, text: str, said: str) -> tuple[list[int], list[int]]:
+        """An input as `complete` reads it, and its answer with the end, or as much of it as the context has room for."""
+        prompt, answer = self.framing.prompt(text), self.framing.answer(Example(text, said or UNSAID))
+        limit = self.framing.max_length
+        if limit is None:
+            return prompt, answer
+        read = self.framing.cut(prompt, limit - 1)
+        return read, answer[: limit - len(read)]
 
     def _logits(self, factors: LoRAFactors, batch: TokenBatch) -> Logits:
         logits = self.functional(factors, batch.input_ids, logits_at=batch.predicts, chunked=True).any_logits

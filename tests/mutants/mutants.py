@@ -135,8 +135,8 @@ MUTANTS = (
     Mutant(
         "test inputs in practice",
         PRACTICE,
-        "task.train[: train.per_teacher]]",
-        "task.test[: train.per_teacher]]",
+        'of_task(task, "train")[: train.per_teacher]',
+        'of_task(task, "test")[: train.per_teacher]',
         "test_practice.py::test_inputs_are_those_that_teachers_were_trained_on",
     ),
     Mutant(

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,12 +13,17 @@ from tolerance import assert_near
 from training_world import build_world, changed
 
 from llgbm.errors import InputError
+from llgbm.files import read_json, write_json
+from llgbm.framing import Framing
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import Evidence, practice_loss
 from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.training.behavior import BehaviorProblem, train_generator
 from llgbm.training.checkpoints import read_state, step_folder
 from llgbm.training.practice import Practice
+from llgbm.zoo.base import load_base
+from llgbm.zoo.suite import Example
+from llgbm.zoo.suites import load_suite
 
 COMPARING = {"training__practice_prior": 0.5, "training__practice_interval": 4}
 ASKED = {"generator__attributes": True, "objective__attributes": 1.0, "objective__practice": 1.0, **COMPARING}
@@ -61,6 +67,29 @@ def test_inputs_are_those_that_teachers_were_trained_on(problem):
     for inputs, task in zip(practice_of(problem).inputs, problem.setup.train.tasks, strict=True):
         assert set(inputs) <= {example.input for example in task.train}
         assert not set(inputs) & {example.input for example in task.test}
+
+
+@pytest.mark.parametrize("too_long", ["leave_out", "cut_left"])
+def test_inputs_and_answers_keep_to_the_longest_sequence(tmp_path, too_long):
+    config = changed(build_world(tmp_path, n_tasks=8), **ASKED)
+    suite, long = load_suite(tmp_path / "suite"), Example("12345" * 9, "1")
+    suite = replace(suite, tasks={task.name: replace(task, train=(long, *task.train)) for task in suite})
+    suite.save(tmp_path / "suite")
+    framing = Framing(load_base(config.model.name).tokenizer)
+    limit = max(sum(map(len, framing.ids(task.train[-1]))) for task in suite)
+    manifest = read_json(tmp_path / "zoo" / "manifest.json")
+    manifest |= {"zoo": {"max_length": limit, "too_long": too_long}, "suite": {**manifest["suite"], "hash": suite.content_hash}}
+    write_json(tmp_path / "zoo" / "manifest.json", manifest)
+    found = BehaviorProblem(config, {"kl": 1.0, "practice": 1.0}, torch.device("cpu"))
+    found.ready(lambda now: None)
+    practice, part = practice_of(found), found.plan(0)
+    assert {long.input in inputs for inputs in practice.inputs} == {too_long == "cut_left"}
+    read = practice._answered(practice.inputs[0], ["never ending " * 50] * len(practice.inputs[0]))
+    assert read.input_ids.shape[1] == limit
+    assert all(read.answers())
+    evidence = Evidence(found.setup.train.factors.select(part.teachers))
+    practice.fill(evidence, part)
+    assert torch.isfinite(practice_loss(evidence))
 
 
 def test_answers_are_its_own_and_training_makes_it_surer_of_them(problem):
