@@ -194,7 +194,8 @@ class Tested:
         self.tasks = {_attributes(task): task for task in tests if task.attributes}
         seen = {level for task in suite if task.split == SEEN for level in _attributes(task)}
         self.levels = {level for task in tests for level in _attributes(task)} - seen
-        self.words = {text for task in tests if not task.parts for text in _wordings(task)}  # a mixture is asked for as its parts are
+        own = [task for task in tests if not task.parts]  # a mixture is asked for as its parts are
+        self.words = {text for task in own for text in (*_wordings(task), *task.prompts)}
         self.words |= {text for task in suite for text in (*task.unseen_paraphrases, *task.unseen_prompts)}
 
     def fault(self, task: Task) -> str | None:
