@@ -58,23 +58,29 @@ class TeacherTargets:
         self.offsets = [0, *examples.predicts.sum(1).cumsum(0).tolist()]
         self.scale = self._structural_scale()
         self._stored: Behavior | None = None
-        if (options.needs("predictions") or options.needs("states")) and self._estimated_bytes() <= options.cache_bytes:
+        if self.compares_outputs and self._estimated_bytes() <= options.cache_bytes:
             self._stored = self._all_outputs(progress)
         if options.needs("logits") or options.needs("states"):
             self.scale |= self._behavioral_scale()
 
     @property
+    def compares_outputs(self) -> bool:
+        """Whether a term compares what teachers do at response tokens."""
+        return self.options.needs("predictions") or self.options.needs("states")
+
+    @property
     def reads_teachers(self) -> bool:
         """Whether a step reads its teachers' weights: for what its terms compare, or for their outputs, where these are not kept."""
-        outputs = self.options.needs("predictions") or self.options.needs("states")
-        return self.options.needs("teacher") or (outputs and self._stored is None)
+        return self.options.needs("teacher") or (self.compares_outputs and self._stored is None)
 
     def rows(self, teachers: Sequence[int], examples: Sequence[Sequence[int]]) -> Int[Tensor, " N"]:
         """Row numbers of the chosen examples of the chosen teachers."""
         return torch.tensor([k * self.per_teacher + e for k, chosen in zip(teachers, examples, strict=True) for e in chosen])
 
     def outputs(self, teachers: Sequence[int], rows: Int[Tensor, " N"], batch: TokenBatch) -> Behavior:
-        """The teachers' outputs at the response tokens of `batch`, which is `examples.rows(rows)` where the base is."""
+        """The teachers' outputs that terms read, at the response tokens of `batch`, which is `examples.rows(rows)` where the base is."""
+        if not self.compares_outputs:
+            return Behavior(None, None)
         if self._stored is None:
             return self._compute(teachers, batch)
         tokens = torch.cat([torch.arange(self.offsets[r], self.offsets[r + 1]) for r in rows.tolist()])
@@ -144,7 +150,10 @@ class TeacherTargets:
 
     @torch.no_grad()
     def _behavioral_scale(self) -> dict[str, float]:
-        """Mean over teachers of each raw term when nothing is adapted, from a few examples of every teacher."""
+        """Mean over teachers of each raw term when nothing is adapted, from a few examples of every teacher.
+
+        A term that is zero keeps its units; a layer that no teacher changes keeps its zero, and is not compared.
+        """
         totals: dict[str, float] = {}
         count, few = self.teachers.n_adapters, min(REFERENCE_EXAMPLES, self.per_teacher)
         at_once = max(1, self._rows_at_once(few) // few)
@@ -155,7 +164,7 @@ class TeacherTargets:
         for found in self.functional.memory.run("teachers' outputs", count, 1, at_once, work):
             for name, value in found.items():
                 totals[name] = totals.get(name, 0.0) + value
-        return {name: total / count or 1.0 for name, total in totals.items()}
+        return {name: total / count or float(name in OBJECTIVES) for name, total in totals.items()}
 
     def _base_distance(self, chosen: range, rows: Tensor, few: int) -> dict[str, float]:
         batch = self._rows(rows)

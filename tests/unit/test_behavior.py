@@ -1,15 +1,19 @@
 """States and predictions at chosen tokens: equal to the plain model's, whoever asks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tolerance import assert_near, depth
 
-from llgbm.delta import Behavior, DeltaEngine, DeltaOptions, Predictions, top_predictions
+from llgbm.delta import Behavior, DeltaEngine, DeltaOptions, Predictions, observe, top_predictions
+from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import target_shapes
+from llgbm.losses import Evidence, trajectory_loss
 from llgbm.probes import ProbeSet
-from llgbm.training.targets import TargetOptions, TeacherTargets
+from llgbm.training.targets import TargetOptions, TeacherTargets, owners
 from llgbm.zoo.base import Base, load_base
 
 ANSWERED = ProbeSet("answered", ("ab", "abcd"), ("x", "yz"))
@@ -67,6 +71,39 @@ def test_the_engine_shows_what_training_learns_from(base: Base, factors: LoRAFac
     assert trained.predictions is not None
     torch.testing.assert_close(from_engine.predictions.log_probs, trained.predictions.log_probs)
     assert len(from_engine.predictions.log_probs) == 3 * (2 + 3)  # answers and their end tokens
+
+
+def trajectories(base: Base, teachers: LoRAFactors, cache_bytes: int) -> tuple[TeacherTargets, Evidence]:
+    """Targets of two layers, and what the zero adapter does beside them."""
+    examples = DeltaEngine(base, ANSWERED).batch.rows([0, 1] * 3)
+    options = TargetOptions(frozenset({"trajectory"}), (1, 3), cache_bytes=cache_bytes)
+    targets = TeacherTargets(FunctionalLoRA(base.model, teachers.shapes), teachers, examples, options)
+    zero = observe(targets.functional, None, examples.input_ids, examples.predicts, layers=(1, 3))
+    theirs = targets.outputs(range(3), targets.rows(range(3), [[0, 1]] * 3), examples)
+    evidence = Evidence(teachers, owner=owners(examples, 2), states=zero.states, teacher_states=theirs.states, scale=targets.scale)
+    return targets, evidence
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**30])
+def test_layers_that_no_teacher_changes_are_not_compared(base: Base, factors: LoRAFactors, cache_bytes: int) -> None:
+    late = {name: b * float(".layers.0." not in name) for name, b in factors.b.items()}
+    targets, evidence = trajectories(base, replace(factors, b=late), cache_bytes)
+    assert [layer for layer in (1, 3) if targets.scale[f"trajectory/{layer}"] == 0] == [1]
+    assert trajectory_loss(evidence).item() == pytest.approx(1)
+    _, evidence = trajectories(base, replace(factors, b={name: torch.zeros_like(b) for name, b in late.items()}), cache_bytes)
+    with pytest.raises(InputError, match="objective trajectory has nothing to compare: the teachers change no hidden state"):
+        trajectory_loss(evidence)
+
+
+def test_teachers_are_not_run_for_terms_that_compare_none_of_their_outputs(base: Base, factors: LoRAFactors, monkeypatch) -> None:
+    observed = []
+    monkeypatch.setattr("llgbm.training.targets.observe", lambda *_, **__: observed.append(1) or Behavior(None, None))
+    functional = FunctionalLoRA(base.model, factors.shapes)
+    examples = DeltaEngine(base, ANSWERED).batch.rows([0, 1] * 3)
+    targets = TeacherTargets(functional, factors, examples, TargetOptions(frozenset({"sft"}), ()))
+    assert targets.outputs(range(3), targets.rows(range(3), [[0, 1]] * 3), examples) == Behavior(None, None)
+    assert not targets.reads_teachers
+    assert not observed
 
 
 def test_behavior_is_selected_and_joined():
