@@ -90,6 +90,8 @@ class BehaviorProblem(Problem):
             raise InputError(
                 f"objective weighs only {', '.join(weights)}, which count where a generator reads attributes; weigh others too"
             )
+        if isinstance(network, AttributeGenerator) and "attributes" not in self.weights:
+            network.readers.requires_grad_(False)  # nothing asks them, and processes would wait for their gradients
         self.practice: Practice | None = None
         self.known: dict[str, Any] = {}
         self.context: Context | None = None

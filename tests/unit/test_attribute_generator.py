@@ -43,8 +43,7 @@ def additive_teachers() -> tuple[LoRAFactors, dict[str, torch.Tensor]]:
 
 def new_generator(**changes) -> AttributeGenerator:
     torch.manual_seed(0)
-    attributes = levels_of(TASKS)
-    spec = GeneratorSpec(SHAPES, 2, 4.0, 64, attributes=attributes, **{"known_texts": 3 * len(TASKS), **changes})
+    spec = GeneratorSpec(SHAPES, 2, 4.0, 64, **{"attributes": levels_of(TASKS), "known_texts": 3 * len(TASKS), **changes})
     generator = one_generator(spec, HashingEncoder(64))
     assert isinstance(generator, AttributeGenerator)
     return generator.eval()
@@ -105,7 +104,7 @@ def test_effects_are_differences_and_the_mean_is_of_all_teachers():
     assert fitted.weights[0, 0] > 0 > fitted.weights[0, 1]
 
 
-def test_levels_come_as_tasks_have_them_and_what_is_unknown_is_zero():
+def test_levels_come_by_name_and_what_is_unknown_is_zero():
     generator = new_generator()
     assert generator.spec.attributes == {"operation": ["a", "b", "c"], "style": ["x", "y", "z"]}
     rows = generator.levels([{"operation": "b", "style": "z"}, {"operation": "new"}])
@@ -277,6 +276,12 @@ def test_generators_that_know_other_words_unite(tmp_path):
         unite([tmp_path / "0", tmp_path / "none"])
 
 
+def test_generators_that_saw_their_tasks_in_another_order_unite(tmp_path):
+    for k, order in enumerate((range(len(TASKS)), reversed(range(len(TASKS))))):
+        new_generator(attributes=levels_of([TASKS[i] for i in order])).save_pretrained(tmp_path / str(k))
+    assert unite([tmp_path / "0", tmp_path / "1"]).spec.members == 2
+
+
 def test_it_comes_back_from_its_folder(tmp_path):
     zoo, _ = additive_teachers()
     generator = new_generator(token_widths=[12, 8], readers=2, known_words=count_words(TEXTS, 64), word_width=64)
@@ -327,6 +332,16 @@ def test_slots_count_by_what_they_alone_read_or_as_asked(tmp_path, name, share, 
         spec, encoder = problem.network.spec, problem.setup.encoder
         assert (spec.slots_share, spec.readers, spec.token_widths) == (counts, times, list(encoder.token_widths))
         assert spec.homes == [NOWHERE] * sum(map(len, spec.attributes.values()))  # all tasks are of one domain
+
+
+@pytest.mark.parametrize("terms", [{"attributes": 1.0, "kl": 1.0}, {"kl": 1.0}])
+def test_every_parameter_that_is_trained_has_a_gradient_at_each_step(tmp_path, terms):
+    """Processes that train together wait for all of them."""
+    problem = BehaviorProblem(changed(build_world(tmp_path), **ASKED), terms, torch.device("cpu"))
+    problem.ready(lambda now: None)
+    problem.loss(problem.network, problem.plan(0), 0)[0].backward()
+    assert [name for name, value in problem.network.named_parameters() if value.requires_grad and value.grad is None] == []
+    assert all(value.requires_grad == ("attributes" in terms) for value in problem.network.readers.parameters())
 
 
 def test_a_suite_without_attributes_gets_the_other_generator(tmp_path):
