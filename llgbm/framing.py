@@ -65,7 +65,7 @@ class Framing:
         self.tokenizer, self.frame, self.system = tokenizer, frame, system
         self.max_length, self.cut_left = max_length, cut_left
         self.is_chat = frame == CHAT_FRAME
-        self.start = [] if self.is_chat else self._start()
+        self.start = self._start()
         self.end = self._end(end_token)
         own = tokenizer.eos_token_id
         self.ends: frozenset[int] = frozenset([self.end, *ends, *([own] if isinstance(own, int) else [])])
@@ -230,7 +230,10 @@ class Framing:
         return self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
     def _start(self) -> list[int]:
-        """What the tokenizer puts before a text."""
+        """What the tokenizer puts before a text; of a chat, the BOS that its template begins with."""
+        if self.is_chat:
+            first = self._ids(self._render("a"))[:1]
+            return first if first == [self.tokenizer.bos_token_id] else []
         whole, bare = self.tokenizer("a").input_ids, self._ids("a")
         return next((whole[:i] for i in range(len(whole)) if whole[i : i + len(bare)] == bare), [])
 

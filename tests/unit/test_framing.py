@@ -184,6 +184,19 @@ def test_too_long_is_left_out_or_cut(tokenizer) -> None:
         leave.batch([long])
 
 
+def test_a_chat_that_is_cut_keeps_the_bos_that_its_template_begins_with() -> None:
+    tokenizer = byte_level(chat_template="{{ bos_token }}" + CHATML, bos_token="<|endoftext|>")
+    bos, long = tokenizer.bos_token_id, Example("cow " * 30, "red")
+    whole, cut = (Framing(tokenizer, CHAT_FRAME, max_length=limit, cut_left=True) for limit in (None, 40))
+    prompt, answer = cut.ids(long)
+    assert prompt == [bos, *whole.ids(long)[0][len(answer) - 39 :]]
+    assert len(prompt) + len(answer) == 40
+    assert cut.prompt("a") == whole.prompt("a")
+    assert cut.prompt("a").count(bos) == 1
+    unlike = byte_level(chat_template=CHATML, bos_token="<|endoftext|>")
+    assert bos not in Framing(unlike, CHAT_FRAME, max_length=40, cut_left=True).ids(long)[0]
+
+
 def test_a_task_without_a_fitting_example_is_named(tokenizer) -> None:
     task = Task("t", "d", "seen", "", train=(EXAMPLES[0],), test=tuple(EXAMPLES))
     with pytest.raises(InputError, match=r"task t: none of its 3 test examples fits into 4 tokens; raise zoo.max_length"):
