@@ -38,12 +38,12 @@ def fit_effects(levels: Float[Tensor, "T F"]) -> Effects:
 
 
 def levels_of(attributes: Sequence[dict[str, str]]) -> dict[str, list[str]]:
-    """Attribute -> its levels among tasks, in the order in which they come."""
-    found: dict[str, dict[str, None]] = {}
+    """Attribute -> its levels among tasks, by name: the order in which tasks were drawn is no part of it."""
+    found: dict[str, set[str]] = {}
     for own in attributes:
         for name, level in own.items():
-            found.setdefault(name, {})[level] = None
-    return {name: list(levels) for name, levels in found.items()}
+            found.setdefault(name, set()).add(level)
+    return {name: sorted(levels) for name, levels in found.items()}
 
 
 def one_hot(attributes: Sequence[dict[str, str]], levels: dict[str, list[str]]) -> Float[Tensor, "n F"]:

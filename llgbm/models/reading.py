@@ -91,7 +91,7 @@ def homes_of(attributes: Sequence[dict[str, str]], domains: Sequence[str], level
         levels: Of each attribute.
     """
     found: list[int] = []
-    number = {domain: i for i, domain in enumerate(dict.fromkeys(domains))}
+    number = {domain: i for i, domain in enumerate(sorted(set(domains)))}
     for name, known in levels.items():
         seen_in = [[number[domain] for own, domain in zip(attributes, domains, strict=True) if own.get(name) == level] for level in known]
         tasks = Counter(itertools.chain(*seen_in))
