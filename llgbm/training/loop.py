@@ -224,29 +224,29 @@ class _Run:
 
     def _accumulate(self, plan: StepPlan) -> tuple[tuple[str, ...], Tensor]:
         """Gradients of one step, a few adapters at a time; the loss and each unweighted term, averaged over the adapters."""
-        names, totals, at_once = ("loss",), torch.zeros((), device=self.accelerator.device), self.problem.at_once
-        for start in range(0, len(plan), at_once):
-            part = plan.part(start, start + at_once)
-            self._expect_after(plan, start + at_once)
+        names, totals = ("loss",), torch.zeros((), device=self.accelerator.device)
+        parts = plan.parts(self.problem.at_once)
+        for part, following in zip(parts, [*parts[1:], None], strict=True):
+            self._expect(following)
             with self.accelerator.autocast():
                 loss, terms = self.problem.loss(self.model, part, self.state.step)
             share = len(part) / len(plan)
             names = ("loss", *(f"loss/{name}" for name in terms))
             totals = totals + share * torch.stack([loss.detach(), *terms.values()]).float()
-            if start + at_once >= len(plan):
+            if following is None:
                 self.accelerator.backward(loss * share)
             else:
                 with self.accelerator.no_sync(self.model):
                     self.accelerator.backward(loss * share)
         return names, totals
 
-    def _expect_after(self, plan: StepPlan, start: int) -> None:
+    def _expect(self, following: StepPlan | None) -> None:
         """Let the problem read what the next part needs, of this step or of the next, while this one is computed."""
-        if start >= len(plan):
+        if following is None:
             if self.state.step + 1 == self.config.training.total_steps:
                 return
-            plan, start = self._own_share(self.state.step + 1), 0
-        self.problem.expect(plan.part(start, start + self.problem.at_once))
+            following = self._own_share(self.state.step + 1).parts(self.problem.at_once)[0]
+        self.problem.expect(following)
 
     def _look(self, taken: StepFigures) -> None:
         """Read the step's figures; log, judge and save what is due, unless something is not finite."""

@@ -21,6 +21,11 @@ class StepPlan:
         seeds = self.condition_seeds[start:stop]
         return StepPlan(self.teachers[start:stop], self.examples[start:stop], seeds, self.whole, self.start + start)
 
+    def parts(self, at_once: int) -> list["StepPlan"]:
+        """All of it, in as few parts as hold at most so many teachers, which differ by one at most."""
+        count = -(-len(self) // at_once)
+        return [self.part(i * len(self) // count, (i + 1) * len(self) // count) for i in range(count)]
+
     def __len__(self) -> int:
         return len(self.teachers)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from llgbm.dataset import TokenBatch, at_tokens
 from llgbm.delta import Behavior, observe
@@ -193,19 +194,23 @@ def owners(batch: TokenBatch, rows_per_adapter: int) -> Int[Tensor, " n"]:
 
 
 def _mean_variances(teachers: LoRAFactors | StoredFactors) -> dict[str, float]:
-    """Module -> variance between teachers of a number of B, averaged over its numbers; 0 for a single teacher. Gone through part by part.
+    """Module -> variance between teachers of a number of B, averaged over its numbers, ranks padded with zeros; 0 for a single teacher.
+
+    Gone through part by part.
 
     Source: the merging of moments of Chan, Golub and LeVeque 1979.
     """
-    seen, mean, squares = 0, {}, {}
+    seen, moments = 0, {}
     for part in parts_of(teachers):
-        count = part.n_adapters
+        count, nothing = part.n_adapters, torch.zeros(1, 1, dtype=torch.double, device=part.tensors()[0].device)
         for name in teachers.module_names:
-            b = part.b[name].double().flatten(1) if name in part.b else torch.zeros(count, 1, dtype=torch.double)
+            b = part.b[name].double() if name in part.b else nothing.expand(count, 1, 1)
+            mean, squares = moments.get(name, (nothing, nothing))
+            rank = max(b.shape[-1], mean.shape[-1])
+            b, mean, squares = (F.pad(x, (0, rank - x.shape[-1])) for x in (b, mean, squares))
             own = b.mean(0)
-            moved = own - mean.get(name, torch.zeros_like(own))
+            moved = own - mean
             within = (b - own).square().sum(0) + moved.square() * (seen * count / (seen + count))
-            squares[name] = squares.get(name, 0.0) + within
-            mean[name] = mean.get(name, torch.zeros_like(own)) + moved * (count / (seen + count))
+            moments[name] = mean + moved * (count / (seen + count)), squares + within
         seen += count
-    return {name: float(total.mean() / (seen - 1)) if seen > 1 else 0.0 for name, total in squares.items()}
+    return {name: float(total.mean() / (seen - 1)) if seen > 1 else 0.0 for name, (_, total) in moments.items()}

@@ -62,17 +62,32 @@ def test_a_zoo_reads_at_once_what_fits_and_checks_all(tmp_path):
             TeacherZoo.load(tmp_path / "zoo").open_factors(zoo.teachers, "cpu", size)
 
 
+def scale(teachers) -> dict[str, float]:
+    targets = object.__new__(TeacherTargets)  # no base is run for these terms
+    targets.teachers, targets.options = teachers, TargetOptions(frozenset({"norm", "variance"}), ())
+    return targets._structural_scale()
+
+
 @pytest.mark.numeric
 def test_structural_scale_is_the_same_part_by_part(paths):
-    def scale(teachers):
-        targets = object.__new__(TeacherTargets)  # no base is run for these terms
-        targets.teachers, targets.options = teachers, TargetOptions(frozenset({"norm", "variance"}), ())
-        return targets._structural_scale()
-
     whole, stored = scale(read_adapters(paths)), scale(StoredFactors(paths, "cpu", SIZE))
     assert stored == pytest.approx(whole, rel=relative(length=20, depth=4), abs=0)  # Grams or variances, over adapters
     spread = read_adapters(paths).b["layers.0.q_proj"].double().flatten(1).var(0).mean().sqrt().item()
     assert_near(whole["variance/layers.0.q_proj"], spread, length=20, depth=4)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("wide_first", [False, True])
+def test_parts_of_different_ranks_have_the_structural_scale_of_all_together(paths, tmp_path, wide_first):
+    generator = torch.Generator().manual_seed(1)
+    factors = LoRAFactors.initialize(SHAPES, 3, 6.0, 20, generator)
+    for k in range(20):
+        write_adapter(tmp_path / str(k), factors.map(lambda x: torch.randn(x.shape, generator=generator)), k, base_name="base")
+    wide = [tmp_path / str(k) for k in range(20)]
+    order = [*wide, *paths] if wide_first else [*paths, *wide]
+    by_part = scale(StoredFactors(order, "cpu", 0))
+    for name, value in scale(read_adapters(order)).items():
+        assert_near(torch.tensor(by_part[name]), value, length=40, depth=4)
 
 
 def test_what_is_expected_is_read_beside_and_only_once(paths, monkeypatch):

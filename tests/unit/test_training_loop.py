@@ -208,6 +208,11 @@ def test_micro_batches_change_nothing_but_rounding(config):
         assert ours == pytest.approx(theirs, rel=1e-2)
 
 
+def test_no_adapter_is_left_alone_where_their_spread_counts(config):
+    uneven = changed(config, training__tasks_per_step=5, training__batch_size=4, objective__variance=1.0)
+    assert train_generator(uneven).steps == 6
+
+
 def test_targets_computed_each_step_equal_cached_ones(config):
     values = {"objective__trajectory": 1.0}
     cached = train_generator(changed(config, experiment_name="cached", **values))

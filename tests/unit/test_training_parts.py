@@ -99,6 +99,15 @@ def test_plans_take_no_more_examples_than_there_are_and_split():
     assert plan.part(0, 1).teachers + plan.part(1, 4).teachers == plan.teachers
 
 
+@pytest.mark.parametrize(("tasks", "at_once", "sizes"), [(5, 4, [2, 3]), (8, 4, [4, 4]), (9, 4, [3, 3, 3]), (3, 8, [3])])
+def test_parts_of_a_step_are_even(tasks, at_once, sizes):
+    plan = plan_step(0, 0, 9, tasks, per_teacher=2, examples_per_task=1)
+    parts = plan.parts(at_once)
+    assert [len(part) for part in parts] == sizes
+    assert [part.start for part in parts] == [sum(sizes[:i]) for i in range(len(sizes))]
+    assert tuple(k for part in parts for k in part.teachers) == plan.teachers
+
+
 def test_owners_follow_the_order_of_selected_positions():
     labels = torch.tensor([[-100, 5, 6], [-100, -100, 7], [-100, 8, -100], [-100, 9, 1]])
     batch = TokenBatch(labels.clamp_min(0), torch.ones_like(labels), labels)
