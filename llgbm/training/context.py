@@ -27,6 +27,7 @@ from llgbm.losses import Evidence, mean_per_adapter, token_kl
 from llgbm.matching import Asked, say
 from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.generator import LoRAGenerator
+from llgbm.models.ridge import FOLDS
 from llgbm.multitask import is_kept, kept_adapter, kept_under, told, train_multitask
 from llgbm.training.conditions import ConditionTable
 from llgbm.training.plan import StepPlan
@@ -114,7 +115,8 @@ class Context:
             return self.network.write(to_device(self.levels[list(tasks)], device))
         assert self.conditions is not None
         embeddings, mask = self.conditions.draw([self.tasks[k].name for k in tasks], seeds)
-        return self.network(to_device(embeddings, device), to_device(mask, device))
+        whole = to_device(torch.full((len(tasks),), FOLDS), device)  # of all tasks trained on, none of which these are
+        return self.network(to_device(embeddings, device), to_device(mask, device), folds=whole)
 
     def request(self, rng: random.Random, task: int | None = None) -> Request:
         """An input of a further task, or of this one, in one of its wordings."""

@@ -284,6 +284,21 @@ def test_each_adapter_is_written_for_its_own_task_in_changing_words(config):
     assert min(map(len, of.values())) > 5
 
 
+def test_the_network_learns_from_further_tasks_however_far_validation_trusts_it(tmp_path):
+    problem = problem_of(with_further(tmp_path, generator__ridge=3))
+    context, network, written = context_of(problem), problem.network, []
+    assert network.spec.ridge == 3
+    for head in network.heads:
+        torch.nn.init.normal_(head.write_b.weight)
+    for trust in (1.0, 0.5, 0.0):
+        network.trust.fill_(trust)
+        written.append(context.write([0, 1], ["a", "b"]))
+        network.zero_grad()
+        sum(b.square().sum() for b in written[-1].b.values()).backward()
+        assert all(head.write_b.weight.grad.any() for head in network.heads)
+    assert all(torch.equal(one.b[name], written[0].b[name]) for one in written for name in one.b)
+
+
 def test_a_generator_of_attributes_is_asked_for_levels_it_knows(tmp_path):
     config = with_further(tmp_path, n_tasks=14, **ATTRIBUTES)
     suite = load_suite(tmp_path / "further")
