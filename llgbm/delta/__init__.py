@@ -9,6 +9,7 @@ from llgbm.delta.engine import (
     aggregate,
     compute_adapter_delta,
     compute_base_activation,
+    encode_probes,
     make_engine,
     token_states,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "compute_deltas",
     "delta_key",
     "difference",
+    "encode_probes",
     "engine_of_cache",
     "fill_cache",
     "make_engine",

@@ -86,7 +86,7 @@ class DeltaEngine:
     ) -> None:
         self.base, self.probes, self.options = base, probes, options or DeltaOptions()
         self.functional = FunctionalLoRA(base.model, shapes or target_shapes(base.model, "all-linear"), memory_gb)
-        batch, self.cut_probes = _encode(base, probes, self.options)
+        batch, self.cut_probes = encode_probes(base, probes, self.options)
         self._tokens_hash = hash_json([ids[mask.bool()].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)])
         self.batch = batch
         layers = self.options.layers
@@ -204,6 +204,28 @@ def adapters_at_once(functional: FunctionalLoRA, rows: int, tokens: int, n_layer
     return max(1, rows_at_once(functional, "deltas", tokens, most, all_layers=n_layers > 1) // rows)
 
 
+def encode_probes(base: Base, probes: ProbeSet, options: DeltaOptions) -> tuple[TokenBatch, dict[str, int]]:
+    """The probes as tokens, with their responses where they have some; those that were cut -> their length.
+
+    Raises:
+        InputError: A probe does not fit the base's context, or response tokens are asked for but there are no responses.
+    """
+    context = context_length(base)
+    if context is not None and options.max_length > context:
+        raise InputError(f"probe.max_length is {options.max_length}, base {base.name} reads at most {context} tokens; lower it")
+    if probes.responses is not None:
+        examples = [Example(text, response) for text, response in zip(probes.texts, probes.responses, strict=True)]
+        return Framing(base.tokenizer, "{input}", max_length=options.max_length).batch(examples), {}
+    if options.tokens == "response":
+        raise InputError(f"response tokens were asked for, but probe set {probes.name} has no responses; give probes with responses")
+    lengths = {text: len(base.tokenizer(text, verbose=False).input_ids) for text in probes.texts}
+    longest = max(lengths, key=lambda text: lengths[text])
+    if context is not None and lengths[longest] > context:
+        raise InputError(f"probe {longest[:40]!r} takes {lengths[longest]} tokens, base {base.name} reads at most {context}; shorten it")
+    cut = {text: length for text, length in lengths.items() if length > options.max_length}
+    return encode_texts(base.tokenizer, probes.texts, options.max_length), cut
+
+
 def _refuse_none(factors: LoRAFactors) -> None:
     if not factors.n_adapters:
         raise InputError("no adapters to compare with the base; give at least one")
@@ -312,21 +334,3 @@ def _parsed_tokens(text: str) -> int | Literal["mean", "response"]:
         return -1 if text == "last" else int(text)
     except ValueError as error:
         raise InputError(f"tokens {text!r} are unknown; give a number, last, mean or response") from error
-
-
-def _encode(base: Base, probes: ProbeSet, options: DeltaOptions) -> tuple[TokenBatch, dict[str, int]]:
-    """The probes as tokens; those that were cut -> their length."""
-    context = context_length(base)
-    if context is not None and options.max_length > context:
-        raise InputError(f"probe.max_length is {options.max_length}, base {base.name} reads at most {context} tokens; lower it")
-    if probes.responses is not None:
-        examples = [Example(text, response) for text, response in zip(probes.texts, probes.responses, strict=True)]
-        return Framing(base.tokenizer, "{input}", max_length=options.max_length).batch(examples), {}
-    if options.tokens == "response":
-        raise InputError(f"response tokens were asked for, but probe set {probes.name} has no responses; give probes with responses")
-    lengths = {text: len(base.tokenizer(text, verbose=False).input_ids) for text in probes.texts}
-    longest = max(lengths, key=lambda text: lengths[text])
-    if context is not None and lengths[longest] > context:
-        raise InputError(f"probe {longest[:40]!r} takes {lengths[longest]} tokens, base {base.name} reads at most {context}; shorten it")
-    cut = {text: length for text, length in lengths.items() if length > options.max_length}
-    return encode_texts(base.tokenizer, probes.texts, options.max_length), cut

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from llgbm.config import DeltaConfig, ExperimentConfig
-from llgbm.dataset import TokenBatch, encode_texts
-from llgbm.delta import aggregate, token_states
+from llgbm.dataset import TokenBatch
+from llgbm.delta import DeltaOptions, aggregate, encode_probes, token_states
 from llgbm.functional_lora import ChunkedLogits, FunctionalLoRA, Logits
 from llgbm.functional_lora.measure import rows_at_once
 from llgbm.lora.factors import LoRAFactors
@@ -44,9 +44,9 @@ class ProbeTargets:
         needed = frozenset().union(*(OBJECTIVES[term].needs for term in terms))
         if not needed & {"fingerprints", "probe_logits"}:
             return None
-        texts = load_probes(config.probe.probe_type).at_most(config.probe.num_probes).texts
+        chosen = load_probes(config.probe.probe_type).at_most(config.probe.num_probes)
         functional = setup.functional
-        probes = encode_texts(setup.base.tokenizer, texts, config.probe.max_length)
+        probes, _ = encode_probes(setup.base, chosen, DeltaOptions.from_config(config.delta, config.probe.max_length))
         targets = cls(functional, probes, config.delta, config.training.delta_batch_size)
         if functional.shares_forwards:  # a part of a step may probe any number, and all processes have to make the same forwards
             for k in range(1, targets.adapters_per_step + 1):
