@@ -178,6 +178,11 @@ def mark_killed(folder: str | Path) -> None:
         read_record(folder)
 
 
+def is_interrupted(folder: str | Path) -> bool:
+    """Whether a run has a record, and it does not say that the run came to its end."""
+    return (Path(folder) / RECORD_FILE).is_file() and read_record(folder).get("state") != COMPLETED
+
+
 def _goes_on(process: Holder, heartbeat: Path) -> bool:
     """Whether a run may still be on its way; without a sign of the contrary it is."""
     if process.is_here:

@@ -20,7 +20,7 @@ from llgbm.models.reader import CONFIG_FILE, WEIGHTS_FILE, ConditionReader, load
 from llgbm.optimizer_state import optimizer_tensors, restore_optimizer
 from llgbm.tracking.record import HEARTBEAT_FILE, METRICS_FILE
 from llgbm.tracking.trackers import TRACKING
-from llgbm.training.processes import from_first, tensors_from_first
+from llgbm.training.processes import tensors_from_first
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.suites import load_suite
 
@@ -40,8 +40,8 @@ def save_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.opt
     write_json(folder / MARKER, {name: hash_file(folder / name) for name in files})
 
 
-def load_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.optim.Optimizer) -> dict:
-    """Restore network and optimizer in place, in every process from what the first one reads; returns the loop state.
+def load_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.optim.Optimizer) -> None:
+    """Restore network and optimizer in place, in every process from what the first one reads.
 
     Raises:
         InputError: The checkpoint belongs to a network of another layout.
@@ -49,7 +49,6 @@ def load_checkpoint(folder: Path, network: ConditionReader, optimizer: torch.opt
     device = next(network.parameters()).device
     load_weights(network, tensors_from_first(lambda: load_file(folder / WEIGHTS_FILE), device), folder / WEIGHTS_FILE)
     restore_optimizer(optimizer, tensors_from_first(lambda: load_file(folder / OPTIMIZER_FILE), device))
-    return from_first(lambda: read_state(folder))
 
 
 def load_best(folder: Path, network: ConditionReader) -> None:

@@ -26,7 +26,7 @@ from llgbm.progress import ProgressCallback
 from llgbm.tracking.environment import set_seed
 from llgbm.tracking.lock import hold
 from llgbm.tracking.monitor import HardwareMonitor
-from llgbm.tracking.record import ExperimentLogger, cut_metrics, mark_killed
+from llgbm.tracking.record import ExperimentLogger, cut_metrics, is_interrupted, mark_killed
 from llgbm.tracking.trackers import TRACKERS, Tracker
 from llgbm.tracking.validation import look_up
 from llgbm.training.checkpoints import (
@@ -36,6 +36,7 @@ from llgbm.training.checkpoints import (
     load_best,
     load_checkpoint,
     prune_checkpoints,
+    read_state,
     refuse_other_kind,
     save_checkpoint,
     step_folder,
@@ -169,9 +170,13 @@ class _Run:
                 self._look(figures)
             if progress is not None and self.is_main:
                 progress(state.step, total, **self.shown)
-        if not self.begun and not from_first(lambda: (self.folder / self.problem.kind / CONFIG_FILE).exists()):
+        if not self.begun and not from_first(self._is_finished):
             self._begin()  # interrupted after the last step
         return self._finish(references)
+
+    def _is_finished(self) -> bool:
+        """Whether the result is there, and the record does not say that its run was interrupted."""
+        return (self.folder / self.problem.kind / CONFIG_FILE).exists() and not is_interrupted(self.folder)
 
     def _begin(self) -> None:
         """Take over the run folder; called when the first step is done, so that bad input costs an earlier run nothing."""
@@ -326,8 +331,9 @@ class _Run:
         if not steps:
             return LoopState()
         folder = step_folder(self.checkpoints, steps[-1])
-        stored = load_checkpoint(folder, self.problem.network, self.raw_optimizer)
+        stored = from_first(lambda: read_state(folder))
         check_origin(folder, stored, self.problem.hashes)
+        load_checkpoint(folder, self.problem.network, self.raw_optimizer)
         if self.is_main:
             cut_metrics(self.folder / "metrics.jsonl", stored["step"])
         self.problem.restore(stored["problem"])
@@ -340,8 +346,8 @@ class _Run:
         load_best(step_folder(self.checkpoints, state.best_step), problem.network)
         figures = {**(state.best or {}), **references}
         if self.logger:
-            problem.network.save_pretrained(result)
             write_json(self.folder / "training.json", {"steps": state.step, "best_step": state.best_step, **figures})
+            problem.network.save_pretrained(result)
         return TrainingResult(self.folder, result, state.step, state.best_step, figures, state.seconds)
 
     def close(self, failed: BaseException | None = None) -> None:

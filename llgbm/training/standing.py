@@ -7,6 +7,7 @@ from typing import Literal
 from llgbm.errors import InputError
 from llgbm.files import read_json
 from llgbm.models.reader import CONFIG_FILE
+from llgbm.tracking.record import is_interrupted
 from llgbm.training.checkpoints import KINDS, MARKER, complete_steps, read_state, step_folder, steps_of
 
 Begin = Literal["new", "resume", "go_on", "overwrite"]
@@ -29,6 +30,8 @@ class Standing:
     """Steps of the checkpoints that are as they were written, oldest first."""
     damaged: tuple[int, ...]
     """Steps of those that once were; a checkpoint that was never written to its end is none."""
+    interrupted: bool
+    """Whether it was begun and did not come to its end, though its result may be there already."""
 
     @classmethod
     def of(cls, folder: Path) -> "Standing":
@@ -37,7 +40,7 @@ class Standing:
         whole = complete_steps(checkpoints)
         damaged = [step for step in steps_of(checkpoints) if step not in whole and (step_folder(checkpoints, step) / MARKER).exists()]
         finished = tuple(kind for kind in KINDS if (folder / kind / CONFIG_FILE).exists())
-        return cls(folder, finished, tuple(whole), tuple(damaged))
+        return cls(folder, finished, tuple(whole), tuple(damaged), is_interrupted(folder))
 
     def missing_best(self) -> int | None:
         """The step of the best checkpoint so far, where that one is not whole any more: the run would end without it."""
@@ -58,7 +61,7 @@ def check_begin(folder: Path, begin: Begin) -> None:
     if begin == "overwrite":
         return
     standing = Standing.of(folder)
-    if standing.finished and not (begin == "go_on" and standing.whole):
+    if standing.finished and not (standing.whole and (begin == "go_on" or standing.interrupted)):
         nothing = ", there is nothing to resume" if begin == "resume" else ""
         raise InputError(
             f"run {folder} is finished ({_result(standing)}){nothing}; give another --experiment_name, "

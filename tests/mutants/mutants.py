@@ -547,7 +547,7 @@ MUTANTS = (
     Mutant(
         "a finished run that is trained over",
         "training/standing.py",
-        'if standing.finished and not (begin == "go_on" and standing.whole):',
+        'if standing.finished and not (standing.whole and (begin == "go_on" or standing.interrupted)):',
         "if False:",
         "test_standing.py::test_a_finished_run_is_touched_with_overwrite_alone",
     ),

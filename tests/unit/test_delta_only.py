@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_refused(config, tmp_path):
     train_predictor(config)
     with pytest.raises(InputError, match="was trained with another config"):
         train_predictor(changed(config, training__learning_rate=1e-4), begin="go_on")
-    with pytest.raises(InputError, match=r"head.bias is \(16,\), the config asks for \(80,\)"):
+    with pytest.raises(InputError, match="was trained with another config"):
         train_predictor(changed(config, delta__aggregation="concat", delta_cache_dir=str(tmp_path / "concat")), begin="go_on")
     with pytest.raises(DivergedError, match=r"training stopped at step .*: delta is .*; lower training.learning_rate"):
         train_predictor(changed(config, experiment_name="diverged", training__learning_rate=1e30, training__max_grad_norm=1e30))
