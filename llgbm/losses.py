@@ -61,7 +61,9 @@ class Evidence:
     said: Float[Tensor, "R C L"] | None = None
     """Log-probabilities of attributes' levels that the generator read from conditions, in all wordings."""
     levels: Float[Tensor, "C L"] | None = None
-    """Which levels are right: one of each attribute, none of one that a task lacks."""
+    """Which levels are right: one of each attribute, none of one that a task lacks; times what the condition counts."""
+    levels_asked: Float[Tensor, ""] | None = None
+    """How many levels the whole step asks for, where this is a part of one; else those that are right."""
     practiced: Logits | None = None
     """Logits of as many other adapters, of mixed attributes, at the m tokens of answers of their own."""
     own_answers: Int[Tensor, " m"] | None = None
@@ -199,7 +201,8 @@ def agreement_loss(c: Evidence) -> Tensor:
 def attributes_loss(c: Evidence) -> Tensor:
     """Cross-entropy of the levels that conditions are read as, mean over readers and the attributes that tasks have."""
     said, levels = _have(c.said, "attributes", "attributes read from conditions"), _have(c.levels, "attributes", "attributes of tasks")
-    return -(said.float().mean(0) * levels).sum() / levels.sum().clamp_min(1.0)
+    asked = levels.sum() if c.levels_asked is None else c.levels_asked
+    return -(said.float().mean(0) * levels).sum() / asked.clamp_min(1.0)
 
 
 def practice_loss(c: Evidence) -> Tensor:

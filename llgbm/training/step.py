@@ -48,7 +48,8 @@ def generate(
         readings: In how many other wordings such a generator reads each task.
 
     Returns:
-        Fields of an `Evidence`. The other wordings are the whole step's, so that a step cut into parts has the same loss.
+        Fields of an `Evidence`. The other wordings are the whole step's, so that a step cut into parts has the same loss; beside them
+        the part's own conditions count as if they were as many.
     """
     names = [train.tasks[k].name for k in plan.teachers]
     embeddings, mask = (to_device(x, device) for x in conditions.draw(names, plan.condition_seeds))
@@ -60,8 +61,10 @@ def generate(
     again = tuple(to_device(x, device) for x in conditions.draw(others, [seed for _, seed in whole]))
     factors, read, read_again = model(embeddings, mask, again, **told)
     if levels is not None:
-        right = levels[[*plan.teachers, *(k for k, _ in whole)]]
-        return {"generated": factors, "said": torch.cat([read, read_again], 1), "levels": to_device(right, device)}
+        own, of_others = levels[list(plan.teachers)] * (len(plan.whole) / len(plan)), levels[[k for k, _ in whole]]
+        right, asked = torch.cat([own, of_others]), levels[[k for k, _ in plan.whole]].sum() + of_others.sum()
+        said = {"said": torch.cat([read, read_again], 1), "levels": to_device(right, device), "levels_asked": to_device(asked, device)}
+        return {"generated": factors, **said}
     same = torch.tensor([[name == other for other in others] for name in names])
     check_tasks(same)
     return {"generated": factors, "read": read, "read_again": read_again, "same_task": to_device(same, device)}

@@ -344,6 +344,20 @@ def test_every_parameter_that_is_trained_has_a_gradient_at_each_step(tmp_path, t
     assert all(value.requires_grad == ("attributes" in terms) for value in problem.network.readers.parameters())
 
 
+def test_parts_of_a_step_add_up_to_what_it_says_of_attributes(tmp_path):
+    problem = BehaviorProblem(changed(build_world(tmp_path), **ASKED), {"attributes": 1.0}, torch.device("cpu"))
+    problem.ready(lambda now: None)
+    let_slots_speak(problem.network)
+    plan = problem.plan(0)
+    problem.levels[plan.teachers[0], : problem.network.counts[0]] = 0.0  # it lacks an attribute
+    whole = problem.loss(problem.network, plan, 0)[0]
+    parts = [plan.part(0, 1), plan.part(1, 4)]
+    shares = [problem.loss(problem.network, part, 0)[0] * len(part) / len(plan) for part in parts]
+    assert_near(sum(shares), whole, **WIDTHS)
+    evidence = generate(problem.network, plan, problem.setup.train, problem.setup.conditions, torch.device("cpu"), True, problem.levels)
+    assert torch.equal(whole, attributes_loss(Evidence(**{**evidence, "levels_asked": None})))
+
+
 def test_a_suite_without_attributes_gets_the_other_generator(tmp_path):
     config = changed(build_world(tmp_path, attributes=False), **ASKED)
     result = train_generator(config)
