@@ -112,7 +112,8 @@ class BehaviorProblem(Problem):
             self.practice = Practice(setup, self.network, self.levels, training.practice_prior, training.practice_interval)
             if self.known:
                 self.practice.restore(self.known)
-        self.at_once = adapters_at_once(training, setup.train, self.targets, self.network)
+        fitting = adapters_at_once(training, setup.train, self.targets, self.network)
+        self.at_once = min(fitting, self.known.get("at_once", fitting))
 
     def plan(self, step: int) -> StepPlan:
         training, train = self.config.training, self.setup.train
@@ -157,10 +158,11 @@ class BehaviorProblem(Problem):
         return {f"weight/{name}": weight for name, weight in self.weights_at(step).items()}
 
     def state(self) -> dict[str, Any]:
-        return self.practice.state() if self.practice is not None else self.known
+        """With how a step is divided: more memory may be free when the run goes on, and other parts would round otherwise."""
+        return {**(self.practice.state() if self.practice is not None else {}), "at_once": self.at_once}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.known = state  # practice begins when all is ready
+        self.known = state  # it counts when all is ready
 
     def validate(self) -> dict[str, float]:
         """Exact match and NLL of generated adapters; with a start by ridge, at the best of a few weights of what the network adds to it."""

@@ -321,7 +321,9 @@ class _Run:
         """The newest checkpoint and the best one stay; older ones go."""
         if not self.is_main:
             return
-        stored = {**asdict(self.state), **self.problem.hashes, "problem": self.problem.state()}
+        scaler = self.accelerator.scaler
+        scaled = {} if scaler is None else {"scaler": scaler.state_dict()}
+        stored = {**asdict(self.state), **self.problem.hashes, **scaled, "problem": self.problem.state()}
         save_checkpoint(step_folder(self.checkpoints, self.state.step), self.problem.network, self.raw_optimizer, stored)
         prune_checkpoints(self.checkpoints, {self.state.step, self.state.best_step})
 
@@ -334,6 +336,8 @@ class _Run:
         stored = from_first(lambda: read_state(folder))
         check_origin(folder, stored, self.problem.hashes)
         load_checkpoint(folder, self.problem.network, self.raw_optimizer)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(stored["scaler"])
         if self.is_main:
             cut_metrics(self.folder / "metrics.jsonl", stored["step"])
         self.problem.restore(stored["problem"])

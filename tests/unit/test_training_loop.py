@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from llgbm.losses import OBJECTIVES
 from llgbm.models.generator import LoRAGenerator
 from llgbm.tracking.record import ExperimentLogger
 from llgbm.training.behavior import OF_ATTRIBUTES, TRUSTS, train_generator
-from llgbm.training.checkpoints import complete_steps
+from llgbm.training.checkpoints import complete_steps, read_state
 from llgbm.training.loop import DivergedError
+from llgbm.training.processes import new_accelerator
 from llgbm.zoo.base import load_base
 
 
@@ -169,6 +171,36 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, stop, settings):
         for c in (config, changed(config, experiment_name="whole"))
     ]
     assert timeless[0] == timeless[1]
+
+
+def test_a_step_is_divided_as_before_unless_memory_takes_less_when_a_run_goes_on(config, monkeypatch):
+    config = changed(config, training__batch_size=4)
+    monkeypatch.setattr("llgbm.training.behavior.adapters_at_once", lambda *_: 2)
+    whole = train_generator(changed(config, experiment_name="whole"))
+    with pytest.raises(Killed):
+        train_generator(config, progress=stop_after(3))
+    smaller = changed(config, experiment_name="smaller")
+    shutil.copytree(config.run_folder, smaller.run_folder)
+    monkeypatch.setattr("llgbm.training.behavior.adapters_at_once", lambda *_: 4)
+    assert same(weights(whole), weights(train_generator(config, begin="go_on")))
+    monkeypatch.setattr("llgbm.training.behavior.adapters_at_once", lambda *_: 1)
+    resumed = train_generator(smaller, begin="go_on")
+    assert read_state(resumed.folder / "checkpoints" / "step_6")["problem"]["at_once"] == 1
+
+
+def test_the_scale_of_gradients_in_fp16_goes_on_where_it_was(config, monkeypatch):
+    def scaled(config):
+        accelerator = new_accelerator(config)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+        return accelerator
+
+    monkeypatch.setattr("llgbm.training.loop.new_accelerator", scaled)
+    whole = train_generator(changed(config, experiment_name="whole"))
+    with pytest.raises(Killed):
+        train_generator(config, progress=stop_after(3))
+    resumed = train_generator(config, begin="go_on")
+    found = [read_state(result.folder / "checkpoints" / "step_6").get("scaler", {}).get("scale") for result in (whole, resumed)]
+    assert found == [4.0 * 2**3] * 2
 
 
 def test_a_torn_checkpoint_is_ignored(config):
