@@ -167,6 +167,11 @@ class Framing:
         kept = length - len(self.start)
         return [*self.start, *prompt[len(prompt) - kept :]]
 
+    def roomy_prompt(self, input: str) -> list[int]:
+        """`prompt`, cut on the left where it would leave no room for an answer."""
+        prompt = self.prompt(input)
+        return prompt if self.max_length is None else self.cut(prompt, self.max_length - 1)
+
     def room(self, prompt: Sequence[int], wanted: int) -> int:
         """How many tokens may follow a prompt: as many as are wanted, or as the context has left."""
         return wanted if self.max_length is None else min(wanted, self.max_length - len(prompt))

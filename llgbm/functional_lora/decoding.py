@@ -101,12 +101,9 @@ def complete(
     Returns:
         Each answer, without what ended it.
     """
-    limit = framing.max_length
-    prompts = [framing.prompt(one) for one in inputs]
-    if limit is not None:
-        prompts = [framing.cut(prompt, limit - 1) for prompt in prompts]
+    prompts = [framing.roomy_prompt(one) for one in inputs]
     ids, mask = (part.to(functional.device) for part in padded_left(prompts, framing.pad))
-    new = greedy_decode(functional, factors, ids, mask, max_new_tokens, framing.ends, framing.pad, limit, prior=prior)
+    new = greedy_decode(functional, factors, ids, mask, max_new_tokens, framing.ends, framing.pad, framing.max_length, prior=prior)
     return [framing.text(row[: framing.room(prompt, max_new_tokens)]) for prompt, row in zip(prompts, new.tolist(), strict=True)]
 
 

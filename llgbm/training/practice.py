@@ -146,12 +146,8 @@ class Practice:
 
     def _spelled(self, text: str, said: str) -> tuple[list[int], list[int]]:
         """An input as `complete` reads it, and its answer with the end, or as much of it as the context has room for."""
-        prompt, answer = self.framing.prompt(text), self.framing.answer(Example(text, said or UNSAID))
-        limit = self.framing.max_length
-        if limit is None:
-            return prompt, answer
-        read = self.framing.cut(prompt, limit - 1)
-        return read, answer[: limit - len(read)]
+        prompt, answer = self.framing.roomy_prompt(text), self.framing.answer(Example(text, said or UNSAID))
+        return prompt, answer[: self.framing.room(prompt, len(answer))]
 
     def _logits(self, factors: LoRAFactors, batch: TokenBatch) -> Logits:
         logits = self.functional(factors, batch.input_ids, logits_at=batch.predicts, chunked=True).any_logits
