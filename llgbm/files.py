@@ -101,12 +101,19 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def link_or_copy(file: str | Path, place: str | Path) -> None:
     """A hard link, or a copy where the file system has none; a link that is replaced later leaves the first file alone."""
+    if is_same_file(file, place):
+        return
     Path(place).unlink(missing_ok=True)
     try:
         os.link(file, place)
     except OSError:
         with Path(file).open("rb") as source, whole_file(place) as target:
             shutil.copyfileobj(source, target)
+
+
+def is_same_file(file: str | Path, place: str | Path) -> bool:
+    """Whether something lies at a place, and it is this file: removing it there may remove it for good."""
+    return Path(place).exists() and Path(place).samefile(file)
 
 
 def read_text(path: str | Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from llgbm.checking import shown
 from llgbm.config import ModelConfig
 from llgbm.errors import InputError
-from llgbm.files import absolute, link_or_copy, read_json, read_text, write_json
+from llgbm.files import absolute, is_same_file, link_or_copy, read_json, read_text, write_json
 from llgbm.hub import SCHEME, fetched, hub_id, on_hub
 from llgbm.lora.adapter_config import CONFIG_FILE
 from llgbm.lora.peft_io import ALL_LINEAR, TENSOR_FILE, find_adapters, read_adapter, target_shapes
@@ -112,11 +112,13 @@ class _Import:
         self.identity = zoo.base if zoo else base.identity
         self.shapes = target_shapes(base.model, ALL_LINEAR)
         self.names = {name.casefold() for name in (name_on_hub(base.name), *same_base) if name}
+        known = {teacher.path: teacher for teacher in zoo.teachers} if zoo else {}
         damaged = zoo.damaged() if zoo else {}
-        self.teachers = {t.path: t for t in zoo.teachers if t.path not in damaged} if zoo else {}
+        self.teachers = {path: teacher for path, teacher in known.items() if path not in damaged}
+        self.damaged = {path: known[path] for path in damaged}
         self.origins = dict(zoo.imported or {}) if zoo else {}
         self.modules = set(zoo.manifest["lora"]["target_modules"]) if zoo else set()
-        self.places = {twin_key(path): path for path in self.teachers}
+        self.places = {twin_key(path): path for path in known}
 
     def take(self, name: str, place: str) -> None:
         """Take one, unless it is there, or say why not."""
@@ -132,12 +134,13 @@ class _Import:
             self.report.failed[name] = said if name in said else f"{name}: {said}"
 
     def keep(self) -> None:
-        """Write the manifest, if there is anything to say."""
+        """Write the manifest, if there is anything to say; a teacher that is damaged stays in it, with where it can be had again."""
         if not self.teachers:
             return
-        origins = {name: asdict(origin) for name, origin in self.origins.items() if origin.path in self.teachers}
+        teachers = self.damaged | self.teachers
+        origins = {name: asdict(origin) for name, origin in self.origins.items() if origin.path in teachers}
         lora = {"target_modules": sorted(self.modules)}
-        rows = [teacher.row() for _, teacher in sorted(self.teachers.items())]
+        rows = [teacher.row() for _, teacher in sorted(teachers.items())]
         head = {"base": asdict(self.identity), "suite": None, "lora": lora, "zoo": {}, "imported": dict(sorted(origins.items()))}
         write_json(self.folder / MANIFEST_FILE, {**head, "teachers": rows})
 
@@ -175,7 +178,8 @@ class _Import:
 
     def _write(self, found: Path, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
-        for file in reversed(FILES):
+        new = [file for file in FILES if not is_same_file(found / file, place / file)]
+        for file in reversed(new):
             (place / file).unlink(missing_ok=True)
-        for file in FILES:
+        for file in new:
             link_or_copy((found / file).resolve(), place / file)

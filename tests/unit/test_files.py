@@ -153,6 +153,13 @@ def test_a_copy_in_the_place_of_a_link_is_whole(tmp_path: Path, monkeypatch: pyt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "file"]
 
 
+def test_a_file_is_not_linked_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    link_or_copy(tmp_path / "file", tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"abc"
+
+
 def test_hash_json_ignores_key_order_but_not_type() -> None:
     assert hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1})
     assert hash_json({"a": 1}) != hash_json({"a": 1.0})

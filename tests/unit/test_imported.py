@@ -274,6 +274,35 @@ def test_folders_become_a_zoo_too(adapters: list[Path], tmp_path: Path, capsys: 
     assert "no such file or folder; give a folder of adapters" in capsys.readouterr().err
 
 
+def test_what_lies_in_the_zoo_already_is_taken_where_it_is(adapters: list[Path], tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    shutil.copytree(adapters[0], zoo / "mine")
+    (tmp_path / "links" / "other").mkdir(parents=True)
+    shutil.copytree(adapters[1], zoo / "links" / "other")
+    for name in (WEIGHTS, CONFIG):
+        (tmp_path / "links" / "other" / name).symlink_to(zoo / "links" / "other" / name)
+    assert run_import(zoo, zoo / "mine", tmp_path / "links") == 0
+    assert [teacher.path for teacher in TeacherZoo.load(zoo).teachers] == ["links/other", "mine"]
+    for place, adapter in ((zoo / "mine", adapters[0]), (zoo / "links" / "other", adapters[1])):
+        assert {WEIGHTS, CONFIG} <= files_of(place).keys()
+        assert adapter_hash(place) == adapter_hash(adapter)
+
+
+def test_a_damaged_teacher_stays_until_it_is_taken_again(adapters: list[Path], tmp_path: Path, capsys: Said) -> None:
+    zoo = tmp_path / "zoo"
+    assert run_import(zoo, adapters[0], adapters[1]) == 0
+    (zoo / "a0" / WEIGHTS).unlink()
+    assert run_import(zoo, adapters[2]) == 0
+    opened = TeacherZoo.load(zoo)
+    assert [teacher.path for teacher in opened.teachers] == [folder.name for folder in adapters[:3]]
+    assert list(opened.damaged()) == ["a0"]
+    assert list(manifest(zoo)["imported"]) == [str(folder) for folder in adapters[:3]]
+    capsys.readouterr()
+    assert run_import(zoo, *adapters[:3]) == 0
+    assert "1 imported, 2 kept, 0 failed" in capsys.readouterr().out
+    assert TeacherZoo.load(zoo).damaged() == {}
+
+
 def test_a_zoo_without_tasks_says_so(adapters: list[Path], tmp_path: Path, capsys: Said) -> None:
     zoo = tmp_path / "zoo"
     assert run_import(zoo, adapters[0]) == 0
