@@ -13,6 +13,7 @@ import torch
 from llgbm import models
 from llgbm.errors import InputError
 from llgbm.evaluation.asking import parse_split
+from llgbm.evaluation.clusters import joint_attributes
 from llgbm.evaluation.made import how_made
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Question, Setting, load_setting
@@ -37,7 +38,7 @@ class Outline:
     """As it runs."""
     methods: list[str]
     questions: dict[str, list[Question]]
-    """For each split; their tasks without examples."""
+    """For each split; their tasks without examples, and a mixture's with the attributes of its parts."""
     wordings: dict[str, list[int]]
     fingerprints: dict[str, dict[str, float]]
     demonstrations: dict[str, dict[str, float]]
@@ -89,7 +90,7 @@ class EvaluationWorker:
         return Outline(
             base=setting.base.identity,
             methods=self.methods,
-            questions={split: [_without_examples(question) for question in asked] for split, asked in self.questions.items()},
+            questions={split: [self._outlined(question) for question in asked] for split, asked in self.questions.items()},
             wordings={split: [len(group) for group in worded] for split, worded in self.worded.items()},
             fingerprints=self.fingerprints,
             demonstrations={split: setting.demonstrations_shown([question.task for question in self.questions[split]]) for split in shown},
@@ -109,6 +110,12 @@ class EvaluationWorker:
             if tick is not None:
                 tick(done, split=split, method=method)
         return scores
+
+    def _outlined(self, question: Question) -> Question:
+        """The question without its task's examples; what a mixture shares with other tasks is what its parts do."""
+        task = question.task
+        shared = joint_attributes([self.setting.zoo.suite[part] for part in task.parts])
+        return replace(question, task=replace(task, train=(), test=(), further_tests={}, attributes={**task.attributes, **shared}))
 
     def _parts(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Every method's splits, together where one is answered as another, or the method trains something first."""
@@ -159,10 +166,6 @@ def load_worker(
 ) -> EvaluationWorker:
     """A worker on what lies on disk; arguments and faults as `load_setting`."""
     return EvaluationWorker(load_setting(checkpoint, data_dir, config, cache_dir), checkpoint)
-
-
-def _without_examples(question: Question) -> Question:
-    return replace(question, task=replace(question.task, train=(), test=(), further_tests={}))
 
 
 def _score_cached(method: str, questions: Sequence[Question], setting: Setting) -> list[Score]:

@@ -3,6 +3,7 @@
 Letters: n units (tasks, or pairs of them), R resamples.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from llgbm.errors import InputError
+from llgbm.zoo.suite import Task
 
 RESAMPLES = 9999
 CROSSED = 2
@@ -44,6 +46,13 @@ def task_clusters(attributes: Sequence[Mapping[str, str]]) -> Clusters:
     """
     names = dict.fromkeys(name for of_task in attributes for name in of_task)
     return {name: [of_task.get(name) for of_task in attributes] for name in names}
+
+
+def joint_attributes(tasks: Sequence[Task]) -> dict[str, str]:
+    """What several tasks that make one unit share with other units: the attributes of each by its place, or the task itself without any."""
+    places = itertools.chain(("first", "second", "third"), (f"{n}th" for n in itertools.count(4)))
+    own = [(place, task.attributes or {"task": task.name}) for place, task in zip(places, tasks, strict=False)]
+    return {f"{place} {name}": level for place, attributes in own for name, level in attributes.items()}
 
 
 def groupings(clusters: Clusters | None, n_units: int) -> list[Grouping]:

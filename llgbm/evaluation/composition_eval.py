@@ -10,7 +10,7 @@ from llgbm.compositionality import AdapterComposer
 from llgbm.dataset import TokenBatch, concatenate
 from llgbm.delta import DeltaEngine
 from llgbm.errors import InputError
-from llgbm.evaluation.clusters import Clusters, task_clusters
+from llgbm.evaluation.clusters import Clusters, joint_attributes, task_clusters
 from llgbm.evaluation.setting import Setting
 from llgbm.evaluation.statistics import add_holm, bootstrap_interval, compare
 from llgbm.lora.factors import LoRAFactors, combine
@@ -178,10 +178,8 @@ class CompositionEvaluator:
         return np.array([score.nll for score in scores])
 
     def _clusters(self, pairs: Sequence[Pair]) -> Clusters:
-        """Pairs whose first, or second, tasks share an attribute."""
-        ends = [("first", [self.task(pair.one) for pair in pairs]), ("second", [self.task(pair.two) for pair in pairs])]
-        named = [[{f"{end} {name}": level for name, level in t.attributes.items()} for t in tasks] for end, tasks in ends]
-        return task_clusters([{**one, **two} for one, two in zip(*named, strict=True)])
+        """Pairs whose first, or second, tasks share an attribute, or are the same where tasks have none."""
+        return task_clusters([joint_attributes([self.task(pair.one), self.task(pair.two)]) for pair in pairs])
 
     def _shown(self, name: str, seed: int) -> TokenBatch:
         """Some train examples of a task, drawn by seed."""

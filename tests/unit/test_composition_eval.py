@@ -190,6 +190,11 @@ def test_pairs_are_clustered_by_either_tasks_attributes(evaluator: CompositionEv
     monkeypatch.setattr(evaluator, "task", lambda name: Task(name, "letters", "seen", "", attributes={"operation": made[name]}))
     clusters = evaluator._clusters([Pair("say a", "say b"), Pair("say a", "say c")])
     assert clusters == {"first operation": ["op a", "op a"], "second operation": ["op b", "op c"]}
+    monkeypatch.setattr(evaluator, "task", lambda name: Task(name, "letters", "seen", ""))
+    assert evaluator._clusters([Pair("say a", "say b"), Pair("say a", "say c")]) == {
+        "first task": ["say a", "say a"],
+        "second task": ["say b", "say c"],
+    }
 
 
 def row(way: str, exact: float, p: float | None = None) -> dict:

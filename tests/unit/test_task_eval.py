@@ -161,6 +161,16 @@ def test_intervals_and_tests_are_clustered_by_the_tasks_attributes(zoo_folder):
     assert document["tasks"][5]["attributes"] == {"operation": "op 1"}
 
 
+def test_a_mixture_hangs_together_with_what_shares_its_parts(zoo_folder: Path) -> None:
+    setting = asked(zoo_folder, methods=("base",), splits=("mixture",))
+    tasks = setting.zoo.suite.tasks
+    tasks["say g"] = replace(tasks["say g"], parts=("say a", "say b"))
+    tasks["say a"] = replace(tasks["say a"], attributes={"operation": "op 1"})
+    found = run_evaluation(setting)
+    assert found.clusters("mixture") == {"first operation": ["op 1"], "second task": ["say b"]}
+    assert found.to_json()["tasks"][0]["attributes"] == {"first operation": "op 1", "second task": "say b"}
+
+
 def test_chunks_and_memory_change_nothing(zoo_folder, document, monkeypatch):
     monkeypatch.setattr("llgbm.memory.SHARE", 1e-9)
     other = run_evaluation(asked(zoo_folder, adapters_at_once=2, methods=UNTRAINED)).to_json()
