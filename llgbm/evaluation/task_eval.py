@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from llgbm.checking import RECORD, read_as
@@ -48,6 +50,16 @@ class Evaluation:
         """What each task's answers are worth by its metric."""
         return [score.mean_mark for score in self.scores[split][method]]
 
+    def by_wording(self, split: str, method: str) -> list[Float[np.ndarray, "W n"]]:
+        """What each task's answers are worth, for each of its wordings and each of its n examples."""
+        scores = self.scores[split][method]
+        counts = self.wordings.get(split, [1] * len(scores))
+        return [score.marks.double().view(count, -1).numpy() for score, count in zip(scores, counts, strict=True)]
+
+    def per_example(self, split: str, method: str) -> list[Float[np.ndarray, " n"]]:
+        """What each task's examples are worth, in the mean over its wordings: other words make no other example."""
+        return [marks.mean(0) for marks in self.by_wording(split, method)]
+
     @property
     def metrics(self) -> list[str]:
         """By which its tasks are judged."""
@@ -73,8 +85,8 @@ class Evaluation:
 
     def _summary(self, split: str, method: str) -> dict[str, Any]:
         """Means over tasks, each of which weighs the same; interval and error over tasks, clustered, or over a single task's examples."""
-        scores, marks = self.scores[split][method], self.per_task(split, method)
-        units, clusters = (marks, self.clusters(split)) if len(marks) > 1 else (scores[0].marks.double().numpy(), None)
+        scores, marks, examples = self.scores[split][method], self.per_task(split, method), self.per_example(split, method)
+        units, clusters = (marks, self.clusters(split)) if len(marks) > 1 else (examples[0], None)
         low, high = bootstrap_interval(units, clusters=clusters)
         gain = None
         if {"base", "teacher"} <= self.scores[split].keys():
@@ -89,17 +101,16 @@ class Evaluation:
             "gain_recovered": gain,
             "tokens_read": sum(score.n_read.double().mean().item() for score in scores) / len(scores),
             "n_tasks": len(scores),
-            "n_examples": sum(map(len, scores)),
+            "n_examples": sum(map(len, examples)),
             **self._worst(split, method),
         }
 
     def _worst(self, split: str, method: str) -> dict[str, float]:
         """Where tasks were asked for in several wordings: the score in each task's worst one, mean over tasks."""
-        counts = self.wordings.get(split, [])
-        if max(counts, default=1) == 1:
+        worded = self.by_wording(split, method)
+        if all(len(marks) == 1 for marks in worded):
             return {}
-        of_tasks = zip(self.scores[split][method], counts, strict=True)
-        worst = [min(part.double().mean().item() for part in score.marks.chunk(count)) for score, count in of_tasks]
+        worst = [marks.mean(1).min().item() for marks in worded]
         return {"score_worst": sum(worst) / len(worst)}
 
     def _comparisons(self, split: str) -> list[dict[str, Any]]:
@@ -107,7 +118,7 @@ class Evaluation:
         reference = next((method for method in (REFERENCE, FOREIGN) if method in self.scores[split]), None)
         if reference is None:
             return []
-        marks = {method: [score.marks.double().numpy() for score in scores] for method, scores in self.scores[split].items()}
+        marks = {method: self.per_example(split, method) for method in self.scores[split]}
         clusters = self.clusters(split)
         rows = [
             {"split": split, "method": reference, "other": other, **asdict(compare(marks[reference], marks[other], clusters=clusters))}
@@ -123,22 +134,25 @@ class Evaluation:
         return rows
 
     def _task_rows(self, split: str) -> list[dict[str, Any]]:
-        rows = []
+        rows, worth = [], {method: self.per_example(split, method) for method in self.scores[split]}
         for i, question in enumerate(self.questions[split]):
             scores = {method: of_method[i] for method, of_method in self.scores[split].items()}
+            marks = {method: of_method[i].tolist() for method, of_method in worth.items()}
+            n_examples = len(next(iter(marks.values())))
+            plain = question.task.metric == EXACT_MATCH and n_examples == len(next(iter(scores.values())))
             rows.append(
                 {
                     "split": split,
                     "task": question.task.name,
                     "domain": question.task.domain,
                     "attributes": question.task.attributes,
-                    "n_examples": len(next(iter(scores.values()))),
+                    "n_examples": n_examples,
                     "metric": question.task.metric,
                     "score": {method: score.mean_mark for method, score in scores.items()},
                     "exact_match": {method: score.exact_match for method, score in scores.items()},
                     "nll": {method: score.nll for method, score in scores.items()},
                     "exact": {method: "".join("01"[bool(x)] for x in score.exact) for method, score in scores.items()},
-                    **({} if question.task.metric == EXACT_MATCH else {"marks": {m: score.marks.tolist() for m, score in scores.items()}}),
+                    **({} if plain else {"marks": marks}),
                 }
             )
         return rows

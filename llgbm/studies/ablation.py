@@ -249,7 +249,7 @@ def _against_reference(study: Study, present: Mapping[str, Mapping[int, dict[str
 
 
 def _answers(document: dict[str, Any], split: str, method: str = GENERATED) -> dict[str, list[float]]:
-    """For each task of a split, what each of a method's answers is worth."""
+    """For each task of a split, what each example is worth by a method's answers."""
     rows = [row for row in document["tasks"] if row["split"] == split]
     return {row["task"]: row["marks"][method] if "marks" in row else [float(x) for x in row["exact"][method]] for row in rows}
 

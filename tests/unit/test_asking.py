@@ -113,5 +113,18 @@ def test_a_task_asked_for_in_several_wordings_has_their_mean_and_their_worst(zoo
     assert of["teacher"]["score"] == of["teacher"]["score_worst"] == 1
     assert of["generated"]["score"] == 0.5
     assert of["generated"]["score_worst"] == 0
-    assert of["generated"]["n_examples"] == of["teacher"]["n_examples"] == 2 * sum(len(setting.zoo.suite[f"say {x}"].test) for x in "ef")
+    assert of["generated"]["n_examples"] == of["teacher"]["n_examples"] == sum(len(setting.zoo.suite[f"say {x}"].test) for x in "ef")
     assert of["generated"]["n_tasks"] == 2
+    for row in document["tasks"]:
+        assert row["marks"]["generated"] == [0.5] * row["n_examples"]
+        assert len(row["exact"]["generated"]) == 2 * row["n_examples"]
+
+
+def test_a_tasks_wordings_are_no_further_examples(zoo_folder: Path) -> None:
+    setting = setting_of(zoo_folder, splits=("mixture", "mixture+paraphrases"), methods=("generated", "base"))
+    document = run_evaluation(setting).to_json()
+    (plain, worded), of = document["comparisons"], document["splits"]
+    assert len(document["tasks"][1]["exact"]["base"]) == 2 * plain["n_units"]
+    assert {**worded, "split": "mixture"} == plain
+    for split in of:
+        assert of[split]["base"]["n_examples"] == plain["n_units"] == len(setting.zoo.suite["say g"].test)
