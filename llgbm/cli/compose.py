@@ -78,7 +78,7 @@ def run(args: Namespace) -> int:
     if args.json:
         print_json(document)
         return 0
-    for name, title in (("mixtures", "pairs with a mixture teacher"), ("pairs", "random pairs of seen tasks of different domains")):
+    for name, title in (("mixtures", "pairs with a mixture teacher"), ("pairs", "random pairs of seen tasks")):
         if document[name]:
             print_table([_line(row) for row in document[name]["ways"]], title=f"one adapter for two tasks: {title}")
     for line in document["findings"]:

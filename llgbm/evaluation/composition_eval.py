@@ -122,8 +122,8 @@ class CompositionEvaluator:
 
         Returns:
             `rows`: per pair and way, exact match and NLL on each task, and what is lost against the task's own teacher; `ways`: means
-            over pairs with bootstrap intervals; `comparisons`: each way minus `average`, paired by pair, p-values by Holm. Pairs are
-            clustered by the attributes of either task.
+            over pairs of tasks, each the mean over its teachers' seeds, with bootstrap intervals; `comparisons`: each way minus
+            `average`, paired by pair of tasks, p-values by Holm. Pairs are clustered by the attributes of either task, or by the task.
 
         Raises:
             InputError: No pairs, or a way that is unknown or lacks what it needs.
@@ -145,7 +145,7 @@ class CompositionEvaluator:
                     progress(done, total, way=way)
             found[way].append(rows)
         n_seeds = {way: len(runs) for way, runs in found.items()}
-        return _document(pairs, {way: _mean_rows(runs) for way, runs in found.items()}, n_seeds, self._clusters(pairs))
+        return self._document(pairs, {way: _mean_rows(runs) for way, runs in found.items()}, n_seeds)
 
     def interpolate(self, pairs: Sequence[Pair], shares: Sequence[float], progress: ProgressCallback | None = None) -> list[dict[str, Any]]:
         """Exact match and NLL on both tasks along (1 - t) one + t two, exact in weight changes; a row per pair and t."""
@@ -176,6 +176,23 @@ class CompositionEvaluator:
         batch = concatenate([self._shown(name, seed) for name in (chunk_pair.one, chunk_pair.two)], self.setting.pad_token_id)
         scores = score_each(self.setting.functional, adapters, [batch] * per_adapter, self.setting.pad_token_id)
         return np.array([score.nll for score in scores])
+
+    def _document(self, pairs: Sequence[Pair], by_way: Mapping[str, list[dict[str, float]]], n_seeds: Mapping[str, int]) -> dict[str, Any]:
+        rows = {way: [{**row, **_lost(by_way, i, row)} for i, row in enumerate(found)] for way, found in by_way.items()}
+        of_tasks: dict[tuple[str, str], list[int]] = {}
+        for i, pair in enumerate(pairs):
+            of_tasks.setdefault((self.teachers[pair.one].task, self.teachers[pair.two].task), []).append(i)
+        by_tasks = {way: [_mean_row([found[i] for i in same]) for same in of_tasks.values()] for way, found in rows.items()}
+        clusters = self._clusters([pairs[same[0]] for same in of_tasks.values()])
+        summary = []
+        for way, found in by_tasks.items():
+            low, high = bootstrap_interval([row["exact_match"] for row in found], clusters=clusters)
+            means = {key: float(np.mean([row[key] for row in found])) for key in ("exact_match", "worse", "nll")}
+            lost = [np.mean([row["lost_one"], row["lost_two"]]) for row in found if "lost_one" in row]
+            summary.append({"way": way, **means, "low": low, "high": high, "lost": float(np.mean(lost)) if lost else None})
+            summary[-1] |= {"n_pairs": len(found), "n_seeds": n_seeds[way], "source": COMPOSITIONS[way].source}
+        told = [{"way": way, **asdict(pair), **row} for way, found in rows.items() for pair, row in zip(pairs, found, strict=True)]
+        return {"ways": summary, "comparisons": _against_average(by_tasks, clusters), "rows": told}
 
     def _clusters(self, pairs: Sequence[Pair]) -> Clusters:
         """Pairs whose first, or second, tasks share an attribute, or are the same where tasks have none."""
@@ -297,31 +314,23 @@ def _row(one: Score, two: Score) -> dict[str, float]:
 
 def _mean_rows(runs: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
     """Per pair, the mean over seeds."""
-    return [{key: float(np.mean([row[key] for row in same])) for key in same[0]} for same in zip(*runs, strict=True)]
+    return [_mean_row(same) for same in zip(*runs, strict=True)]
 
 
-def _document(
-    pairs: Sequence[Pair], by_way: Mapping[str, list[dict[str, float]]], n_seeds: Mapping[str, int], clusters: Clusters
-) -> dict[str, Any]:
-    rows, summary = [], []
-    for way, found in by_way.items():
-        for i, (pair, row) in enumerate(zip(pairs, found, strict=True)):
-            lost = {}
-            if {"first_teacher", "second_teacher"} <= by_way.keys():
-                lost = {"lost_one": by_way["first_teacher"][i]["exact_one"] - row["exact_one"]}
-                lost["lost_two"] = by_way["second_teacher"][i]["exact_two"] - row["exact_two"]
-            rows.append({"way": way, **asdict(pair), **row, **lost})
-        exact = [row["exact_match"] for row in found]
-        low, high = bootstrap_interval(exact, clusters=clusters)
-        means = {key: float(np.mean([row[key] for row in found])) for key in ("exact_match", "worse", "nll")}
-        lost_here = [np.mean([r["lost_one"], r["lost_two"]]) for r in rows if r["way"] == way and "lost_one" in r]
-        summary.append({"way": way, **means, "low": low, "high": high, "lost": float(np.mean(lost_here)) if lost_here else None})
-        summary[-1] |= {"n_pairs": len(found), "n_seeds": n_seeds[way], "source": COMPOSITIONS[way].source}
-    return {"ways": summary, "comparisons": _against_average(by_way, clusters), "rows": rows}
+def _mean_row(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def _lost(by_way: Mapping[str, list[dict[str, float]]], i: int, row: dict[str, float]) -> dict[str, float]:
+    """What a row of pair `i` lacks of each task's own teacher, where these were scored."""
+    if not {"first_teacher", "second_teacher"} <= by_way.keys():
+        return {}
+    own = {"one": by_way["first_teacher"][i], "two": by_way["second_teacher"][i]}
+    return {f"lost_{end}": teacher[f"exact_{end}"] - row[f"exact_{end}"] for end, teacher in own.items()}
 
 
 def _against_average(by_way: Mapping[str, list[dict[str, float]]], clusters: Clusters) -> list[dict[str, Any]]:
-    """Each way minus the average, paired by pair; nothing for a single pair, which has nothing to be paired with."""
+    """Each way minus the average, paired by pair of tasks; nothing for a single pair, which has nothing to be paired with."""
     if AVERAGE not in by_way or len(by_way[AVERAGE]) < 2:
         return []
     exact = {way: [[row["exact_match"]] for row in found] for way, found in by_way.items()}

@@ -56,7 +56,7 @@ def compose_zoo(
         checkpoint: A generator's run; without it its ways are left out.
         ways: Of `COMPOSITIONS`; all that are possible by default.
         seeds: For everything drawn.
-        n_pairs: Random pairs of seen tasks of different domains, beside the mixtures.
+        n_pairs: Random pairs of seen tasks, of different domains where there are several, beside the mixtures.
         max_examples: Test examples per task; all by default.
         base: Another place, precision or device of the base than the zoo recorded.
         progress: Called with pairs done and to do, per experiment.
@@ -99,10 +99,16 @@ def compose_zoo(
 def _geometry(
     deltas: Mapping[str, np.ndarray], teachers: Mapping[str, Teacher], mixtures: Sequence[Mixture], seeds: Sequence[int]
 ) -> dict[str, dict[str, Any] | None]:
-    """Whether fingerprints add, subtract and interpolate; None each where there are no mixtures to ask."""
+    """Whether fingerprints add, subtract and interpolate; None each where there are no mixtures to ask.
+
+    Of teachers of several training seeds those of the mixtures' first one speak: the others are of the same tasks.
+    """
     if not mixtures:
         return dict.fromkeys(("additivity", "subtraction", "interpolation"))
-    experiments = [CompositionExperiment(deltas, {n: t.domain for n, t in teachers.items()}, seed) for seed in seeds]
+    first = min(teachers[mixture.whole].seed for mixture in mixtures)
+    domains = {name: teacher.domain for name, teacher in teachers.items() if teacher.seed == first}
+    mixtures = [mixture for mixture in mixtures if mixture.whole in domains]
+    experiments = [CompositionExperiment({name: deltas[name] for name in domains}, domains, seed) for seed in seeds]
     geometry = {
         "additivity": _over_seeds([e.test_additivity(mixtures) for e in experiments]),
         "subtraction": _over_seeds([e.test_subtraction(mixtures) for e in experiments]),

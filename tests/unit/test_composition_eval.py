@@ -11,7 +11,7 @@ from evaluation_world import build_evaluation_world
 from tolerance import depth, relative
 
 from llgbm.cli import main
-from llgbm.compositionality import mixtures_of
+from llgbm.compositionality import Mixture, mixtures_of
 from llgbm.delta import DeltaCache
 from llgbm.delta.cache import delta_key
 from llgbm.errors import InputError
@@ -21,7 +21,7 @@ from llgbm.files import write_json
 from llgbm.lora.factors import LoRAFactors, combine
 from llgbm.report.plots_composition import draw_composition
 from llgbm.scoring import score
-from llgbm.studies.composition import _against_averaging, as_csv, named_deltas
+from llgbm.studies.composition import _against_averaging, _geometry, as_csv, named_deltas
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.suite import Task, TaskSuite
 from llgbm.zoo.suites import load_suite
@@ -75,7 +75,7 @@ def test_batches_of_composed_adapters_score_like_each_alone(evaluator: Compositi
     assert all(row["exact_match"] == pytest.approx(sum(exact) / 2) for row in rows)
     first = next(row for row in found["rows"] if row["way"] == "first_teacher")
     assert first["exact_one"] == score(evaluator.setting.functional, two[0], evaluator.setting.tokens(evaluator.task(pair.one))).exact_match
-    assert [row["way"] for row in found["comparisons"]] == ["first_teacher", "sum"]
+    assert found["comparisons"] == []
 
 
 def test_interpolation_ends_at_the_teachers(evaluator: CompositionEvaluator) -> None:
@@ -195,6 +195,30 @@ def test_pairs_are_clustered_by_either_tasks_attributes(evaluator: CompositionEv
         "first task": ["say a", "say a"],
         "second task": ["say b", "say c"],
     }
+
+
+def test_teachers_of_other_seeds_are_no_further_pairs(evaluator: CompositionEvaluator) -> None:
+    of_task = {teacher.task: teacher for teacher in evaluator.teachers.values()}
+    named = {f"{x}{seed}": replace(of_task[f"say {x}"], seed=seed) for x in "abc" for seed in (0, 1)}
+    named["b1"] = replace(of_task["say c"], task="say b", seed=1)
+    both = CompositionEvaluator(evaluator.setting, named)
+    document = both.evaluate([Pair("a0", "b0"), Pair("a1", "b1"), Pair("a0", "c0")], ["average", "first_teacher", "second_teacher"])
+    assert len(document["rows"]) == 9
+    assert {row["n_pairs"] for row in document["ways"]} == {2}
+    assert [(row["way"], row["n_units"]) for row in document["comparisons"]] == [("first_teacher", 2), ("second_teacher", 2)]
+    second = next(row for row in document["ways"] if row["way"] == "second_teacher")
+    exact = [row["exact_match"] for row in document["rows"] if row["way"] == "second_teacher"]
+    assert exact == [0.5, 0.0, 0.5]
+    assert second["exact_match"] == (0.25 + 0.5) / 2
+
+
+def test_fingerprints_of_other_seeds_are_no_further_mixtures(evaluator: CompositionEvaluator) -> None:
+    found = mixtures_of(evaluator.setting.zoo, evaluator.teachers)
+    again = [Mixture(*(f"{name}-1" for name in (m.whole, m.one, m.two))) for m in found]
+    teachers = {**evaluator.teachers, **{f"{name}-1": replace(teacher, seed=1) for name, teacher in evaluator.teachers.items()}}
+    deltas = {**evaluator.deltas, **{f"{name}-1": delta for name, delta in evaluator.deltas.items()}}
+    once = _geometry(evaluator.deltas, evaluator.teachers, found, [0])
+    assert _geometry(deltas, teachers, [*again, *found], [0]) == once
 
 
 def row(way: str, exact: float, p: float | None = None) -> dict:
