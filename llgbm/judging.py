@@ -1,7 +1,8 @@
 """What answers are worth by their task's metric: `matching` where that is exact match, else by what is said or by the likeliest option.
 
-What a text metric judges is decoded, except where teacher forcing shows that exactly the expected answer is said. A choice decodes nothing:
-the likelihood of every option after the question decides, summed over its tokens and the end; of equally likely ones the first counts.
+What a text metric judges is decoded, except where teacher forcing shows that exactly the expected answer is said, and counts whether or not
+it ends. A choice decodes nothing: the likelihood of every option after the question decides, summed over its tokens and the end; of
+equally likely ones the first counts.
 """
 
 import dataclasses
@@ -20,6 +21,9 @@ from llgbm.matching import Asked, asked_row, normalized, say, score_answers
 from llgbm.metrics import METRICS, Metric
 from llgbm.scoring import Score, score_each
 from llgbm.zoo.suite import Example, Task
+
+ROOM = 256
+"""Tokens an answer that is judged by its text may take at least, where the context has them: what counts may come last."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def _by_text(
 def _not_exact(k: int, batch: TokenBatch, score: Score, framing: Framing) -> Iterator[Asked]:
     answers = batch.answers()
     for row in (~score.exact).nonzero()[:, 0].tolist():
-        yield asked_row(k, row, batch.prompt(row), framing.text(answers[row]), framing)
+        yield asked_row(k, row, batch.prompt(row), framing.text(answers[row]), framing, ROOM)
 
 
 def _by_choice(

@@ -72,10 +72,10 @@ class Said:
     """Whether it ended by itself."""
 
 
-def asked_row(k: int, row: int, prompt: list[int], expected: str, framing: Framing) -> Asked:
-    """Row `row` of batch `k`, with room for the expected answer in the smallest tokens and a little more."""
-    room = len(expected.encode()) + SLACK
-    return Asked(k, row, prompt, expected, framing.room(prompt, room))
+def asked_row(k: int, row: int, prompt: list[int], expected: str, framing: Framing, least: int = 0) -> Asked:
+    """Row `row` of batch `k`, with room for the expected answer in the smallest tokens and a little more, or for `least` tokens."""
+    room = framing.room(prompt, max(len(expected.encode()) + SLACK, least))
+    return Asked(k, row, prompt, expected, room)
 
 
 def _undecided(k: int, batch: TokenBatch, score: Score, framing: Framing) -> Iterator[Asked]:

@@ -25,7 +25,7 @@ from llgbm.scoring import KEPT, Score
 from llgbm.zoo.base import BaseIdentity, content_of
 from llgbm.zoo.folder import Teacher
 
-CACHE_FORMAT = 7
+CACHE_FORMAT = 8
 WITHOUT_EFFECT = ("splits", "methods", "predictor", "soft_prompt", "foreign", "adapters_at_once", "base")
 """Choices that decide what is scored or how fast, not what a method scores; the base's content stands in the key."""
 

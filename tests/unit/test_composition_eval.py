@@ -128,6 +128,8 @@ def test_a_zoo_without_mixtures_composes_pairs(tmp_path: Path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "this zoo has no mixtures with both their parts. Add tasks of split mixture" in printed
     assert "Tasks: " in printed
+    assert "random pairs of seen tasks" in printed
+    assert "of different domains" not in printed  # the zoo has one
     document = json.loads((out / "composition.json").read_text())
     assert (document["mixtures"], document["additivity"], document["targets"]) == (None, None, [])
     assert {row["way"] for row in document["pairs"]["ways"]} == {"average", "sum"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llgbm import judging
+from llgbm import judging, matching
 from llgbm.config import LoRAConfig, ZooConfig
 from llgbm.errors import InputError
 from llgbm.framing import Framing
@@ -64,6 +64,20 @@ def test_text_metrics_read_what_is_said(asked) -> None:
     assert len({round(x, 3) for x in wanted}) > 1
     plain = score_answers(functional, factors, batches, framing)
     assert all(torch.equal(one.exact, other.exact) for one, other in zip(found, plain, strict=True))
+
+
+def test_what_is_said_at_length_is_read_to_its_end(asked, monkeypatch) -> None:
+    functional, factors, framing = asked
+    long = framing.answer(Example("", "abc " * 20 + "7"))
+
+    def decode(functional, factors, ids, mask, limit, ends, pad, hopeless):
+        return torch.tensor([long[:limit]] * len(ids))
+
+    monkeypatch.setattr(matching, "greedy_decode", decode)
+    one = task("numeric", [Example(letters, "7") for letters in LETTERS[:2]])
+    (found,) = judge_answers(functional, factors.select([0]), [framing.batch(one.test)], [Judge.of(framing, one)])
+    assert found.marks.tolist() == [1.0, 1.0]
+    assert not found.exact.any()
 
 
 @pytest.mark.numeric
