@@ -108,9 +108,11 @@ def committing(repo_id: str) -> Iterator[None]:
     Raises:
         InputError: The name can be none, nobody is logged in, or the hub is out of reach or refuses.
     """
+    from huggingface_hub.errors import HTTPError  # its httpx's  # pyright: ignore[reportPrivateImportUsage]
+
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise InputError(
             f"{repo_id}: cannot be written to on the hub ({first_line(error)}); check the name, the network and 'hf auth whoami'"
         ) from error

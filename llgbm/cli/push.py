@@ -26,6 +26,7 @@ def add_arguments(parser: CommandParser) -> None:
 def run(args: Namespace) -> int:
     """Push; print the commit's address."""
     from llgbm.evaluation.published import scores_for_card
+    from llgbm.files import hash_tensors
     from llgbm.lora.adapter_config import CONFIG_FILE
     from llgbm.lora.peft_io import adapter_hash
     from llgbm.models.ensemble import load_generator
@@ -33,7 +34,8 @@ def run(args: Namespace) -> int:
 
     is_adapter = (Path(args.folder) / CONFIG_FILE).is_file()
     generator = None if is_adapter else load_generator(args.folder)
-    scores = scores_for_card(args.scores, adapter_hash(args.folder) if is_adapter else None) if args.scores else []
+    pushed = {"adapter": adapter_hash(args.folder)} if generator is None else {"generator": hash_tensors(generator.state_dict())}
+    scores = scores_for_card(args.scores, **pushed) if args.scores else []
     if generator is None:
         address = push_adapter(args.folder, args.repository, args.license, scores, args.private)
     else:

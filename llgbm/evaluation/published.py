@@ -9,28 +9,31 @@ from llgbm.files import read_json
 from llgbm.models.cards import PublishedScore
 
 
-def scores_for_card(file: str | Path, adapter: str | None = None) -> list[PublishedScore]:
-    """What an evaluation says of an adapter, or (None) of a generator.
+def scores_for_card(file: str | Path, *, adapter: str | None = None, generator: str | None = None) -> list[PublishedScore]:
+    """What an evaluation says of an adapter or a generator, whichever is given.
 
     Args:
         file: `eval_lm_<name>.json` for an adapter, `eval_<name>.json` for a generator.
         adapter: The adapter's content hash.
+        generator: The hash of the generator's weights.
 
     Raises:
         InputError: The file is none of these, or holds no score of it.
     """
     document: Any = read_json(file)
     try:
-        found = _of_generator(document) if adapter is None else _of_adapter(document, adapter)
+        found = _of_generator(document, generator) if adapter is None else _of_adapter(document, adapter)
     except (AttributeError, KeyError, TypeError):
         found = []
     if not found:
-        what = "a generator; give an eval_<name>.json" if adapter is None else "this adapter; give an eval_lm_<name>.json"
+        what = "this generator; give an eval_<name>.json" if adapter is None else "this adapter; give an eval_lm_<name>.json"
         raise InputError(f"{file}: holds no scores of {what} of it")
     return found
 
 
-def _of_generator(document: dict[str, Any]) -> list[PublishedScore]:
+def _of_generator(document: dict[str, Any], generator: str | None) -> list[PublishedScore]:
+    if document["made"]["inputs"]["generator"] != generator:
+        return []
     scored = {split: methods["generated"] for split, methods in document["splits"].items() if "generated" in methods}
     metric = document["metrics"][0] if len(document["metrics"]) == 1 else "score"
     return [PublishedScore(split, metric, row["score"], row["n_examples"]) for split, row in scored.items()]

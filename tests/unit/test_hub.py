@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, ModelHubMixin
 
 from llgbm.cli import main
 from llgbm.errors import InputError
+from llgbm.files import hash_tensors, write_json
 from llgbm.hub import fetched, on_hub
 from llgbm.lora.peft_io import adapter_hash, target_shapes
 from llgbm.models.cards import completed
@@ -160,7 +161,12 @@ def hub(tmp_path, monkeypatch) -> Iterator[Path]:
 
 def test_a_pushed_generator_comes_back_as_it_was_with_its_card(hub, tmp_path, monkeypatch, capsys):
     make_generator(3).save_pretrained(tmp_path / "run" / "generator")
-    document = {"metrics": ["exact_match"], "splits": {"seen": {"generated": {"score": 0.75, "n_examples": 40}, "base": {}}, "mixture": {}}}
+    made = {"inputs": {"generator": hash_tensors(load_generator(tmp_path / "run").state_dict())}}
+    document = {
+        "made": made,
+        "metrics": ["exact_match"],
+        "splits": {"seen": {"generated": {"score": 0.75, "n_examples": 40}, "base": {}}, "mixture": {}},
+    }
     (tmp_path / "eval_main.json").write_text(json.dumps(document))
     said = ["push", str(tmp_path / "run"), "new/gen", "--license", "mit", "--scores", str(tmp_path / "eval_main.json"), "--json"]
     assert main(said) == 0
@@ -215,7 +221,11 @@ def test_what_cannot_be_pushed_is_one_sentence_and_status_2(hub, tmp_path, monke
     said = ["push", str(tmp_path / "run"), "new/gen", "--license", "mit"]
     (tmp_path / "eval.json").write_text("{}")
     assert main([*said, "--scores", str(tmp_path / "eval.json")]) == 2
-    assert "eval.json: holds no scores of a generator; give an eval_<name>.json of it" in capsys.readouterr().err
+    assert "eval.json: holds no scores of this generator; give an eval_<name>.json of it" in capsys.readouterr().err
+    scored = {"metrics": ["exact_match"], "splits": {"seen": {"generated": {"score": 0.75, "n_examples": 40}}}}
+    write_json(tmp_path / "eval.json", {**scored, "made": {"inputs": {"generator": hash_tensors(make_generator(4).state_dict())}}})
+    assert main([*said, "--scores", str(tmp_path / "eval.json")]) == 2
+    assert "eval.json: holds no scores of this generator" in capsys.readouterr().err
     monkeypatch.setenv("HF_TOKEN", "hf_stranger")
     assert main(said) == 2
     assert "new/gen: cannot be written to on the hub (" in capsys.readouterr().err
@@ -223,6 +233,9 @@ def test_what_cannot_be_pushed_is_one_sentence_and_status_2(hub, tmp_path, monke
     assert "a/b/c: cannot be written to on the hub (Repo id must" in capsys.readouterr().err
     assert main(["push", str(tmp_path), "new/gen", "--license", "mit"]) == 2
     assert "no generator there" in capsys.readouterr().err
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert main(said) == 2
+    assert "new/gen: cannot be written to on the hub (" in capsys.readouterr().err
     assert not hub.exists()
 
 
