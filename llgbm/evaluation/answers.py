@@ -9,10 +9,11 @@ from llgbm.evaluation.methods import METHODS
 from llgbm.evaluation.setting import Question, Setting
 from llgbm.files import read_json
 from llgbm.functional_lora import complete
+from llgbm.zoo.suite import SEEN
 
 ANSWERS_FILE = "example_answers.json"
 METHODS_SHOWN = ("base", "generated", "teacher")
-SPLITS_SHOWN = ("unseen_combination", "unseen_wording", "unseen_value", "mixture")
+"""Without the teacher where not all tasks that are asked for have one."""
 
 
 def answer_examples(setting: Setting, n_tasks: int = 12, n_inputs: int = 3) -> dict[str, Any]:
@@ -20,7 +21,8 @@ def answer_examples(setting: Setting, n_tasks: int = 12, n_inputs: int = 3) -> d
 
     Args:
         setting: Base, zoo and generator.
-        n_tasks: Tasks, shared out among the unseen splits that have any (else from `seen`), evenly spread over each.
+        n_tasks: Tasks, shared out among the configured splits, or all of the suite's, that have any, but `seen` (which is shown where no
+            other has), evenly spread over each.
         n_inputs: Test inputs of each task, the first ones; fewer where a chosen task has fewer.
 
     Returns:
@@ -36,7 +38,8 @@ def answer_examples(setting: Setting, n_tasks: int = 12, n_inputs: int = 3) -> d
         raise InputError("example answers need a generator; give --run")
     questions = _choose(setting, n_tasks)
     count = min(n_inputs, *(len(setting.examples(question.task)) for question in questions))
-    answers = {method: _answers(setting, method, questions, count) for method in METHODS_SHOWN}
+    shown = [method for method in METHODS_SHOWN if not (METHODS[method].needs_teacher and setting.untaught)]
+    answers = {method: _answers(setting, method, questions, count) for method in shown}
     rows = []
     for k, question in enumerate(questions):
         description, prompts = question.condition(*setting.condition_kind)
@@ -58,7 +61,7 @@ def answer_examples(setting: Setting, n_tasks: int = 12, n_inputs: int = 3) -> d
                 "examples": examples,
             }
         )
-    return {"methods": list(METHODS_SHOWN), "tasks": rows}
+    return {"methods": shown, "tasks": rows}
 
 
 def read_answers(path: str | Path) -> dict[str, Any]:
@@ -75,8 +78,9 @@ def read_answers(path: str | Path) -> dict[str, Any]:
 
 
 def _choose(setting: Setting, n_tasks: int) -> list[Question]:
-    """Questions of the unseen splits in turn, evenly spread within each; the first is the first split's first."""
-    pools = [pool for split in SPLITS_SHOWN if (pool := setting.questions(split))] or [setting.questions("seen")]
+    """Questions of the splits in turn, evenly spread within each; the first is the first split's first."""
+    splits = [split for split in setting.config.splits or setting.zoo.suite.splits if split != SEEN]
+    pools = [pool for split in splits if (pool := setting.questions(split))] or [setting.questions(SEEN)]
     chosen = []
     for i, pool in enumerate(pools):
         share = min(len(pool), n_tasks // len(pools) + (i < n_tasks % len(pools)))  # the first splits get what is left over

@@ -64,6 +64,11 @@ class Method:
     """Whether it is another method without the sentence; unless asked for, only where that one is not tried by itself either."""
 
     @property
+    def reads_sentence(self) -> bool:
+        """Whether it reads a description, whatever the generator reads."""
+        return self.instructs or self.needs_foreign
+
+    @property
     def networks(self) -> tuple[str, ...]:
         """Which of a setting's networks answer, or say which adapter does."""
         needed = {"generator": self.needs_generator, "predictor": self.needs_predictor, "soft_prompt": self.needs_soft_prompt}
@@ -252,7 +257,7 @@ def choose_methods(setting: Setting) -> list[str]:
     """The configured methods, or all that are possible and make sense.
 
     Raises:
-        InputError: A configured method is unknown or needs a generator or predictor that was not given.
+        InputError: A configured method is unknown, or needs a generator, a predictor, teachers or sentences that are not there.
     """
     for name in setting.config.methods:
         if name not in METHODS:
@@ -272,6 +277,11 @@ def choose_methods(setting: Setting) -> list[str]:
                 f"method {name} needs the teachers of the tasks that are asked for, and zoo {setting.zoo.folder} has none of split "
                 f"{setting.untaught[0]}; build them, or leave the method out"
             )
+        if METHODS[name].reads_sentence and setting.undescribed:
+            raise InputError(
+                f"method {name} reads sentences, and suite {setting.zoo.suite.name} has tasks without unseen_paraphrases in split "
+                f"{setting.undescribed[0]}; add them, or leave the method or the split out"
+            )
         if METHODS[name].needs_attributes and not setting.has_attributes:
             raise InputError(
                 f"method {name} needs the attributes of tasks, and suite {setting.zoo.suite.name} has none; "
@@ -282,6 +292,8 @@ def choose_methods(setting: Setting) -> list[str]:
     without |= {"teacher"} if setting.untaught else set()
     aligned = setting.generator is not None and setting.generator.spec.known_words > 0
     sensible = [name for name, method in METHODS.items() if method.is_sensible(setting.framing.is_chat, aligned)]
+    if setting.undescribed:
+        sensible = [name for name in sensible if not METHODS[name].reads_sentence]
     possible = [name for name in sensible if not any(getattr(METHODS[name], f"needs_{flag}") for flag in without)]
     return list(setting.config.methods) or possible
 

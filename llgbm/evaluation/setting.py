@@ -79,6 +79,11 @@ class Question:
         description = None if kind == "prompts" else alter(described[self.wording % len(described)], rng)
         return description, tuple(alter(prompt, rng) for prompt in shown)
 
+    @property
+    def described(self) -> bool:
+        """Whether there is a description in its split's words."""
+        return bool(self._wordings()[0])
+
     def texts(self, kind: str, max_prompts: int) -> list[str]:
         """The condition as one list."""
         description, prompts = self.condition(kind, max_prompts)
@@ -241,6 +246,11 @@ class Setting(Workspace):
     def untaught(self) -> list[str]:
         """The splits that are asked for by name though their tasks have no teachers."""
         return [split for split in self.config.splits if any(q.task.name not in self.teachers for q in self.questions(split))]
+
+    @property
+    def undescribed(self) -> list[str]:
+        """The splits with a task that no description asks for: those in unseen words have but prompts of it."""
+        return [split for split in self.splits() if not all(q.described for q in self.questions(split))]
 
     def _has_unseen_wording(self, task: Task) -> bool:
         kind, _ = self.condition_kind

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from evaluation_world import PerfectGenerator, build_evaluation_world
 
@@ -23,8 +25,13 @@ def setting(world):
 
 
 def test_a_perfect_generator_answers_what_is_expected(setting, tmp_path):
-    document = answer_examples(setting, n_tasks=5, n_inputs=2)
-    assert [task["split"] for task in document["tasks"]] == ["unseen_combination"] * 2 + ["unseen_wording"] * 2 + ["mixture"]
+    document = answer_examples(setting, n_tasks=6, n_inputs=2)
+    assert [task["split"] for task in document["tasks"]] == [
+        *["unseen_combination"] * 2,
+        *["unseen_wording"] * 2,
+        "unseen_both",
+        "mixture",
+    ]
     assert document["tasks"][0]["task"] == setting.questions("unseen_combination")[0].task.name
     for task in document["tasks"]:
         assert len(task["examples"]) == 2
@@ -36,9 +43,33 @@ def test_a_perfect_generator_answers_what_is_expected(setting, tmp_path):
     assert read_answers(tmp_path / "answers.json") == document
 
 
+@pytest.mark.parametrize("splits", [("mixture",), ("seen", "unseen_both+chatter", "mixture"), ("seen",)])
+def test_the_splits_that_are_asked_for_are_shown(world, splits):
+    setting = load_setting(None, world, EvaluationConfig(splits=splits))
+    setting.generator = PerfectGenerator(setting.zoo)
+    shown = [task["split"] for task in answer_examples(setting, n_tasks=4, n_inputs=1)["tasks"]]
+    assert list(dict.fromkeys(shown)) == ([split for split in splits if split != "seen"] or ["seen"])
+
+
+def test_tasks_of_splits_with_names_of_their_own_are_shown(setting, monkeypatch):
+    tasks = {name: replace(task, split="mine" if task.split == "mixture" else "seen") for name, task in setting.zoo.suite.tasks.items()}
+    monkeypatch.setitem(vars(setting.zoo), "suite", replace(setting.zoo.suite, tasks=tasks))
+    setting.teachers = {name: replace(teacher, split=tasks[name].split) for name, teacher in setting.teachers.items()}
+    assert "mine" in {task["split"] for task in answer_examples(setting, n_inputs=1)["tasks"]}
+
+
+def test_tasks_without_teachers_are_answered_without_them(world):
+    setting = load_setting(None, world, EvaluationConfig(splits=("mixture",)))
+    setting.generator = PerfectGenerator(setting.zoo)
+    del setting.teachers["say g"]
+    document = answer_examples(setting, n_inputs=1)
+    assert document["methods"] == ["base", "generated"]
+    assert document["tasks"][0]["examples"][0]["answers"].keys() == {"base", "generated"}
+
+
 def test_no_more_tasks_and_inputs_than_there_are(setting):
     document = answer_examples(setting, n_tasks=99, n_inputs=99)
-    assert len(document["tasks"]) == 2 + 3 + 1
+    assert len(document["tasks"]) == 2 + 3 + 2 + 1
     assert {len(task["examples"]) for task in document["tasks"]} == {3}
 
 

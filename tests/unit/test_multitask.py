@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evaluation_world import build_evaluation_world
+from evaluation_world import PerfectGenerator, build_evaluation_world
 
 from llgbm import multitask
 from llgbm.errors import InputError
@@ -138,3 +138,21 @@ def test_a_base_is_told_sentences_unasked_only_where_it_chats(setting: Setting, 
     assert {*choose_methods(setting)} & {*told, "multitask_blind"} == told
     asked = load_setting(None, setting.zoo.folder, EvaluationConfig(methods=("instructed",)))
     assert choose_methods(asked) == ["instructed"]
+
+
+@pytest.mark.parametrize("method", ["instructed", "instructed_few_shot", "multitask_instructed", "foreign"])
+def test_what_reads_sentences_is_not_asked_where_there_are_none(zoo: Path, monkeypatch, method: str) -> None:
+    foreign = "os.path:join" if method == "foreign" else None
+    setting = load_setting(None, zoo, EvaluationConfig(splits=("seen", "unseen_wording"), foreign=foreign))
+    setting.generator = PerfectGenerator(setting.zoo, condition="prompts")
+    monkeypatch.setattr(setting.framing, "is_chat", True)
+    assert method in choose_methods(setting)
+    tasks = {name: replace(task, unseen_paraphrases=()) for name, task in setting.zoo.suite.tasks.items()}
+    monkeypatch.setitem(vars(setting.zoo), "suite", replace(setting.zoo.suite, tasks=tasks))
+    assert [question.task.name for question in setting.questions("unseen_wording")] == ["say a", "say b", "say c"]
+    assert method not in choose_methods(setting)
+    setting.config = replace(setting.config, methods=(method,))
+    with pytest.raises(InputError, match=f"method {method} reads sentences, and suite letters has tasks without unseen_paraphrases in"):
+        choose_methods(setting)
+    setting.config = replace(setting.config, splits=("seen",))
+    assert choose_methods(setting) == [method]
