@@ -16,6 +16,7 @@ from llgbm.lora.peft_io import CONFIG_FILE, read_adapter, write_adapter
 from llgbm.tracking.lock import BusyError, hold
 from llgbm.tracking.states import Checkpoint, StateFolder
 from llgbm.workspace import Workspace
+from llgbm.zoo.base import content_of
 from llgbm.zoo.folder import Teacher
 from llgbm.zoo.named import loadable_name
 from llgbm.zoo.suite import Example, Task
@@ -38,7 +39,7 @@ def kept_under(cache_dir: Path, there: Workspace, teachers: Sequence[Teacher], i
     """The folder of a cache for the adapter that `multitask_adapter` makes: its name has a hash of what it is made from."""
     manifest, read = there.zoo.manifest, there.roomy_framing.max_length
     content = [[t.hash for t in teachers], there.zoo.suite_entry.hash, manifest["lora"], manifest["zoo"], batch_size, read]
-    return cache_dir / f"{_name(instructed)}-{hash_json(content)[:16]}"
+    return cache_dir / f"{_name(instructed)}-{hash_json([content_of(there.base.identity), *content])[:16]}"
 
 
 def is_kept(folder: Path) -> bool:

@@ -13,8 +13,9 @@ from llgbm.evaluation.instructed import instructed_tokens
 from llgbm.evaluation.methods import METHODS, choose_methods
 from llgbm.evaluation.setting import EvaluationConfig, Setting, load_setting
 from llgbm.evaluation.task_eval import evaluate
-from llgbm.multitask import BATCH_SIZE, kept_adapter, multitask_adapter, train_multitask
+from llgbm.multitask import BATCH_SIZE, kept_adapter, kept_under, multitask_adapter, train_multitask
 from llgbm.tracking.lock import hold
+from llgbm.zoo.base import BaseOptions
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,12 @@ def test_one_that_was_taught_to_read_less_is_not_taken_for_it(zoo: Path, tmp_pat
         for scores in tmp_path.glob("scores-*.json"):
             scores.unlink()
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+
+
+def test_one_of_a_base_in_another_precision_is_not_taken_for_it(zoo: Path, setting: Setting, tmp_path: Path) -> None:
+    coarse, again = (load_setting(None, zoo, EvaluationConfig(base=BaseOptions(dtype=dtype))) for dtype in ("bfloat16", "float32"))
+    folders = [kept_under(tmp_path, there, there.pool, instructed=True) for there in (setting, coarse, again)]
+    assert folders[0] == folders[2] != folders[1]
 
 
 def test_it_sees_as_many_examples_as_the_teachers_together_and_starts_where_they_do(setting: Setting, monkeypatch) -> None:
