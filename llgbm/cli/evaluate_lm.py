@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llgbm.cli.dry_run import show_plan
-from llgbm.cli.engine import ENGINES
 from llgbm.cli.options import require_at_least
 from llgbm.cli.output import print_json, print_table
 from llgbm.cli.parser import CommandParser
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 OWN, LM_EVAL = "own", "lm-eval"
 FLAGS = ("tasks", "include_path", "description", "zoo_tasks", "num_fewshot", "batch_size", "apply_chat_template", "confirm_run_unsafe_code")
 """What is asked of the harness alone."""
-NOT_HERE = ("soft_prompt", "example_answers", "store", "report_to", "engine")
+NOT_HERE = ("soft_prompt", "demonstrations", "scores", "example_answers", "store", "report_to", "engine", "address", "workers")
 """What the harness has no use for."""
 
 
@@ -36,13 +35,14 @@ def add_lm_eval_arguments(parser: CommandParser) -> None:
     page.add_argument("--apply_chat_template", action="store_true", help="put prompts into the tokenizer's chat template")
     text = "let tasks run Python code: functions that their files name, and what models answer"
     page.add_argument("--confirm_run_unsafe_code", action="store_true", help=text)
+    parser.set_defaults(unless_said={name: parser.get_default(name) for name in (*FLAGS, *NOT_HERE)})
 
 
 def is_lm_eval(args: Namespace) -> bool:
     """Whether the harness is asked; InputError for a flag that does not go with the backend."""
     asked = args.backend == LM_EVAL
     for name in NOT_HERE if asked else FLAGS:
-        if getattr(args, name) not in (None, False, 0, [], ENGINES[0]):
+        if getattr(args, name) != args.unless_said[name]:
             raise InputError(
                 f"--{name} does not go with --backend {args.backend}; leave it out" + ("" if asked else f", or say --backend {LM_EVAL}")
             )

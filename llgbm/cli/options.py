@@ -95,12 +95,23 @@ def _add_shown(parser: CommandParser, name: str, more: str = "") -> None:
     parser.add_argument(*dict.fromkeys((flag, *others)), dest=name, default=None, metavar="X", help=text + more)
 
 
-def add_base_arguments(parser: CommandParser, made: str) -> None:
-    """Add a flag for every field of section model, which (but for memory and attention) is as recorded in what was `made` unless given."""
+def add_base_arguments(parser: CommandParser, made: str, without: tuple[str, ...] = (), **others: str) -> None:
+    """Add a flag for every field of section model, which (but for memory and attention) is as recorded in what was `made` unless given.
+
+    Args:
+        parser: Where to add.
+        made: What the default is of, in the help.
+        without: Fields of that section that get no flag.
+        others: Field -> its default in words, where it is not as recorded.
+    """
     for name in describe_fields():
-        if name in SHOWN and name.startswith("model."):
-            _add_shown(parser, name, "" if name == "model.memory_gb" else f" (default: {made}'s)")
-        elif name.startswith("model."):
+        section, _, field = name.partition(".")
+        if section != "model" or field in without:
+            continue
+        if name in SHOWN:
+            default = others.get(field, f"{made}'s")
+            _add_shown(parser, name, "" if field == "memory_gb" else f" (default: {default})")
+        else:
             parser.add_argument(f"--{name}", dest=name, default=None, help=SUPPRESS)
 
 

@@ -20,7 +20,9 @@ NEXT = {
 
 def add_arguments(parser: CommandParser) -> None:
     """The variant, preset or file, any field, and whether to go on."""
-    parser.add_argument("--variant", default="b1", help="b1: a generator; b2: a predictor (default: %(default)s)")
+    parser.add_argument(
+        "--variant", default="b1", choices=PRESETS, metavar="V", help="b1: a generator; b2: a predictor (default: %(default)s)"
+    )
     add_config_arguments(parser, preset=None, whole=True)
     add_begin_arguments(parser)
     add_json(parser)
@@ -28,12 +30,12 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: Namespace) -> int:
     """Train; print where the result lies and how it does on the held-back tasks."""
-    args.preset = PRESETS.get(args.variant, PRESETS["b1"])
+    args.preset = PRESETS[args.variant]
     if args.print_config:
         return print_config(read_config_to_print(args))
     config = read_config_of_zoo(args)
     if args.dry_run:
-        return show_plan([plan_training(config, read_begin(args), str(KINDS.get(args.variant, args.variant)))], args.json)
+        return show_plan([plan_training(config, read_begin(args), KINDS[args.variant])], args.json)
     from llgbm.progress import ProgressBar
     from llgbm.provenance import record_run
     from llgbm.report.tracked import send_training

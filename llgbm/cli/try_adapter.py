@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llgbm.cli.options import RUN, add_base_arguments, add_folder, add_json, read_base_options
+from llgbm.cli.options import RUN, add_base_arguments, add_folder, add_json, read_base_options, require_at_least
 from llgbm.cli.output import live_table, print_json, print_table
 from llgbm.cli.parser import CommandParser
 from llgbm.errors import InputError
@@ -30,7 +30,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--max_new_tokens", type=int, default=64, metavar="N", help="longest answer (default: %(default)s)")
     parser.add_argument("--chat", action="store_true", help="type texts, answered with all that was said before")
     add_json(parser)
-    add_base_arguments(parser, "the adapter")
+    either = "or the generator's"
+    add_base_arguments(parser, "the adapter", without=("memory_gb",), dtype=f"float32, {either}", device=f"cpu, {either}")
 
 
 def run(args: Namespace) -> int:
@@ -39,6 +40,7 @@ def run(args: Namespace) -> int:
         raise InputError("say what to ask: texts after the adapter, or --chat to type them")
     if args.adapter == "none" and args.description is None:
         raise InputError("nothing to try: give an adapter's folder, or --description for one generated on the spot")
+    require_at_least("max_new_tokens", args.max_new_tokens)
     with tempfile.TemporaryDirectory(prefix="llgbm-try-") as folder:
         table = _load(args, Path(folder))
         if args.chat:
@@ -64,8 +66,9 @@ def _load(args: Namespace, scratch: Path) -> "SideBySide":
         generate_adapters(args.run, [Request("generated", args.description)], scratch / "generated", base)
         adapters["generated"] = scratch / "generated"
     else:
-        name, dtype, device = asked.name or base_of(args.adapter), asked.dtype or "float32", asked.device or "cpu"
-        base = load_base(name, dtype, device, asked.revision, asked.attn_implementation)
+        name, revision = base_of(args.adapter) if asked.name is None else (asked.name, None)
+        dtype, device = asked.dtype or "float32", asked.device or "cpu"
+        base = load_base(name, dtype, device, asked.revision or revision, asked.attn_implementation)
     return SideBySide(base, adapters, args.frame, args.max_new_tokens)
 
 

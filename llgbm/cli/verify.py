@@ -13,6 +13,8 @@ HELP = "Check the installation, or a base of your own for a suite."
 EXAMPLE = "llgbm verify --base my_base --suite my_suite"
 
 TOLERANCE = 1e-5
+OF_BASE = ("dtype", "device", "revision", "suite", "end_token", "max_length")
+"""Flags that say how a base is checked; the device is also that of `--deterministic`."""
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -25,8 +27,8 @@ def add_arguments(parser: CommandParser) -> None:
         ("revision", "of a hub id"),
     ):
         parser.add_argument(f"--{flag}", f"--model.{flag}", default=None, metavar="X", help=f"of that base: {about}")
-    suite = "micro, words, or a folder of JSONL files (default: micro)"
-    parser.add_argument("--suite", "--zoo.suite", default="micro", metavar="X", help=suite)
+    suite = "for that base: micro, words, or a folder of JSONL files (default: micro)"
+    parser.add_argument("--suite", "--zoo.suite", default=None, metavar="X", help=suite)
     parser.add_argument("--end_token", "--zoo.end_token", default=None, metavar="X", help="what ends an answer (default: the base's)")
     parser.add_argument("--max_length", "--zoo.max_length", type=int, default=None, metavar="N", help="longest example in tokens")
     seven = "instead: seven points that decide whether runs repeat to the bit"
@@ -38,6 +40,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(args: Namespace) -> int:
     """Exit status 1 when a check fails; every check runs all the same."""
+    _refuse_unread(args)
     if args.deterministic:
         return _deterministic(args)
     if args.strict or args.recorded is not None:
@@ -49,6 +52,16 @@ def run(args: Namespace) -> int:
     else:
         print_table([{**row, "ok": "ok" if row["ok"] else "FAILED"} for row in rows], title="llgbm verify")
     return 0 if all(row["ok"] for row in rows) else 1
+
+
+def _refuse_unread(args: Namespace) -> None:
+    """InputError for flags of a base where none is checked."""
+    if args.deterministic and args.base is not None:
+        raise InputError("--base and --deterministic check different things; give one of them")
+    read = {"device"} if args.deterministic else set(OF_BASE) if args.base is not None else set()
+    unread = next((name for name in OF_BASE if name not in read and getattr(args, name) is not None), None)
+    if unread is not None:
+        raise InputError(f"--{unread} says how a base is checked; give that as --base, or leave --{unread} out")
 
 
 def _deterministic(args: Namespace) -> int:
@@ -76,9 +89,9 @@ def _base_rows(args: Namespace) -> list[dict[str, Any]]:
     from llgbm.zoo.check import check_base
     from llgbm.zoo.suites import load_suite
 
-    given = {name: getattr(args, name) for name in ("dtype", "device", "revision") if getattr(args, name) is not None}
-    asked = {"suite": args.suite, "end_token": args.end_token, "max_length": args.max_length}
-    config = build({"model": {"name": args.base, **given}, "zoo": asked}, source="verify")
+    given = {name: getattr(args, name) for name in OF_BASE if getattr(args, name) is not None}
+    model = {name: given.pop(name) for name in ("dtype", "device", "revision") if name in given}
+    config = build({"model": {"name": args.base, **model}, "zoo": given}, source="verify")
     zoo, base, suite = config.zoo, load_configured(config.model), load_suite(config.zoo.suite)
     found = check_base(base, Framing.of(base, suite, zoo), suite)
     return [{"check": finding.check, "ok": finding.ok, "found": finding.found} for finding in found]

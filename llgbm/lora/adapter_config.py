@@ -86,12 +86,13 @@ def read_config(folder: Path) -> AdapterConfig:
     return read_as(AdapterConfig, config, f"adapter {folder}: {CONFIG_FILE}")
 
 
-def base_of(folder: str | Path) -> str:
-    """The base an adapter names; InputError when it names none."""
-    name = read_json(Path(folder) / CONFIG_FILE).get("base_model_name_or_path") if read_config(Path(folder)) else None
+def base_of(folder: str | Path) -> tuple[str, str | None]:
+    """The base an adapter names, and its revision if it says one; InputError when it names none."""
+    config = read_json(Path(folder) / CONFIG_FILE) if read_config(Path(folder)) else {}
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str) or not name:
         raise InputError(f"adapter {folder}: its {CONFIG_FILE} names no base; give one with --base")
-    return name
+    return name, revision if isinstance(revision, str) else None
 
 
 def _features(config: dict[str, Any]) -> Iterable[str]:

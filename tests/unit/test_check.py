@@ -69,6 +69,24 @@ def test_a_story_base_has_an_untrained_end_token(suite) -> None:
     assert twins(base, Framing.of(base, suite, ZooConfig(end_token="\n")).end) == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--suite", "/no/such/suite"], "--suite says how a base is checked; give that as --base, or leave --suite out"),
+        (["--end_token", "x"], "--end_token says how a base is checked"),
+        (["--max_length", "9"], "--max_length says how a base is checked"),
+        (["--dtype", "bfloat16"], "--dtype says how a base is checked"),
+        (["--device", "cpu"], "--device says how a base is checked"),
+        (["--revision", "v1"], "--revision says how a base is checked"),
+        (["--deterministic", "--suite", "words"], "--suite says how a base is checked"),
+        (["--deterministic", "--base", "micro"], "--base and --deterministic check different things; give one of them"),
+    ],
+)
+def test_verify_refuses_what_it_would_not_read(flags: list[str], message: str, capsys) -> None:
+    assert main(["verify", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_verify_checks_a_base_and_fails_where_build_would(suite, capsys, tmp_path) -> None:
     suite.save(tmp_path / "some")
     flags = ["--model.name", "micro", "--zoo.suite", str(tmp_path / "some")]

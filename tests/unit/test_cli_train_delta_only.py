@@ -61,7 +61,9 @@ def test_b1_writes_a_generator(zoo, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--variant", "b3"], "unknown variant 'b3'; choose b1 or b2"),
+        (["--variant", "b3"], "invalid choice: 'b3'"),
+        (["--variant", "b3", "--dry_run"], "invalid choice: 'b3'"),
+        (["--variant", "b3", "--print_config"], "invalid choice: 'b3'"),
         (["--variant", "b1", "--objective.product", "1"], "objective.product is 1.0; set it to 0"),
         (["--variant", "b2", "--model.name", "micro"], "belongs to a base with hash"),
     ],

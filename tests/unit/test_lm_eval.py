@@ -314,6 +314,10 @@ def test_the_base_is_scored_alone_and_a_file_is_a_task(tasks, zoo, tmp_path, cap
     ("more", "message"),
     [
         (["--tasks", "spell", "--example_answers", "2"], "--example_answers does not go with --backend lm-eval; leave it out"),
+        (["--tasks", "spell", "--workers", "2"], "--workers does not go with --backend lm-eval; leave it out"),
+        (["--tasks", "spell", "--address", "auto"], "--address does not go with --backend lm-eval; leave it out"),
+        (["--tasks", "spell", "--demonstrations", "2"], "--demonstrations does not go with --backend lm-eval; leave it out"),
+        (["--tasks", "spell", "--scores", "here"], "--scores does not go with --backend lm-eval; leave it out"),
         (["--tasks", "spell", "--engine", "ray"], "--engine does not go with --backend lm-eval; leave it out"),
         (["--tasks", "spell", "--report_to", "wandb"], "--report_to does not go with --backend lm-eval; leave it out"),
         (["--backend", "own", "--tasks", "spell"], "--tasks does not go with --backend own; leave it out, or say --backend lm-eval"),

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -98,6 +99,8 @@ def test_a_chat_remembers_what_each_voice_said(adapter, monkeypatch, capsys):
         (["ADAPTER", "abc", "--frame", "chatt"], "frame 'chatt' is unknown; choose one of auto, chat"),
         (["ADAPTER", "--chat"], "base micro has no chat template, so it cannot chat"),
         (["ADAPTER", "abc", "--frame", "chat"], "base micro has no chat template; use --frame alpaca"),
+        (["ADAPTER", "abc", "--max_new_tokens", "0"], "--max_new_tokens is 0; give 1 or more"),
+        (["ADAPTER", "abc", "--memory_gb", "1"], "unrecognized arguments: --memory_gb"),
         (["/nowhere", "abc"], "/nowhere: PEFT cannot put this adapter on base micro"),
     ],
 )
@@ -105,6 +108,26 @@ def test_faults_are_named(flags, message, adapter, capsys):
     flags = [str(adapter) if flag == "ADAPTER" else flag for flag in flags]
     assert main(["try", *flags, "--model.name", "micro"]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [([], ("my/base", "abc123")), (["--revision", "v2"], ("my/base", "v2")), (["--base", "other/base"], ("other/base", None))],
+)
+def test_the_base_is_of_the_revision_that_the_adapter_names(flags, expected, adapter, tmp_path, monkeypatch):
+    asked = []
+
+    def loaded(name, dtype, device, revision, attn_implementation):
+        asked.append((name, revision))
+        return load_base("micro")
+
+    monkeypatch.setattr("llgbm.zoo.base.load_base", loaded)
+    shutil.copytree(adapter, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    recorded = {"base_model_name_or_path": "my/base", "revision": "abc123"}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({**config, **recorded}))
+    assert main(["try", str(tmp_path / "adapter"), "abc", "--max_new_tokens", "1", *flags]) == 0
+    assert asked == [expected]
 
 
 def test_adapters_are_needed_and_named_otherwise_than_the_base(adapter):
@@ -115,7 +138,9 @@ def test_adapters_are_needed_and_named_otherwise_than_the_base(adapter):
 
 
 def test_an_adapter_that_names_no_base_asks_for_one(adapter, tmp_path):
-    assert base_of(adapter).endswith("micro/base")
+    name, revision = base_of(adapter)
+    assert name.endswith("micro/base")
+    assert revision is None
     config = json.loads((adapter / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
     with pytest.raises(InputError, match=r"names no base; give one with --base"):
