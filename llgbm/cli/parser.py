@@ -66,7 +66,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def _nearest(self, message: str) -> str:
         _, unrecognized, flags = message.partition("unrecognized arguments: --")
-        near = difflib.get_close_matches(f"--{flags.split()[0].split('=')[0]}", self._option_string_actions, n=1) if unrecognized else []
+        words = flags.split() if unrecognized else []
+        near = difflib.get_close_matches(f"--{words[0].split('=')[0]}", self._option_string_actions, n=1) if words else []
         return f" (did you mean {near[0]}?)" if near else ""
 
     def format_help(self) -> str:

@@ -54,13 +54,14 @@ def import_suite(format: str, folder: str | Path) -> TaskSuite:
     if format not in FORMATS:
         raise InputError(f"unknown format {format!r} of tasks; choose one of {', '.join(FORMATS)}")
     tasks: dict[str, Task] = {}
-    for found in FORMATS[format](Path(folder)):
+    root = Path(folder).resolve()  # so that `.` has a name, which is a domain
+    for found in FORMATS[format](root):
         if found.name in tasks:
             raise InputError(f"{found.path}: task {found.name!r} stands in two folders; rename one file")
         tasks[found.name] = _task(found)
     if not tasks:
         raise InputError(f"{folder}: no JSON files to import; give a folder with files in the format {format}, one per task")
-    return TaskSuite(Path(folder).resolve().name, tasks)
+    return TaskSuite(root.name, tasks)
 
 
 @checked_dataclass(frozen=True, config=RECORD)

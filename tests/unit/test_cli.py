@@ -47,6 +47,7 @@ def test_every_command_has_help_and_needs_no_torch_for_it(name: str) -> None:
     [
         (["zo"], "unknown command 'zo' (did you mean 'zoo'?)"),
         (["zoo", "build", "--lora.rnk", "3"], "unrecognized arguments: --lora.rnk 3 (did you mean --lora.rank?)"),
+        (["evaluate", "--"], "unrecognized arguments: --; 'llgbm evaluate --help' shows the flags"),
         (["ablate", "few", "--output_dir", "x"], "unrecognized arguments: --output_dir x (did you mean --output?)"),
         (["zoo", "build", "--lora.rank", "0", "--zoo.steps", "x"], "lora.rank must be at least 1, found 0; zoo.steps must be an integer"),
         (["zoo", "build", "--zoo.seeds", "[1"], "--zoo.seeds '[1' is not valid YAML"),

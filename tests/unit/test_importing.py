@@ -28,6 +28,12 @@ def test_a_file_is_a_task(folder) -> None:
     assert {(e.input, e.output) for e in (*task.train, *task.test)} == {(p["input"], p["output"]) for p in PAIRS}
 
 
+def test_the_folder_one_stands_in_has_its_name(folder, monkeypatch) -> None:
+    monkeypatch.chdir(folder / "words")
+    here = import_suite("function_vectors", ".")
+    assert (here.name, here["singular-plural"].domain) == ("words", "words")
+
+
 def test_the_command_saves_what_loads_again(folder, tmp_path) -> None:
     saved = tmp_path / "suite"
     assert main(["zoo", "tasks", "--import", "function_vectors", str(folder / "words"), "--save", str(saved)]) == 0
