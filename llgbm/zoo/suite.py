@@ -83,8 +83,8 @@ class Task:
         return tuple(dict.fromkeys(example.output for example in examples))
 
     def tested_on(self, name: str) -> "Task":
-        """The task with one of its further sets of test examples as the only one; unnamed, the task itself."""
-        return replace(self, test=self.further_tests[name], further_tests={}) if name else self
+        """The task with one of its further sets of test examples for its own, which are further ones then; unnamed, the task itself."""
+        return replace(self, test=self.further_tests[name], further_tests={**self.further_tests, "": self.test}) if name else self
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from llgbm.files import write_json
 from llgbm.report.html import write_report
 from llgbm.zoo.folder import TeacherZoo
 from llgbm.zoo.reword import reword_zoo
-from llgbm.zoo.suite import Example, TaskSuite
+from llgbm.zoo.suite import Example, Task, TaskSuite
 from llgbm.zoo.suites import load_suite
 
 OF_THEIR_OWN = {"say e": "hard", "say f": "hard", "say g": "Harder still"}
@@ -94,6 +94,14 @@ def test_a_further_set_without_a_name_is_refused(zoo_folder: Path, tmp_path: Pat
     (tmp_path / "test-wrong.jsonl").rename(tmp_path / "test-a+b.jsonl")
     with pytest.raises(InputError, match=r"test-a\+b.jsonl: names no set of test examples; write test-<name>.jsonl"):
         load_suite(tmp_path)
+
+
+def test_a_choice_is_among_all_answers_whatever_set_is_asked() -> None:
+    sets = {"a": (Example("3", "c"),), "b": (Example("4", "d"),)}
+    task = Task("one", "d", "seen", "Say it.", train=(Example("1", "a"),), test=(Example("2", "b"),), further_tests=sets)
+    assert task.options == ("a", "b", "c", "d")
+    assert task.tested_on("a").test == sets["a"]
+    assert {*task.tested_on("a").options} == {*task.tested_on("b").options} == {*task.options}
 
 
 def test_a_suite_without_further_sets_has_the_hash_it_always_had(zoo_folder: Path) -> None:
