@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tolerance import assert_near, depth
-from training_world import build_world
+from training_world import suited_world
 
 from llgbm.bench import forward, teachers
 from llgbm.bench.forward import bench_forward
@@ -18,10 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
-    folder = tmp_path_factory.mktemp("world")
-    config = build_world(folder)
-    config.zoo.suite = str(folder / "suite")
-    return config
+    return suited_world(tmp_path_factory.mktemp("world"))
 
 
 def test_both_ways_train_the_same_adapters_where_gradients_are_clipped(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:

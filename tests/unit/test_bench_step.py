@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tolerance import depth, relative
-from training_world import build_world
+from training_world import suited_world
 
 from llgbm.bench.step import IMPLEMENTATIONS, RIVALS, Step, bench_step, compare_steps, encode_step, floor, memory_growth, ours, prepare_step
 from llgbm.config import ExperimentConfig
@@ -13,10 +13,7 @@ from llgbm.zoo.suites import load_suite
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
-    folder = tmp_path_factory.mktemp("world")
-    config = build_world(folder)
-    config.zoo.suite = str(folder / "suite")
-    return config
+    return suited_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(autouse=True)

@@ -85,6 +85,13 @@ def retrain(folder: Path, task: str) -> None:
     write_json(folder / "zoo" / "manifest.json", manifest)
 
 
+def suited_world(folder: Path) -> ExperimentConfig:
+    """`build_world`, whose config names the suite, too."""
+    config = build_world(folder)
+    config.zoo.suite = str(folder / "suite")
+    return config
+
+
 def _build_zoo(folder: Path, suite: TaskSuite, b_scale: float) -> None:
     base = load_base(str(folder / "base"))
     shapes = target_shapes(base.model, TARGETS)
