@@ -13,7 +13,7 @@ from llgbm.bench.teachers import bench_teachers
 from llgbm.config import ExperimentConfig
 from llgbm.lora.factors import LoRAFactors
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+pytestmark = [pytest.mark.numeric, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")]
 
 
 @pytest.fixture(scope="module")
