@@ -12,6 +12,7 @@ from llgbm.checking import Integer, read_as, shown
 from llgbm.errors import InputError
 from llgbm.files import read_json
 from llgbm.lora.patterns import fully_matches
+from llgbm.names import relative_path
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -87,12 +88,14 @@ def read_config(folder: Path) -> AdapterConfig:
 
 
 def base_of(folder: str | Path) -> tuple[str, str | None]:
-    """The base an adapter names, and its revision if it says one; InputError when it names none."""
+    """The base an adapter names, and its revision if it says one; InputError when it names none, or a revision that leads elsewhere."""
     config = read_json(Path(folder) / CONFIG_FILE) if read_config(Path(folder)) else {}
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str) or not name:
         raise InputError(f"adapter {folder}: its {CONFIG_FILE} names no base; give one with --base")
-    return name, revision if isinstance(revision, str) else None
+    if not isinstance(revision, str) or not revision:
+        return name, None
+    return name, relative_path(revision, f"adapter {folder}: revision")  # the hub's library keeps it as a file of that name
 
 
 def _features(config: dict[str, Any]) -> Iterable[str]:

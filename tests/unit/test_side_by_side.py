@@ -145,3 +145,13 @@ def test_an_adapter_that_names_no_base_asks_for_one(adapter, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
     with pytest.raises(InputError, match=r"names no base; give one with --base"):
         base_of(tmp_path)
+
+
+def test_a_revision_that_leads_out_of_its_folder_is_refused(adapter, tmp_path):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for revision, known in (("refs/pr/1", "refs/pr/1"), ("", None)):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "revision": revision}))
+        assert base_of(tmp_path)[1] == known
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "revision": "../../elsewhere"}))
+    with pytest.raises(InputError, match=r"revision '\.\./\.\./elsewhere': part '\.\.' is a step in a path"):
+        base_of(tmp_path)
