@@ -65,6 +65,8 @@ class Served:
             raise InputError(f"{run}: does not say for which base it writes; train it anew with 'llgbm train'")
         device = asked.device or generator.spec.base.device
         by_vllm = backend == VLLM or (backend == AUTO and is_installed())
+        if backend == VLLM:
+            load_vllm()  # before a base is loaded for nothing
         self.base = load_recorded(f"generator {run}", generator.spec.base, replace(asked, device="cpu" if by_vllm else device))
         generator.encoder(self.base)  # whoever asks first must not be the one who learns that no sentence can be read
         self.frame = chosen_frame(self.base, frame)

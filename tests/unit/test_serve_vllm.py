@@ -246,8 +246,12 @@ def test_auto_answers_without_a_vllm_that_does_not_load(
         return load(name, *args)
 
     monkeypatch.setattr("llgbm.vllm_engine.importlib.import_module", broken)
-    with pytest.raises(InputError, match=r"vLLM does not load \(_C.abi3.so: undefined symbol: _ZN3c10\); install a build of it for torch"):
-        Served(config.run_folder, frame="alpaca", limits=LIMITS, backend="vllm")
+    with monkeypatch.context() as patch:
+        patch.setattr("llgbm.serve.server.load_recorded", lambda *_: pytest.fail("a base is loaded for nothing"))
+        with pytest.raises(
+            InputError, match=r"vLLM does not load \(_C.abi3.so: undefined symbol: _ZN3c10\); install a build of it for torch"
+        ):
+            Served(config.run_folder, frame="alpaca", limits=LIMITS, backend="vllm")
     with caplog.at_level(logging.WARNING):
         served = Served(config.run_folder, frame="alpaca", limits=LIMITS)
     served.engine.close()
