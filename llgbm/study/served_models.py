@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.peft_io import ALL_LINEAR, read_adapters, target_shapes
+from llgbm.lora.seeding import seeded
 from llgbm.study.folder import Study
 from llgbm.study.parity import ADAPTERS
 from llgbm.study.serving import Served, prepared
@@ -60,8 +61,7 @@ def random_llama() -> LlamaForCausalLM:
         max_position_embeddings=1024,
         tie_word_embeddings=True,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0, torch.device("cpu")):
         return LlamaForCausalLM(shape).eval().requires_grad_(False)
 
 
