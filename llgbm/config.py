@@ -151,8 +151,8 @@ class GeneratorConfig:
     shrinkage: Number = Field(default=0.01, gt=0)
     """Of that regression: more is steadier where words are new or chatter surrounds them, less where tasks are few."""
     encoder: str = "hashing"
-    """Text encoder: hashing, minilm, base, sentence-transformers:<directory or hub id>, or hashing and one or several sentence models,
-    joined by +: hashing+minilm, hashing+minilm+sentence-transformers:<directory or hub id>."""
+    """Text encoder: hashing, minilm, base, sentence-transformers:<directory or hub id>, or hashing and one or several of the other
+    models, joined by +: hashing+minilm, hashing+minilm+base+sentence-transformers:<directory or hub id>."""
     condition: Literal["description", "prompts", "both"] = "description"
     """What the generator reads in training: descriptions, unlabeled prompts, or either and both in turn."""
     max_prompts: Integer = Field(default=8, ge=1)
@@ -227,7 +227,8 @@ class TrainingConfig:
     augment: Number = Field(default=0.0, ge=0, le=1)
     """Share of the texts that training reads with typos, chatter around the request, or without capitals and punctuation."""
     readings: Integer = Field(default=1, ge=1)
-    """Other wordings of each task that a step reads where a generator reads attributes; reading costs little beside answering."""
+    """Other requests that a step reads for each of its tasks where a generator reads attributes: the task in other words, or with
+    objective.context any task, further ones included; reading costs little beside answering."""
     practice_prior: Number = Field(default=0.0, ge=0)
     """Weight of the base's own log-probabilities as adapters of mixed attributes answer (objective.practice)."""
     practice_interval: Integer = Field(default=0, ge=0)

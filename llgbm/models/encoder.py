@@ -33,9 +33,9 @@ TEXTS_PER_BATCH = 64
 TEXTS_AT_ONCE = 16 * TEXTS_PER_BATCH
 """Texts that are embedded before their vectors are stored in fewer bytes: those of all tasks would not fit a laptop's memory."""
 WORD = r"(?u)\w+"
-MINILM_NAME, JOINED = "minilm", "hashing+minilm"
+MINILM_NAME, BASE_NAME, JOINED = "minilm", "base", "hashing+minilm"
 OF_SOURCE = r"sentence-transformers:."
-ANOTHER_MODEL = rf"\+(?={MINILM_NAME}(?:\+|$)|{OF_SOURCE})"
+ANOTHER_MODEL = rf"\+(?=(?:{MINILM_NAME}|{BASE_NAME})(?:\+|$)|{OF_SOURCE})"
 """What stands between the parts of an encoder's name; a folder's may have a plus of its own."""
 TINY = 1e-12
 TOKENS_AT = 2 / 3
@@ -126,7 +126,9 @@ class BaseEncoder:
     a hundred times as large as the others' (attention sinks, Xiao et al. 2023, arXiv:2309.17453), so a plain mean would be that token.
     """
 
-    name, words, token_widths = "base", None, ()
+    name, words, token_widths = BASE_NAME, None, ()
+    said_dim = 0
+    """Beside hashes: no vector of the whole text, in which regressions read no more than in the words themselves (docs/findings.md)."""
 
     def __init__(self, base: Base) -> None:
         self._base = base
@@ -150,6 +152,10 @@ class BaseEncoder:
             both = torch.cat([F.layer_norm(states[layer].float(), states[layer].shape[-1:]) for layer in self._layers], -1).cpu()
             found += [row[real] for row, real in zip(both, batch.attention_mask.bool().cpu(), strict=True)]
         return [(tokens / tokens.mean(0).norm()).half().float() for tokens in found]
+
+    def read(self, texts: Sequence[str]) -> list[tuple[Float[Tensor, "_ E"], Float[Tensor, " D"]]]:
+        """What `encode` says of each text, and nothing of it as a whole."""
+        return [(tokens, tokens.new_empty(self.said_dim)) for tokens in self.encode(texts)]
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "n E"]:
         """The mean of a text's tokens."""
@@ -186,7 +192,7 @@ class SentenceEncoder:
         config = transformer.auto_model.config
         config.output_hidden_states = True
         self._layer = round(TOKENS_AT * config.num_hidden_layers)
-        self.dim = int(config.hidden_size)
+        self.dim, self.said_dim = int(config.hidden_size), self.embed(["a"]).shape[1]
 
     @property
     def content_id(self) -> str:
@@ -224,29 +230,31 @@ class SentenceEncoder:
 
 
 class WordsInSentence:
-    """The words of a text by their hashes, what the whole sentence says to sentence-transformers models, and what its tokens mean to each.
+    """The words of a text by their hashes, what the whole sentence says to sentence-transformers models, and what its tokens mean to each,
+    or to the base.
 
     Hashes tell tasks apart that were said in known words, sentence vectors know that other words say the same; a regression over products
     of both reads unseen combinations and unseen wordings better than over either. What single tokens mean blurs in a mean: that is for
     slots of attention, which find those that say it; another model knows other words (docs/findings.md).
     """
 
-    def __init__(self, name: str, words: HashingEncoder, sentences: Sequence[SentenceEncoder]) -> None:
+    def __init__(self, name: str, words: HashingEncoder, models: Sequence[SentenceEncoder | BaseEncoder]) -> None:
         self.name, self.words = name, words
-        self._sentences, self.token_widths = list(sentences), tuple(sentence.dim for sentence in sentences)
-        self.dim = words.dim + sum(sentence.embed(["a"]).shape[1] + sentence.dim for sentence in sentences)
+        self._models, self.token_widths = list(models), tuple(model.dim for model in models)
+        self._saying = [words, *(model for model in models if model.said_dim)]
+        self.dim = words.dim + sum(model.said_dim + model.dim for model in models)
 
     @property
     def content_id(self) -> str:
-        return f"words-in-sentence-3-{hash_json([encoder.content_id for encoder in (self.words, *self._sentences)])}"
+        return f"words-in-sentence-3-{hash_json([encoder.content_id for encoder in (self.words, *self._models)])}"
 
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
         """As many vectors as there are words or tokens, whichever are most: the first has the first word and the first tokens, and so on.
 
         What there is less of is zero in the last ones. Words and each sentence weigh the same, all of them as much as one model's tokens.
         """
-        share = 1 / math.sqrt(1 + len(self._sentences))
-        read = zip(*(sentence.read(texts) for sentence in self._sentences), strict=True)
+        share = 1 / math.sqrt(len(self._saying))
+        read = zip(*(model.read(texts) for model in self._models), strict=True)
         return [
             _side_by_side(words * share, torch.cat([said for _, said in of_models]) * share, [tokens for tokens, _ in of_models])
             for words, of_models in zip(self.words.encode(texts), read, strict=True)
@@ -254,7 +262,7 @@ class WordsInSentence:
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "n D"]:
         """The whole text by its words and its sentence to each model."""
-        parts = [encoder.embed(texts) for encoder in (self.words, *self._sentences)]
+        parts = [encoder.embed(texts) for encoder in self._saying]
         return torch.cat(parts, 1) / math.sqrt(len(parts))
 
 
@@ -262,7 +270,7 @@ def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
     """The encoder of that name.
 
     Args:
-        name: `hashing`, `base`, `minilm`, `sentence-transformers:<folder or Hub id>`, or `hashing+` and one or several of the last two,
+        name: `hashing`, `base`, `minilm`, `sentence-transformers:<folder or Hub id>`, or `hashing+` and one or several of the last three,
             joined by `+`.
         base: The frozen base; only `base` needs it.
 
@@ -270,17 +278,20 @@ def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
         InputError: Unknown name, no such folder, or `base` without a base.
     """
     first, *models = re.split(ANOTHER_MODEL, name)
-    if first == "hashing" and models and all(model == MINILM_NAME or re.match(OF_SOURCE, model) for model in models):
-        sources = [MINILM if model == MINILM_NAME else model.partition(":")[2] for model in models]
+    if first == "hashing" and models and all(model in (MINILM_NAME, BASE_NAME) or re.match(OF_SOURCE, model) for model in models):
+        sources = [MINILM if model == MINILM_NAME else model.partition(":")[2] or model for model in models]
         if len({*sources}) < len(sources):
             raise InputError(f"text encoder {name!r} has a model twice; name each once")
-        return WordsInSentence(name, HashingEncoder(), [SentenceEncoder(source) for source in sources])
+        built = [
+            _base_encoder(base) if model == BASE_NAME else SentenceEncoder(source) for model, source in zip(models, sources, strict=True)
+        ]
+        return WordsInSentence(name, HashingEncoder(), built)
     kind, _, source = name.partition(":")
     if kind not in ENCODERS or (kind == "sentence-transformers") != bool(source):
         near = difflib.get_close_matches(kind, [*ENCODERS, JOINED], n=1)
         hint = f"did you mean {near[0]!r}? " if near and near[0] != name else ""
         known = ", ".join(k + (":<folder or Hub id>" if k.startswith("sentence") else "") for k in ENCODERS)
-        raise InputError(f"unknown text encoder {name!r}; {hint}known: {known}, and hashing with sentence models, such as {JOINED}")
+        raise InputError(f"unknown text encoder {name!r}; {hint}known: {known}, and hashing with models, such as {JOINED}")
     return ENCODERS[kind](source, base)
 
 
@@ -312,6 +323,10 @@ def _build_hashing(source: str, base: Base | None) -> TextEncoder:
 
 
 def _build_base(source: str, base: Base | None) -> TextEncoder:
+    return _base_encoder(base)
+
+
+def _base_encoder(base: Base | None) -> BaseEncoder:
     if base is None:
         raise InputError("text encoder 'base' needs the base model; load it and pass it along")
     return BaseEncoder(base)
@@ -329,7 +344,7 @@ ENCODERS: dict[str, Callable[[str, Base | None], TextEncoder]] = {
     "hashing": _build_hashing,
     MINILM_NAME: _build_minilm,
     "sentence-transformers": _build_sentence,
-    "base": _build_base,
+    BASE_NAME: _build_base,
 }
 
 

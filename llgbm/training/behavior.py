@@ -22,6 +22,7 @@ from llgbm.training.plan import StepPlan, plan_step
 from llgbm.training.practice import Practice
 from llgbm.training.probe_targets import ProbeTargets
 from llgbm.training.problem import Problem
+from llgbm.training.rereading import Readable, Rereading
 from llgbm.training.setup import Setup, new_generator, prepare
 from llgbm.training.standing import Begin
 from llgbm.training.step import adapters_at_once, compare, generate, validate
@@ -92,6 +93,7 @@ class BehaviorProblem(Problem):
             )
         if isinstance(network, AttributeGenerator) and "attributes" not in self.weights:
             network.readers.requires_grad_(False)  # nothing asks them, and processes would wait for their gradients
+        self.rereading: Rereading | None = None
         self.practice: Practice | None = None
         self.known: dict[str, Any] = {}
         self.context: Context | None = None
@@ -103,6 +105,9 @@ class BehaviorProblem(Problem):
         training, setup = self.config.training, self.setup
         if "context" in self.weights:
             self.context = Context(setup, self.config, self.network, self.further, say)
+        if self.levels is not None:
+            taught = Readable(setup.train.task_names, setup.conditions, self.levels)
+            self.rereading = Rereading(taught, self.context and self.context.readable, training.readings)
         say("teachers' outputs")
         layers = tuple(range(1, setup.functional.n_layers + 1))
         options = TargetOptions(frozenset(self.weights), layers, training.kl_top_k, int(training.target_cache_gb * 2**30))
@@ -131,8 +136,7 @@ class BehaviorProblem(Problem):
         device = setup.functional.device
         if self.levels is None:
             model = partial(model, folds=to_device(torch.tensor([setup.train.folds[k] for k in part.teachers]), device))
-        readings = 1 if self.levels is None else self.config.training.readings
-        generated = generate(model, part, setup.train, setup.conditions, device, reword, self.levels, readings)
+        generated = generate(model, part, setup.train, setup.conditions, device, reword, self.rereading)
         evidence = compare(generated, part, setup.train, self.targets, self.probes, self.config.training.delta_loss_type)
         weights = self.weights_at(step)
         if self.practice is not None and weights["practice"]:

@@ -32,6 +32,7 @@ class ConditionTable:
         max_prompts: Most prompts of one condition.
         augment: Share of the drawn texts that come altered (see `augment.altered`).
         word_dropout: Share of a drawn condition's vectors that are left out.
+        most: Sentences of each task that are read, the first ones, and prompts, or as many as a condition has; all if None.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ConditionTable:
         max_prompts: int,
         augment: float = 0.0,
         word_dropout: float = 0.0,
+        most: int | None = None,
     ) -> None:
         if condition not in CONDITIONS:
             raise InputError(f"generator.condition {condition!r} is unknown; choose one of {', '.join(CONDITIONS)}")
@@ -53,10 +55,11 @@ class ConditionTable:
         if bare is not None:
             raise InputError(f"task {bare} has no prompts; add some to the suite, or set generator.condition to description")
         self.condition, self.max_prompts, self.augment, self.word_dropout = condition, max_prompts, augment, word_dropout
+        prompts = None if most is None else max(most, max_prompts)
         self._texts = {
             task.name: (
-                (task.description, *task.paraphrases) if condition != "prompts" else (),
-                task.prompts if condition != "description" else (),
+                (task.description, *task.paraphrases)[:most] if condition != "prompts" else (),
+                task.prompts[:prompts] if condition != "description" else (),
             )
             for task in tasks
         }
@@ -65,8 +68,8 @@ class ConditionTable:
         self._rows = encode_cached(encoder, [*flat, *(text for copies in self._altered.values() for text in copies)], cache_folder)
 
     @classmethod
-    def of(cls, config: ExperimentConfig, tasks: Sequence[Task], encoder: TextEncoder) -> "ConditionTable":
-        """As a run reads the texts of tasks."""
+    def of(cls, config: ExperimentConfig, tasks: Sequence[Task], encoder: TextEncoder, most: int | None = None) -> "ConditionTable":
+        """As a run reads the texts of tasks, or the first of them."""
         return cls(
             tasks,
             encoder,
@@ -75,13 +78,17 @@ class ConditionTable:
             max_prompts=config.generator.max_prompts,
             augment=config.training.augment,
             word_dropout=config.training.word_dropout,
+            most=most,
         )
 
     def draw(self, names: Sequence[str], seeds: Sequence[str]) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
         """A random paraphrase, or a random subset of prompts, or (condition `both`) either or both of them."""
-        rngs = [random.Random(seed) for seed in seeds]
-        drawn = [self._draw_texts(name, rng) for name, rng in zip(names, rngs, strict=True)]
-        return pad_sets([self._thinned(self._vectors(texts), rng) for texts, rng in zip(drawn, rngs, strict=True)])
+        return pad_sets([self.draw_one(name, seed) for name, seed in zip(names, seeds, strict=True)])
+
+    def draw_one(self, name: str, seed: str) -> Float[Tensor, "n E"]:
+        """What `draw` draws of one task."""
+        rng = random.Random(seed)
+        return self._thinned(self._vectors(self._draw_texts(name, rng)), rng)
 
     def fixed(self, names: Sequence[str], wording: int = 0) -> tuple[Float[Tensor, "K N E"], Bool[Tensor, "K N"]]:
         """One of the descriptions, `max_prompts` of the prompts, or both: what validation reads. `wording` counts through them."""

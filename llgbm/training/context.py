@@ -32,6 +32,7 @@ from llgbm.multitask import is_kept, kept_adapter, kept_under, told, train_multi
 from llgbm.training.conditions import ConditionTable
 from llgbm.training.plan import StepPlan
 from llgbm.training.processes import from_first, tensors_from_first
+from llgbm.training.rereading import WORDINGS, Readable
 from llgbm.training.setup import Setup
 from llgbm.training.targets import owners
 from llgbm.transfer import to_device
@@ -92,6 +93,8 @@ class Context:
             if not self.tasks:
                 raise InputError(f"training.further_tasks {source}: no task has attributes, all of them levels that tasks trained on have")
             self.levels = network.levels([task.attributes for task in self.tasks])
+            if config.objective.attributes:
+                self.conditions = ConditionTable.of(config, self.tasks, setup.encoder, WORDINGS)
         else:
             self.conditions = ConditionTable.of(config, self.tasks, setup.encoder)
         self.inputs = [fitting[task.name] for task in self.tasks]
@@ -117,6 +120,13 @@ class Context:
         embeddings, mask = self.conditions.draw([self.tasks[k].name for k in tasks], seeds)
         whole = to_device(torch.full((len(tasks),), FOLDS), device)  # of all tasks trained on, none of which these are
         return self.network(to_device(embeddings, device), to_device(mask, device), folds=whole)
+
+    @property
+    def readable(self) -> Readable | None:
+        """The tasks as what is learned from requests alone; None where attributes are not read, or not learned."""
+        if self.levels is None or self.conditions is None:
+            return None
+        return Readable([task.name for task in self.tasks], self.conditions, self.levels)
 
     def request(self, rng: random.Random, task: int | None = None) -> Request:
         """An input of a further task, or of this one, in one of its wordings."""

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from llgbm.config import TrainingConfig
 from llgbm.dataset import at_tokens
@@ -17,6 +16,7 @@ from llgbm.scoring import Score
 from llgbm.training.conditions import ConditionTable
 from llgbm.training.plan import StepPlan
 from llgbm.training.probe_targets import ProbeTargets
+from llgbm.training.rereading import Rereading
 from llgbm.training.setup import TeacherSet
 from llgbm.training.targets import TeacherTargets, owners
 from llgbm.transfer import to_device
@@ -38,14 +38,12 @@ def generate(
     conditions: ConditionTable,
     device: torch.device,
     reword: bool,
-    levels: Tensor | None = None,
-    readings: int = 1,
+    rereading: Rereading | None = None,
 ) -> dict[str, Any]:
     """Write the plan's adapters; `reword` also reads every task of the whole step in another wording.
 
     Args:
-        levels: For a generator that reads attributes, those of each teacher's task, one-hot.
-        readings: In how many other wordings such a generator reads each task.
+        rereading: What a generator that reads attributes reads instead.
 
     Returns:
         Fields of an `Evidence`. The other wordings are the whole step's, so that a step cut into parts has the same loss; beside them
@@ -53,18 +51,22 @@ def generate(
     """
     names = [train.tasks[k].name for k in plan.teachers]
     embeddings, mask = (to_device(x, device) for x in conditions.draw(names, plan.condition_seeds))
-    told = {} if levels is None else {"told": to_device(levels[list(plan.teachers)], device)}
-    if not reword:
-        return {"generated": model(embeddings, mask, **told)}
-    whole = [(k, f"{seed}/again{copy or ''}") for copy in range(readings) for k, seed in plan.whole]
-    others = [train.tasks[k].name for k, _ in whole]
-    again = tuple(to_device(x, device) for x in conditions.draw(others, [seed for _, seed in whole]))
-    factors, read, read_again = model(embeddings, mask, again, **told)
-    if levels is not None:
-        own, of_others = levels[list(plan.teachers)] * (len(plan.whole) / len(plan)), levels[[k for k, _ in whole]]
-        right, asked = torch.cat([own, of_others]), levels[[k for k, _ in plan.whole]].sum() + of_others.sum()
+    if rereading is not None:
+        levels = rereading.taught.levels
+        told = to_device(levels[list(plan.teachers)], device)
+        if not reword:
+            return {"generated": model(embeddings, mask, told=told)}
+        again, of_others = rereading.draw(plan)
+        factors, read, read_again = model(embeddings, mask, tuple(to_device(x, device) for x in again), told=told)
+        right = torch.cat([levels[list(plan.teachers)] * (len(plan.whole) / len(plan)), of_others])
+        asked = levels[[k for k, _ in plan.whole]].sum() + of_others.sum()
         said = {"said": torch.cat([read, read_again], 1), "levels": to_device(right, device), "levels_asked": to_device(asked, device)}
         return {"generated": factors, **said}
+    if not reword:
+        return {"generated": model(embeddings, mask)}
+    others = [train.tasks[k].name for k, _ in plan.whole]
+    again = tuple(to_device(x, device) for x in conditions.draw(others, [f"{seed}/again" for _, seed in plan.whole]))
+    factors, read, read_again = model(embeddings, mask, again)
     same = torch.tensor([[name == other for other in others] for name in names])
     check_tasks(same)
     return {"generated": factors, "read": read, "read_again": read_again, "same_task": to_device(same, device)}

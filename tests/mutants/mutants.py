@@ -990,10 +990,24 @@ MUTANTS = (
     ),
     Mutant(
         "tasks read in one other wording, however many are asked for",
-        "training/step.py",
-        "for copy in range(readings)",
+        "training/rereading.py",
+        "for copy in range(self.count)",
         "for copy in range(1)",
         "test_attribute_generator.py::test_a_step_reads_each_task_in_as_many_other_wordings_as_asked",
+    ),
+    Mutant(
+        "further tasks whose requests nobody learns to read",
+        "training/rereading.py",
+        "        if self.further is None:\n",
+        "        if True:\n",
+        "test_context.py::test_requests_of_further_tasks_teach_reading_too",
+    ),
+    Mutant(
+        "a base that says something of the whole text beside hashes",
+        "models/encoder.py",
+        "    said_dim = 0\n",
+        "    said_dim = 1\n",
+        "test_encoder.py::test_the_base_says_what_tokens_mean_and_nothing_of_the_whole",
     ),
     Mutant(
         "slots that read what the regression knows by heart",
@@ -1180,7 +1194,7 @@ MUTANTS = (
     Mutant(
         "an encoder's part that nobody knows",
         "models/encoder.py",
-        " and all(model == MINILM_NAME or re.match(OF_SOURCE, model) for model in models)",
+        " and all(model in (MINILM_NAME, BASE_NAME) or re.match(OF_SOURCE, model) for model in models)",
         "",
         "test_encoder.py::test_faults_are_named",
     ),

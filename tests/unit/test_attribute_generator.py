@@ -354,7 +354,7 @@ def test_parts_of_a_step_add_up_to_what_it_says_of_attributes(tmp_path):
     parts = [plan.part(0, 1), plan.part(1, 4)]
     shares = [problem.loss(problem.network, part, 0)[0] * len(part) / len(plan) for part in parts]
     assert_near(sum(shares), whole, **WIDTHS)
-    evidence = generate(problem.network, plan, problem.setup.train, problem.setup.conditions, torch.device("cpu"), True, problem.levels)
+    evidence = generate(problem.network, plan, problem.setup.train, problem.setup.conditions, torch.device("cpu"), True, problem.rereading)
     assert torch.equal(whole, attributes_loss(Evidence(**{**evidence, "levels_asked": None})))
 
 
@@ -375,7 +375,7 @@ def test_a_step_reads_each_task_in_as_many_other_wordings_as_asked(tmp_path):
         for namer in problem.network.readers[0].namers:
             torch.nn.init.constant_(namer[-1].weight[0], 0.1)
         plan, setup = problem.plan(0), problem.setup
-        read = generate(problem.network, plan, setup.train, setup.conditions, torch.device("cpu"), True, problem.levels, readings)
+        read = generate(problem.network, plan, setup.train, setup.conditions, torch.device("cpu"), True, problem.rereading)
         _, *others = read["said"][0].split(len(plan))
         assert len(others) == readings == len({tuple(rows.flatten().tolist()) for rows in others})
         assert all(rows.equal(read["levels"][: len(plan)]) for rows in read["levels"].split(len(plan)))

@@ -314,6 +314,43 @@ def test_a_generator_of_attributes_is_asked_for_levels_it_knows(tmp_path):
         problem_of(config)
 
 
+def test_requests_of_further_tasks_teach_reading_too(tmp_path, monkeypatch):
+    """Each is of any task, with the levels of that task, in one of its first wordings; the same in every part of a step."""
+    monkeypatch.setattr(module, "WORDINGS", 2)
+    config = with_further(tmp_path, n_tasks=14, training__readings=3, **ATTRIBUTES)
+    problem = problem_of(config)
+    context, setup, rereading = context_of(problem), problem.setup, problem.rereading
+    assert rereading is not None
+    taught, further = setup.train.tasks, context.tasks
+    said = {
+        rows.numpy().tobytes(): (task.name, problem.network.levels([task.attributes])[0])
+        for tasks, conditions, most in ((taught, setup.conditions, None), (further, context.conditions, 2))
+        for task in tasks
+        for rows in conditions.of_task(task.name)[:most]
+    }
+    names, n_steps = [], 20
+    for step in range(n_steps):
+        plan = problem.plan(step)
+        (embeddings, mask), levels = rereading.draw(plan)
+        assert len(levels) == 3 * len(plan)
+        read = [said[rows[real].numpy().tobytes()] for rows, real in zip(embeddings, mask, strict=True)]
+        assert all(torch.equal(own, expected) for own, (_, expected) in zip(levels, read, strict=True))
+        names += [name for name, _ in read]
+        (again, _), same = rereading.draw(plan.part(1, 3))
+        assert torch.equal(again, embeddings)
+        assert torch.equal(same, levels)
+    share = sum(name in {task.name for task in further} for name in names) / len(names)
+    assert abs(share - len(further) / (len(taught) + len(further))) < 4 * (0.25 / len(names)) ** 0.5
+    assert {*names} == {task.name for task in (*taught, *further)}
+
+
+def test_where_reading_is_not_learned_no_further_request_is_embedded(tmp_path):
+    problem = problem_of(with_further(tmp_path, n_tasks=14, **(ATTRIBUTES | {"objective__attributes": 0.0})))
+    assert context_of(problem).conditions is None
+    assert problem.rereading is not None
+    assert problem.rereading.further is None
+
+
 def test_inputs_that_leave_no_room_are_left_out(config, tmp_path):
     suite = load_suite(tmp_path / "further")
     long = {task.name: replace(task, paraphrases=("too much " * 4_000,)) for task in suite}

@@ -38,7 +38,7 @@ def base() -> Base:
     return Base(Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **shape)).eval().requires_grad_(False), tokenizer, "tiny")
 
 
-@pytest.fixture(scope="module", params=["hashing", "base", "hashing+minilm"])
+@pytest.fixture(scope="module", params=["hashing", "base", "hashing+minilm", "hashing+base"])
 def encoder(request, base):
     return build_encoder(request.param, base)
 
@@ -113,6 +113,26 @@ def test_words_stand_beside_what_several_models_say(tmp_path: Path) -> None:
         assert not row[m:, 1296:].any()
     reordered = build_encoder("+".join([names[0], names[2], names[1]]))
     assert len({joined.content_id, reordered.content_id, build_encoder("hashing+minilm").content_id}) == 3
+
+
+@pytest.mark.numeric
+def test_the_base_says_what_tokens_mean_and_nothing_of_the_whole(base: Base) -> None:
+    words, tokens = build_encoder("hashing"), BaseEncoder(base)
+    alone, both = (build_encoder(name, base) for name in ("hashing+base", "hashing+minilm+base"))
+    assert (alone.token_widths, alone.dim) == ((tokens.dim,), words.dim + tokens.dim)
+    assert torch.equal(alone.embed(TEXTS), words.embed(TEXTS))
+    for row, hashed, read in zip(alone.encode(TEXTS), words.encode(TEXTS), tokens.encode(TEXTS), strict=True):
+        n = len(row)
+        assert n == max(len(hashed), len(read))
+        assert_near(row[: len(hashed), : words.dim], hashed * n / len(hashed), scale=4.0, length=1, depth=1, dtype=torch.float16)
+        assert_near(row[: len(read), words.dim :], read * n / len(read), scale=4.0, length=1, depth=1, dtype=torch.float16)
+    joined = build_encoder("hashing+minilm")
+    assert both.token_widths == (*joined.token_widths, tokens.dim)
+    assert torch.equal(both.embed(TEXTS), joined.embed(TEXTS))
+    assert len({encoder.content_id for encoder in (words, tokens, alone, both, joined)}) == 5
+    other = replace(base, tokenizer=copy.deepcopy(base.tokenizer))
+    other.tokenizer.chat_template = "{{ messages }}"
+    assert build_encoder("hashing+base", other).content_id != alone.content_id
 
 
 def test_words_behind_a_models_limit_have_no_token() -> None:
@@ -212,15 +232,18 @@ def test_faults_are_named(encoder, tmp_path):
         encoder.encode(["a", " \n"])
     with pytest.raises(InputError, match="unknown text encoder 'hasing'; did you mean 'hashing'"):
         build_encoder("hasing")
-    for more in ("base", "", "sentence-transformer:x", "sentence-transformers:"):
+    for more in ("hashing", "", "sentence-transformer:x", "sentence-transformers:"):
         with pytest.raises(InputError, match=re.escape(f"unknown text encoder 'hashing+minilm+{more}'; did you mean '")):
             build_encoder(f"hashing+minilm+{more}")
     with pytest.raises(InputError, match=r"'hashing\+minilm\+minilm' has a model twice; name each once"):
         build_encoder("hashing+minilm+minilm")
     with pytest.raises(InputError, match="unknown text encoder 'sentence-transformers'"):
         build_encoder("sentence-transformers")
-    with pytest.raises(InputError, match="'base' needs the base model"):
-        build_encoder("base")
+    for name in ("base", "hashing+base", "hashing+minilm+base"):
+        with pytest.raises(InputError, match="'base' needs the base model"):
+            build_encoder(name)
+    with pytest.raises(InputError, match=r"'hashing\+base\+base' has a model twice; name each once"):
+        build_encoder("hashing+base+base")
     with pytest.raises(InputError, match="no such folder; give a sentence-transformers folder"):
         build_encoder("sentence-transformers:/nowhere/model")
     (tmp_path / "config.json").write_text("{}")
