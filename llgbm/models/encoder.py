@@ -40,7 +40,7 @@ ANOTHER_MODEL = rf"\+(?=(?:{MINILM_NAME}|{BASE_NAME})(?:\+|$)|{OF_SOURCE})"
 TINY = 1e-12
 TOKENS_AT = 2 / 3
 """Of a sentence model's layers, where its tokens are read."""
-STATES_AT = (1 / 3, 3 / 4)
+WORDS_AT, WISHES_AT = 1 / 3, 3 / 4
 """Of the base's layers, where its tokens are read."""
 
 
@@ -120,9 +120,10 @@ class HashingEncoder:
 
 
 class BaseEncoder:
-    """The base itself: each token of a text by its states at two heights, side by side, each of zero mean and unit variance.
+    """The base itself: each token of a text by its states at one height or several, side by side, each of zero mean and unit variance.
 
-    A third up its layers a base knows which words it reads, three quarters up what they ask for. The first token's states are
+    A third up its layers a base knows which words it reads, three quarters up what they ask for: alone it is read at both, beside hashes,
+    which know the words, at the latter. The first token's states are
     a hundred times as large as the others' (attention sinks, Xiao et al. 2023, arXiv:2309.17453), so a plain mean would be that token.
     """
 
@@ -130,15 +131,15 @@ class BaseEncoder:
     said_dim = 0
     """Beside hashes: no vector of the whole text, in which regressions read no more than in the words themselves (docs/findings.md)."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, heights: Sequence[float] = (WORDS_AT, WISHES_AT)) -> None:
         self._base = base
         config = base.model.config.get_text_config()
-        self._layers = [round(height * config.num_hidden_layers) for height in STATES_AT]
-        self.dim = len(STATES_AT) * config.hidden_size
+        self._layers = [round(height * config.num_hidden_layers) for height in heights]
+        self.dim = len(heights) * config.hidden_size
 
     @property
     def content_id(self) -> str:
-        return f"base-3-{hash_json(content_of(self._base.identity))}"
+        return f"base-4-{hash_json([content_of(self._base.identity), self._layers])}"
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
@@ -283,7 +284,8 @@ def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
         if len({*sources}) < len(sources):
             raise InputError(f"text encoder {name!r} has a model twice; name each once")
         built = [
-            _base_encoder(base) if model == BASE_NAME else SentenceEncoder(source) for model, source in zip(models, sources, strict=True)
+            BaseEncoder(_needed(base), [WISHES_AT]) if model == BASE_NAME else SentenceEncoder(source)
+            for model, source in zip(models, sources, strict=True)
         ]
         return WordsInSentence(name, HashingEncoder(), built)
     kind, _, source = name.partition(":")
@@ -323,13 +325,13 @@ def _build_hashing(source: str, base: Base | None) -> TextEncoder:
 
 
 def _build_base(source: str, base: Base | None) -> TextEncoder:
-    return _base_encoder(base)
+    return BaseEncoder(_needed(base))
 
 
-def _base_encoder(base: Base | None) -> BaseEncoder:
+def _needed(base: Base | None) -> Base:
     if base is None:
         raise InputError("text encoder 'base' needs the base model; load it and pass it along")
-    return BaseEncoder(base)
+    return base
 
 
 def _build_minilm(source: str, base: Base | None) -> TextEncoder:

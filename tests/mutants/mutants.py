@@ -83,8 +83,8 @@ MUTANTS = (
     _leak(
         "unseen prompts in training",
         "training/conditions.py",
-        "task.prompts if condition !=",
-        "(*task.prompts, *task.unseen_prompts) if condition !=",
+        "task.prompts[:prompts] if condition !=",
+        "(*task.prompts, *task.unseen_prompts)[:prompts] if condition !=",
         TEXTS,
     ),
     _leak(
@@ -1010,6 +1010,13 @@ MUTANTS = (
         "test_encoder.py::test_the_base_says_what_tokens_mean_and_nothing_of_the_whole",
     ),
     Mutant(
+        "a base that is read lower beside hashes than where it knows what is asked for",
+        "models/encoder.py",
+        "_needed(base), [WISHES_AT])",
+        "_needed(base), [WORDS_AT])",
+        "test_encoder.py::test_the_base_says_what_tokens_mean_and_nothing_of_the_whole",
+    ),
+    Mutant(
         "slots that read what the regression knows by heart",
         "models/attribute_generator.py",
         "(factors, self.by_slots(embeddings, mask), ",
@@ -1201,8 +1208,8 @@ MUTANTS = (
     Mutant(
         "a model whose sentence is taken to be as wide as its tokens",
         "models/encoder.py",
-        'sentence.embed(["a"]).shape[1] + sentence.dim for',
-        "2 * sentence.dim for",
+        'int(config.hidden_size), self.embed(["a"]).shape[1]',
+        "int(config.hidden_size), int(config.hidden_size)",
         "test_encoder.py::test_words_stand_beside_what_several_models_say",
     ),
     Mutant(

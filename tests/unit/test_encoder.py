@@ -117,7 +117,7 @@ def test_words_stand_beside_what_several_models_say(tmp_path: Path) -> None:
 
 @pytest.mark.numeric
 def test_the_base_says_what_tokens_mean_and_nothing_of_the_whole(base: Base) -> None:
-    words, tokens = build_encoder("hashing"), BaseEncoder(base)
+    words, tokens = build_encoder("hashing"), BaseEncoder(base, [3 / 4])
     alone, both = (build_encoder(name, base) for name in ("hashing+base", "hashing+minilm+base"))
     assert (alone.token_widths, alone.dim) == ((tokens.dim,), words.dim + tokens.dim)
     assert torch.equal(alone.embed(TEXTS), words.embed(TEXTS))
