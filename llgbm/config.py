@@ -227,8 +227,10 @@ class TrainingConfig:
     augment: Number = Field(default=0.0, ge=0, le=1)
     """Share of the texts that training reads with typos, chatter around the request, or without capitals and punctuation."""
     readings: Integer = Field(default=1, ge=1)
-    """Other requests that a step reads for each of its tasks where a generator reads attributes: the task in other words, or with
-    objective.context any task, further ones included; reading costs little beside answering."""
+    """Other wordings of each task that a step reads where a generator reads attributes; reading costs little beside answering."""
+    read_further: Flag = False
+    """These readings are of any task, those of further_tasks included, of which four wordings each are embedded; needs objective.context
+    and objective.attributes."""
     practice_prior: Number = Field(default=0.0, ge=0)
     """Weight of the base's own log-probabilities as adapters of mixed attributes answer (objective.practice)."""
     practice_interval: Integer = Field(default=0, ge=0)

@@ -93,7 +93,7 @@ class Context:
             if not self.tasks:
                 raise InputError(f"training.further_tasks {source}: no task has attributes, all of them levels that tasks trained on have")
             self.levels = network.levels([task.attributes for task in self.tasks])
-            if config.objective.attributes:
+            if config.training.read_further:
                 self.conditions = ConditionTable.of(config, self.tasks, setup.encoder, WORDINGS)
         else:
             self.conditions = ConditionTable.of(config, self.tasks, setup.encoder)
@@ -123,7 +123,7 @@ class Context:
 
     @property
     def readable(self) -> Readable | None:
-        """The tasks as what is learned from requests alone; None where attributes are not read, or not learned."""
+        """The tasks, for readers to learn from their requests; None where that was not asked for."""
         if self.levels is None or self.conditions is None:
             return None
         return Readable([task.name for task in self.tasks], self.conditions, self.levels)

@@ -1003,6 +1003,13 @@ MUTANTS = (
         "test_context.py::test_requests_of_further_tasks_teach_reading_too",
     ),
     Mutant(
+        "requests of further tasks that are embedded unasked",
+        "training/context.py",
+        "if config.training.read_further:",
+        "if True:",
+        "test_context.py::test_unasked_no_further_request_is_embedded",
+    ),
+    Mutant(
         "a base that says something of the whole text beside hashes",
         "models/encoder.py",
         "    said_dim = 0\n",

@@ -79,7 +79,14 @@ ADDED: set[str] = {
     *("generator.attributes", "objective.attributes", "objective.context", "objective.practice", "training.further_tasks"),
     "generator.alignment",
     *("generator.ridge", "generator.shrinkage", "generator.slots", "generator.slots_share", "generator.readers"),
-    *("training.augment", "training.practice_interval", "training.practice_prior", "training.readings", "training.word_dropout"),
+    *(
+        "training.augment",
+        "training.practice_interval",
+        "training.practice_prior",
+        "training.read_further",
+        "training.readings",
+        "training.word_dropout",
+    ),
     *("zoo.end_token", "zoo.max_grad_norm", "zoo.max_length", "zoo.own_start", "zoo.ranks", "zoo.schedule", "zoo.too_long"),
 }
 """Scientific fields that came later; a name belongs here (or into UNSCIENTIFIC) knowingly, as it changes every hash."""

@@ -317,7 +317,7 @@ def test_a_generator_of_attributes_is_asked_for_levels_it_knows(tmp_path):
 def test_requests_of_further_tasks_teach_reading_too(tmp_path, monkeypatch):
     """Each is of any task, with the levels of that task, in one of its first wordings; the same in every part of a step."""
     monkeypatch.setattr(module, "WORDINGS", 2)
-    config = with_further(tmp_path, n_tasks=14, training__readings=3, **ATTRIBUTES)
+    config = with_further(tmp_path, n_tasks=14, training__readings=3, training__read_further=True, **ATTRIBUTES)
     problem = problem_of(config)
     context, setup, rereading = context_of(problem), problem.setup, problem.rereading
     assert rereading is not None
@@ -344,11 +344,18 @@ def test_requests_of_further_tasks_teach_reading_too(tmp_path, monkeypatch):
     assert {*names} == {task.name for task in (*taught, *further)}
 
 
-def test_where_reading_is_not_learned_no_further_request_is_embedded(tmp_path):
-    problem = problem_of(with_further(tmp_path, n_tasks=14, **(ATTRIBUTES | {"objective__attributes": 0.0})))
+def test_unasked_no_further_request_is_embedded(tmp_path):
+    problem = problem_of(with_further(tmp_path, n_tasks=14, **ATTRIBUTES))
     assert context_of(problem).conditions is None
     assert problem.rereading is not None
     assert problem.rereading.further is None
+
+
+@pytest.mark.parametrize("term", ["context", "attributes"])
+def test_further_requests_are_not_asked_for_in_vain(tmp_path, term):
+    asked = {"training__read_further": True, **ATTRIBUTES, f"objective__{term}": 0.0}
+    with pytest.raises(InputError, match=r"training.read_further needs a weight of objective.context and one of objective.attributes"):
+        problem_of(with_further(tmp_path, **asked))
 
 
 def test_inputs_that_leave_no_room_are_left_out(config, tmp_path):
