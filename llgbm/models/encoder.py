@@ -123,8 +123,8 @@ class BaseEncoder:
     """The base itself: each token of a text by its states at one height or several, side by side, each of zero mean and unit variance.
 
     A third up its layers a base knows which words it reads, three quarters up what they ask for: alone it is read at both, beside hashes,
-    which know the words, at the latter. The first token's states are
-    a hundred times as large as the others' (attention sinks, Xiao et al. 2023, arXiv:2309.17453), so a plain mean would be that token.
+    which know the words, at the latter. The first token's states are a hundred times as large as the others' (attention sinks, Xiao et al.
+    2023, arXiv:2309.17453), so a plain mean would be that token.
     """
 
     name, words, token_widths = BASE_NAME, None, ()
@@ -193,11 +193,16 @@ class SentenceEncoder:
         config = transformer.auto_model.config
         config.output_hidden_states = True
         self._layer = round(TOKENS_AT * config.num_hidden_layers)
-        self.dim, self.said_dim = int(config.hidden_size), self.embed(["a"]).shape[1]
+        self.dim = int(config.hidden_size)
 
     @property
     def content_id(self) -> str:
         return f"sentence-4-{self._weights_hash}"
+
+    @cached_property
+    def said_dim(self) -> int:
+        """Width of what it says of a whole text, which may be another than its tokens'."""
+        return self.embed(["a"]).shape[1]
 
     @cached_property
     def _weights_hash(self) -> str:

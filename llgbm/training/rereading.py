@@ -19,7 +19,7 @@ from llgbm.training.conditions import ConditionTable
 from llgbm.training.plan import StepPlan
 
 WORDINGS = 4
-"""Of each task without a teacher so many are embedded, which takes a minute of every hundred such tasks in the largest sentence models."""
+"""Of each task without a teacher so many are embedded: for a hundred such tasks under a minute of one core by all-mpnet-base-v2."""
 
 
 @dataclass(frozen=True)

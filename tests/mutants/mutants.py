@@ -1215,8 +1215,8 @@ MUTANTS = (
     Mutant(
         "a model whose sentence is taken to be as wide as its tokens",
         "models/encoder.py",
-        'int(config.hidden_size), self.embed(["a"]).shape[1]',
-        "int(config.hidden_size), int(config.hidden_size)",
+        'return self.embed(["a"]).shape[1]',
+        "return self.dim",
         "test_encoder.py::test_words_stand_beside_what_several_models_say",
     ),
     Mutant(
