@@ -37,8 +37,8 @@ def run(args: Namespace) -> int:
     """Finish the study, write `study.json` and `study.png`, show the table."""
     from llgbm.progress import ProgressBar
     from llgbm.report.plots_study import plot_study
-    from llgbm.studies.ablation import RESULT_FILE, plan_cells, run_study
-    from llgbm.studies.variants import load_study
+    from llgbm.studies.ablation import plan_cells, run_study
+    from llgbm.studies.variants import RESULT_FILE, load_study
 
     study = load_study(args.study)
     folder = study.folder(args.output)

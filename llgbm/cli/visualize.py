@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HELP = "Draw pictures of saved results."
 EXAMPLE = "llgbm visualize --type training --run outputs/one outputs/other"
 
-INPUTS = {"deltas": DELTAS, "training": RUN, "answers": RUN, "composition": "outputs/composition"}
+INPUTS = {"deltas": DELTAS, "training": RUN, "answers": RUN, "composition": "outputs/composition", "studies": "outputs/studies/few"}
 """Type -> where its results are by default."""
 
 FIGURES = "outputs/figures"
@@ -40,14 +40,16 @@ STEPS = 8
 def add_arguments(parser: CommandParser) -> None:
     """What to draw, from where, to where."""
     parser.add_argument(
-        "--type", default="deltas", choices=[*INPUTS], metavar="T", help="deltas, training, answers, composition (default: deltas)"
+        "--type", default="deltas", choices=[*INPUTS], metavar="T", help="deltas, training, answers, composition, studies (default: deltas)"
     )
     parser.add_argument("--input_dir", nargs="+", default=[], metavar="DIR", help=argparse.SUPPRESS)
     add_folder(parser, *DELTAS_NAMES, default=INPUTS["deltas"], help="deltas: the cache")
     add_folder(parser, *ZOO_NAMES, default=ZOO, help="deltas: the adapters' zoo")
-    parser.add_argument("--no_umap", action="store_true", help="deltas: leave out the map by UMAP, which takes longest")
+    parser.add_argument("--no_umap", action="store_true", help="deltas: leave out the slow map by UMAP")
     parser.add_argument("--run", nargs="+", default=[INPUTS["training"]], metavar="RUN", help="training (one or several), answers")
     add_folder(parser, "--composition", default=INPUTS["composition"], help="composition: its findings")
+    parser.add_argument("--study", nargs="+", default=[INPUTS["studies"]], metavar="DIR", help="studies: folders of such with an axis")
+    parser.add_argument("--split", default="unseen_combination", metavar="S", help="studies: unseen_combination by default")
     where = f"where pictures go (default: {FIGURES}; of a composition beside it)"
     parser.add_argument("--output", "--output_dir", default=None, metavar="DIR", help=where)
     add_config_arguments(parser, sections=("probe",))
@@ -64,6 +66,10 @@ def run(args: Namespace) -> int:
         from llgbm.report.plots_answers import draw_answers
 
         paths = draw_answers(_only(args, *args.run), args.output or FIGURES)
+    elif args.type == "studies":
+        from llgbm.report.plots_study import draw_studies
+
+        paths = draw_studies(args.input_dir or args.study, args.split, args.output or FIGURES)
     elif args.type == "composition":
         from llgbm.report.plots_composition import draw_composition
 
@@ -82,7 +88,7 @@ def _only(args: Namespace, *folders: str) -> str:
     """The one folder to draw from."""
     asked = list(args.input_dir or folders)
     if len(asked) > 1:
-        raise InputError(f"--type {args.type} draws from one folder, {len(asked)} were given; only training compares several")
+        raise InputError(f"--type {args.type} draws from one folder, {len(asked)} were given; only training and studies compare several")
     return asked[0]
 
 

@@ -1,20 +1,28 @@
 """Pictures of a study: bars per variant, or curves when the variants are numbers of a line."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from llgbm.checking import read_as
+from llgbm.errors import InputError
+from llgbm.files import read_json
 from llgbm.report.plots import COLORS, GRAY, bare_axes, saved_figure
-from llgbm.studies.variants import Study
+from llgbm.studies.variants import RESULT_FILE, Study
 
 METHOD = "generated"
+RIVALS = (*COLORS[2:6], COLORS[7])
+"""Of curves of methods beside the generators', which have the first colors; yellow is too pale for a thin line."""
+DASHES = {"teacher": "--", "base": ":", "few_shot": "-."}
+"""Methods that no number of an axis changes."""
 
 
 def plot_study(result: dict[str, Any], path: str | Path) -> None:
-    """Exact match of the generated adapters per variant and split, with 95% intervals over seeds, beside base and teachers.
+    """A study's means with 95% intervals over seeds: bars per variant and split, or curves beside those of its other methods.
 
     Args:
         result: The content of a `study.json`.
@@ -24,19 +32,54 @@ def plot_study(result: dict[str, Any], path: str | Path) -> None:
     splits = list(dict.fromkeys(row["split"] for row in rows))
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     if result["study"]["axis"]:
-        study = Study(**result["study"])
-        with saved_figure(path, 1.2 + 3.6 * len(splits), 3.8) as figure:
-            all_axes = np.atleast_1d(figure.subplots(1, len(splits), sharey=True))
-            for axes, split in zip(all_axes, splits, strict=True):
-                _curves(axes, [row for row in rows if row["split"] == split], study)
-                axes.set_title(split.replace("_", " "))
-            all_axes[0].set_ylabel("exact match, %")
-            all_axes[-1].legend(frameon=False, fontsize=8, loc="lower right")
+        _plot_curves([(result, split, split.replace("_", " ")) for split in splits], path)
         return
     with saved_figure(path, 3.2 + 2.6 * len(splits), 1.1 + 0.34 * len(variants)) as figure:
         all_axes = np.atleast_1d(figure.subplots(1, len(splits), sharey=True))
         for axes, split, color in zip(all_axes, splits, COLORS, strict=False):
             _bars(axes, rows, split, variants, color)
+
+
+def draw_studies(folders: Sequence[str | Path], split: str, output_dir: str | Path) -> list[Path]:
+    """Curves of several studies on one split, side by side; the picture's path.
+
+    Args:
+        folders: Of studies with an axis, each with its `study.json`.
+        split: What all of them were asked.
+        output_dir: Where `studies.png` and `studies.svg` go.
+
+    Raises:
+        InputError: There is no study, it has no axis, or was not asked the split.
+    """
+    panels = []
+    for folder in folders:
+        path = Path(folder) / RESULT_FILE
+        result = read_json(path)
+        if not isinstance(result, dict) or not {"study", "rows"} <= result.keys():
+            raise InputError(f"{path}: not the result of 'llgbm ablate'")
+        study = read_as(Study, result["study"], str(path))
+        if study.axis is None:
+            raise InputError(f"{path}: the study has no axis, so no curves; its own picture is {path.with_suffix('.png')}")
+        splits = list(dict.fromkeys(row["split"] for row in result["rows"]))
+        if split not in splits:
+            raise InputError(f"{path}: the study has no figures of split {split!r}; it has {', '.join(splits) or 'none'}")
+        panels.append((result, split, f"{study.title or study.name}: {split.replace('_', ' ')}"))
+    path = Path(output_dir) / "studies.png"
+    _plot_curves(panels, path)
+    return [path]
+
+
+def _plot_curves(panels: Sequence[tuple[dict[str, Any], str, str]], path: str | Path) -> None:
+    """A panel for each study, split and title; a method has one color in all of them."""
+    rivals = dict.fromkeys(row["method"] for result, *_ in panels for row in result["rows"] if row["method"] not in {METHOD, *DASHES})
+    colors = dict(zip(rivals, cycle(RIVALS), strict=False))
+    with saved_figure(path, 1.2 + 3.6 * len(panels), 4.6) as figure:
+        all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+        for axes, (result, split, title) in zip(all_axes, panels, strict=True):
+            _curves(axes, [row for row in result["rows"] if row["split"] == split], Study(**result["study"]), colors)
+            axes.set_title(title)
+            axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+        all_axes[0].set_ylabel("exact match, %")
 
 
 def _bars(axes: Axes, rows: Sequence[dict[str, Any]], split: str, variants: Sequence[str], color: str) -> None:
@@ -56,23 +99,28 @@ def _bars(axes: Axes, rows: Sequence[dict[str, Any]], split: str, variants: Sequ
     bare_axes(axes)
 
 
-def _curves(axes: Axes, rows: Sequence[dict[str, Any]], study: Study) -> None:
-    """One curve with its band for each line of the study."""
-    lines: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in (row for row in rows if row["method"] == METHOD):
+def _curves(axes: Axes, rows: Sequence[dict[str, Any]], study: Study, colors: Mapping[str, str]) -> None:
+    """One curve with its band for each line of the study, thin ones for rivals of its first line, and what no number changes."""
+    curves: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
         line, number = study.place(row["variant"])
-        lines.setdefault(line, {})[number] = row
-    for (line, found), color, marker in zip(lines.items(), COLORS, "o^sD", strict=False):
-        counts = [float(number) for number in found]
-        axes.plot(counts, [100 * row["score"] for row in found.values()], marker=marker, color=color, label=line, clip_on=False, zorder=3)
+        curves.setdefault((row["method"], line if row["method"] == METHOD else ""), {}).setdefault(number, row)
+    own = {line: found for (method, line), found in curves.items() if method == METHOD}
+    for (line, found), color, marker in zip(own.items(), COLORS, "o^sD", strict=False):
+        counts, label = [float(number) for number in found], line if len(own) > 1 else METHOD
+        axes.plot(counts, [100 * row["score"] for row in found.values()], marker=marker, color=color, label=label, clip_on=False, zorder=3)
         if all(row["low"] is not None for row in found.values()):
             low, high = ([100 * min(1, max(0, row[end])) for row in found.values()] for end in ("low", "high"))
             axes.fill_between(counts, low, high, color=color, alpha=0.2, lw=0)
-    for method, style in (("teacher", "--"), ("base", ":")):
-        shown = [row["score"] for row in rows if row["method"] == method]
-        if shown:
-            axes.axhline(100 * max(shown), color=GRAY, linestyle=style, lw=1, label=method)
-    numbers = sorted({number for found in lines.values() for number in found}, key=float)
+    for method, color in colors.items():
+        found = curves.get((method, ""), {})
+        if found:
+            scores = [100 * row["score"] for row in found.values()]
+            axes.plot([float(number) for number in found], scores, marker=".", lw=1, color=color, label=method)
+    for method in [method for method in DASHES if (method, "") in curves]:
+        score = max(row["score"] for row in curves[method, ""].values())
+        axes.axhline(100 * score, color=GRAY, linestyle=DASHES[method], lw=1, label=method)
+    numbers = sorted({study.place(row["variant"])[1] for row in rows}, key=float)
     axes.set(xscale="log", xlabel=study.axis, ylim=(0, 100))
     axes.set_xticks([float(number) for number in numbers], numbers)
     axes.minorticks_off()

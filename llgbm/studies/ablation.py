@@ -24,11 +24,9 @@ from llgbm.fanout.local import Local
 from llgbm.files import hash_json, write_json
 from llgbm.progress import ProgressCallback, Tally
 from llgbm.studies.cells import CellWorker, folders
-from llgbm.studies.variants import GENERATED, Study, cell_name
+from llgbm.studies.variants import GENERATED, RESULT_FILE, Study, cell_name
 from llgbm.workspace import settle
 from llgbm.zoo.folder import TeacherZoo
-
-RESULT_FILE = "study.json"
 
 
 def run_study(

@@ -17,6 +17,8 @@ from llgbm.files import read_yaml
 from llgbm.names import path_part, twin_key
 
 GENERATED = "generated"
+RESULT_FILE = "study.json"
+"""In a study's folder: its means, intervals and comparisons."""
 
 
 def _or_empty(value: Any) -> Any:
@@ -49,6 +51,8 @@ class Study:
     """The variant the others are compared with, paired by task; with an axis the line, compared at every number."""
     axis: str | None = None
     """What the numbers count, when variants are named `<line>, <number>` and make curves."""
+    title: str | None = None
+    """What a picture of several studies calls it; its name by default."""
 
     def folder(self, output_dir: str | Path) -> Path:
         """Where the study is written."""

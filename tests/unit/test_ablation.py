@@ -16,7 +16,8 @@ from llgbm.cli.ablate import print_study
 from llgbm.config import preset_folder
 from llgbm.errors import InputError
 from llgbm.evaluation.statistics import replicates
-from llgbm.report.plots_study import plot_study
+from llgbm.files import write_json
+from llgbm.report.plots_study import RIVALS, plot_study
 from llgbm.studies import cells
 from llgbm.studies.ablation import run_study, summarize
 from llgbm.studies.cells import CellWorker
@@ -139,6 +140,37 @@ def test_lines_are_compared_at_each_number_and_drawn(tmp_path: Path) -> None:
     plot_study(result, tmp_path / "study.png")
     drawn = (tmp_path / "study.svg").read_text()
     assert all(f">{label}<" in drawn or f"<!-- {label} -->" in drawn for label in ("a", "b", "tasks", "20"))
+
+
+def test_studies_are_drawn_side_by_side(tmp_path: Path, capsys) -> None:
+    for name, methods in (("few", ["generated", "ridge"]), ("other", ["generated", "soft_prompt", "ridge"])):
+        study = Study(name, "smoke", {"a, 5": {}, "a, 10": {}}, methods=methods, axis="tasks", title="Two tasks" if name == "few" else None)
+        rows = [
+            {"variant": variant, "split": "seen", "method": method, "score": 0.5, "low": None, "high": None}
+            for variant in study.variants
+            for method in methods
+        ]
+        write_json(tmp_path / name / "study.json", {"study": dataclasses.asdict(study), "rows": rows})
+    folders = [str(tmp_path / name) for name in ("few", "other")]
+    asked = ["visualize", "--type", "studies", "--study", *folders, "--output", str(tmp_path)]
+    assert main([*asked, "--split", "seen"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'studies.png'}\n"
+    drawn = (tmp_path / "studies.svg").read_text()
+    assert all(f"<!-- {label} -->" in drawn for label in ("Two tasks: seen", "other: seen", "ridge", "soft_prompt", "tasks"))
+    assert drawn.count(f"stroke: {RIVALS[0].lower()}") >= 2, "ridge has one color in both"
+    assert main(asked) == 2
+    assert "no figures of split 'unseen_combination'; it has seen" in capsys.readouterr().err
+    for changed, message in (
+        ({"rows": []}, "not the result of 'llgbm ablate'"),
+        ({"study": {"name": "x"}, "rows": []}, "study.json: config is missing"),
+        (
+            {"study": dataclasses.asdict(Study("x", "smoke", {"a": {}})), "rows": []},
+            "the study has no axis, so no curves; its own picture is ",
+        ),
+    ):
+        write_json(tmp_path / "few" / "study.json", changed)
+        assert main(asked) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_folds_are_a_result_together_and_methods_are_compared(tmp_path: Path) -> None:

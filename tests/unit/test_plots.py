@@ -34,7 +34,7 @@ def test_marks_at_100_percent_are_drawn_whole(tmp_path):
     study = plots_study.Study("s", "smoke", {"a, 15": {}, "a, 30": {}}, axis="seen tasks")
     with saved_figure(tmp_path / "curves.png", 3, 3) as figure:
         axes = figure.subplots()
-        plots_study._curves(axes, rows, study)
-        curve = next(line for line in axes.get_lines() if isinstance(line, Line2D) and line.get_label() == "a")
+        plots_study._curves(axes, rows, study, {})
+        curve = next(line for line in axes.get_lines() if isinstance(line, Line2D) and line.get_label() == "generated")
     assert axes.get_ylim() == (0, 100)
     assert not curve.get_clip_on()
