@@ -33,12 +33,13 @@ def run(args: Namespace) -> int:
     requests = _requests(args)
     import time
 
+    from llgbm.models.encoder import needs_base
     from llgbm.models.ensemble import load_generator
     from llgbm.models.export import generate_adapters
     from llgbm.zoo.base import BaseOptions, load_recorded
 
     spec, asked = load_generator(args.run).spec, read_base_options(args)
-    made_for, reads = spec.base, spec.encoder == "base" or asked != BaseOptions()
+    made_for, reads = spec.base, needs_base(spec.encoder) or asked != BaseOptions()
     base = load_recorded(f"generator {args.run}", made_for, asked) if reads and made_for else None
     start = time.perf_counter()
     folders = generate_adapters(args.run, requests, args.output, base)

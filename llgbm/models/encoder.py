@@ -272,13 +272,18 @@ class WordsInSentence:
         return torch.cat(parts, 1) / math.sqrt(len(parts))
 
 
+def needs_base(name: str) -> bool:
+    """Whether the encoder of that name reads the base, alone or beside others."""
+    return BASE_NAME in re.split(ANOTHER_MODEL, name)
+
+
 def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
     """The encoder of that name.
 
     Args:
         name: `hashing`, `base`, `minilm`, `sentence-transformers:<folder or Hub id>`, or `hashing+` and one or several of the last three,
             joined by `+`.
-        base: The frozen base; only `base` needs it.
+        base: The frozen base; what `needs_base` needs it.
 
     Raises:
         InputError: Unknown name, no such folder, or `base` without a base.

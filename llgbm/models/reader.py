@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from llgbm.errors import InputError, blame_memory
 from llgbm.files import read_json, write_bytes, write_json
 from llgbm.hub import fetched, hub_name, on_hub
-from llgbm.models.encoder import TextEncoder, build_encoder
+from llgbm.models.encoder import TextEncoder, build_encoder, needs_base
 from llgbm.zoo.base import Base, BaseIdentity, check_base
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -149,9 +149,11 @@ class ConditionReader(nn.Module):
         """
         if self._encoder is None:
             encoder = build_encoder(self.spec.encoder, base)
-            if encoder.name == "base" and base is not None and self.spec.base is not None:
+            other_dtype = False
+            if needs_base(self.spec.encoder) and base is not None and self.spec.base is not None:
                 check_base(f"the {self.kind}", self.spec.base, base, any_dtype=True)  # who loaded the base asked for its dtype
-            elif self.spec.encoder_id and encoder.content_id != self.spec.encoder_id:
+                other_dtype = self.spec.base.dtype != base.dtype
+            if self.spec.encoder_id and encoder.content_id != self.spec.encoder_id and not other_dtype:
                 raise InputError(
                     f"text encoder {self.spec.encoder} is {encoder.content_id}, the {self.kind} was trained with {self.spec.encoder_id}; "
                     f"install that version of the encoder, or train the {self.kind} anew"

@@ -17,7 +17,7 @@ from llgbm.evaluation.side_by_side import FRAMES, chosen_frame
 from llgbm.framing import Framing, context_length
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.memory import MemoryPlan
-from llgbm.models.encoder import BaseEncoder
+from llgbm.models.encoder import needs_base
 from llgbm.models.ensemble import load_generator
 from llgbm.models.writer import AdapterWriter
 from llgbm.serve.app import Gateway
@@ -107,7 +107,7 @@ def _vllm(generator: AdapterWriter, base: Base, framing: Framing, limits: Limits
     if asked.device not in (None, device_type()):
         raise InputError(f"--device is {asked.device}, but the vLLM that is installed runs on {device_type()}; leave it out")
     made = Vllm(generator, base, framing, limits.batch, limits.adapters, asked.memory_gb)
-    if generator.spec.encoder != BaseEncoder.name:
+    if not needs_base(generator.spec.encoder):
         base.model.to("meta")  # pyright: ignore[reportArgumentType]  # vLLM has weights of its own
     return made
 

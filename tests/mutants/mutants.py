@@ -1786,4 +1786,18 @@ MUTANTS = (
         "next((r['key'] for p, r in cache.manifest['adapters'].items() if p.endswith(teacher.path)), '') for teacher in zoo.teachers",
         "test_composition_eval.py::test_fingerprints_are_those_of_this_zoo_s_adapters_as_they_are_now",
     ),
+    Mutant(
+        "adapters written without the base that reads beside hashes",
+        "cli/generate.py",
+        "needs_base(spec.encoder) or asked",
+        'spec.encoder == "base" or asked',
+        "test_export.py::test_a_generator_that_reads_by_the_base_loads_it",
+    ),
+    Mutant(
+        "vLLM in the place of the base that reads beside hashes",
+        "serve/server.py",
+        "if not needs_base(generator.spec.encoder):",
+        'if generator.spec.encoder != "base":',
+        "test_serve_vllm.py::test_a_base_that_reads_sentences_stays",
+    ),
 )

@@ -5,13 +5,16 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from tolerance import assert_near, depth
+from torch.testing import assert_close
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from llgbm.cli import main
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.peft_io import target_shapes
-from llgbm.models.encoder import HashingEncoder
+from llgbm.models.encoder import HashingEncoder, build_encoder
 from llgbm.models.export import Request, generate_adapters, read_prompts, read_requests
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.writer import GeneratorSpec
@@ -70,6 +73,30 @@ def test_many_tasks_equal_one_by_one(checkpoint, base, tmp_path):
         (alone,) = generate_adapters(checkpoint, [request], tmp_path / "one")
         for x, y in zip(read_adapter(folder).tensors(), read_adapter(alone).tensors(), strict=True):
             assert_near(x, y, length=512, depth=12)  # of the generator, see test_generator.py
+
+
+@pytest.mark.parametrize("name", ["base", "hashing+base"])
+def test_a_generator_that_reads_by_the_base_loads_it(base, name, tmp_path, capsys):
+    encoder = build_encoder(name, base)
+    spec = GeneratorSpec(
+        *(target_shapes(base.model, ["q_proj"]), 2, 4.0, encoder.dim), encoder=name, encoder_id=encoder.content_id, base=base.identity
+    )
+    generator = LoRAGenerator(spec, encoder)
+    torch.nn.init.normal_(generator.heads[0].write_b.weight)
+    generator.save_pretrained(tmp_path / "run")
+    asked = ["generate", "--run", str(tmp_path / "run"), "--description", "Reverse the string."]
+    assert main([*asked, "--output", str(tmp_path / "adapter")]) == 0
+    assert main([*asked, "--output", str(tmp_path / "rounded"), "--dtype", "bfloat16"]) == 0
+    own, rounded = (load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("adapter", "rounded"))
+    factors = generator.generate(description="Reverse the string.", base=base)
+    module = factors.module_names[0]
+    stored = f"base_model.model.{module}.lora_B.weight"
+    assert_close(own[stored], factors.b[module][0])
+    assert not torch.equal(own[stored], rounded[stored])
+    assert_close(own[stored], rounded[stored], rtol=0.1, atol=0.1 * float(own[stored].abs().max()))
+    (tmp_path / "run" / "config.json").write_text((tmp_path / "run" / "config.json").read_text().replace(encoder.content_id, "earlier"))
+    assert main([*asked, "--output", str(tmp_path / "adapter")]) == 2
+    assert "was trained with earlier; install that version of the encoder" in capsys.readouterr().err
 
 
 def test_a_generator_that_names_no_base_writes_no_adapters(base, checkpoint, tmp_path):

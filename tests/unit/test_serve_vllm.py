@@ -167,6 +167,17 @@ def test_the_gateway_is_the_same(config: ExperimentConfig, monkeypatch: pytest.M
     assert not Path(backend_of(served)._place.name).exists()
 
 
+def test_a_base_that_reads_sentences_stays(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_vllm.install(monkeypatch)
+    reads = changed(config, experiment_name="reads", generator__encoder="hashing+base", training__total_steps=1)
+    train_generator(reads)
+    served = Served(reads.run_folder, frame="alpaca", limits=LIMITS, backend="auto")
+    assert served.backend == "vllm"
+    assert served.base.model.device.type == "cpu"
+    assert answers(served.engine, [Job(SENTENCES[0], [5], 1)])[0].new_tokens == 1
+    served.engine.close()
+
+
 def test_what_vllm_gave_up_is_told(config: ExperimentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted_vllm.install(monkeypatch)
     served = Served(config.run_folder, frame="alpaca", limits=LIMITS, backend="vllm")
