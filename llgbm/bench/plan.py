@@ -132,7 +132,7 @@ def _generator(base: Base, config: ExperimentConfig, batch: TokenBatch) -> Step:
         optimizer.step()
 
     def on_paper(paper: FunctionalLoRA, rows: Rows) -> Work:
-        generator = Generator(paper, config)
+        generator = Generator(paper, config, levels=())
         return count(lambda: generator.micro_batch(rows)) * share_of_layers(paper, rows) + count(generator.update)
 
     def planned(paper: FunctionalLoRA, rows: Rows) -> float:

@@ -35,10 +35,13 @@ UNIT = 10.0
 SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS = 0.25, 2.0
 """By how much the log-odds that slots say are multiplied: where they read what the regression reads, too, and where they alone read what
 tokens mean."""
-READERS_OF_TOKENS = 3
-"""Slots read each model's tokens so many times: each reader misreads other words, their mean fewer."""
 SHARPENED = 4.0
 """By how much the log-odds of what was read are multiplied before it is written."""
+
+
+def usual_readers(of_tokens: bool) -> int:
+    """How often slots read, where no number is asked for: of each model's tokens each reader misreads other words, their mean fewer."""
+    return 3 if of_tokens else 1
 
 
 class Effect(nn.Module):

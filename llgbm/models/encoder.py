@@ -33,7 +33,7 @@ TEXTS_PER_BATCH = 64
 TEXTS_AT_ONCE = 16 * TEXTS_PER_BATCH
 """Texts that are embedded before their vectors are stored in fewer bytes: those of all tasks would not fit a laptop's memory."""
 WORD = r"(?u)\w+"
-MINILM_NAME, BASE_NAME, JOINED = "minilm", "base", "hashing+minilm"
+HASHING_NAME, MINILM_NAME, BASE_NAME, JOINED = "hashing", "minilm", "base", "hashing+minilm"
 OF_SOURCE = r"sentence-transformers:."
 ANOTHER_MODEL = rf"\+(?=(?:{MINILM_NAME}|{BASE_NAME})(?:\+|$)|{OF_SOURCE})"
 """What stands between the parts of an encoder's name; a folder's may have a plus of its own."""
@@ -274,7 +274,13 @@ class WordsInSentence:
 
 def needs_base(name: str) -> bool:
     """Whether the encoder of that name reads the base, alone or beside others."""
-    return BASE_NAME in re.split(ANOTHER_MODEL, name)
+    return BASE_NAME in (name, *models_beside_hashes(name))
+
+
+def models_beside_hashes(name: str) -> list[str]:
+    """What stands beside hashes in an encoder's name, each a model whose tokens are read."""
+    first, *models = re.split(ANOTHER_MODEL, name)
+    return models if first == HASHING_NAME else []
 
 
 def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
@@ -288,8 +294,8 @@ def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
     Raises:
         InputError: Unknown name, no such folder, or `base` without a base.
     """
-    first, *models = re.split(ANOTHER_MODEL, name)
-    if first == "hashing" and models and all(model in (MINILM_NAME, BASE_NAME) or re.match(OF_SOURCE, model) for model in models):
+    models = models_beside_hashes(name)
+    if models and all(model in (MINILM_NAME, BASE_NAME) or re.match(OF_SOURCE, model) for model in models):
         sources = [MINILM if model == MINILM_NAME else model.partition(":")[2] or model for model in models]
         if len({*sources}) < len(sources):
             raise InputError(f"text encoder {name!r} has a model twice; name each once")

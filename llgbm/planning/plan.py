@@ -9,6 +9,7 @@ from llgbm.dataset import TokenBatch
 from llgbm.errors import InputError
 from llgbm.framing import Framing
 from llgbm.memory import GIB, SHARE
+from llgbm.models.effects import levels_of
 from llgbm.planning.costs import UnitCosts
 from llgbm.planning.paper import paper_base, paper_tokens
 from llgbm.planning.stages import STAGES, Planner, Stage, Workload
@@ -97,7 +98,8 @@ def workload(config: ExperimentConfig, adapters: int | None = None, tokens: int 
         longest, answer = batch.input_ids.shape[1], math.ceil(float(batch.predicts.sum(1).float().mean()))
     names = [task.name for task in suite.select(split=SEEN)] if adapters is None else [str(i) for i in range(adapters)]
     seeds = len(config.zoo.seeds) if adapters is None else 1
-    learned = len(split_tasks(names, config)[0])
+    learns = split_tasks(names, config)[0]
+    learned, attributes = len(learns), [] if adapters else [suite[name].attributes for name in learns]
     asked, answered = (adapters, adapters) if adapters else _questions(suite, learned)
     load = Workload(
         adapters=adapters or len(tasks) * seeds,
@@ -105,7 +107,7 @@ def workload(config: ExperimentConfig, adapters: int | None = None, tokens: int 
         tasks=adapters or len(tasks),
         asked=asked,
         answered=answered,
-        attributes=adapters is None and any(task.attributes for task in tasks),
+        levels=tuple(len(levels) for levels in levels_of(attributes).values()),
         chat=suite.frame == CHAT_FRAME,
         tokens=longest,
         answer_tokens=min(answer, longest),

@@ -45,8 +45,8 @@ class Workload:
     """Questions of an evaluation to methods that read conditions: the tasks of every split, in its words."""
     answered: int
     """The same to other methods, for whom splits that ask for the same tasks are one."""
-    attributes: bool
-    """Whether tasks have any."""
+    levels: tuple[int, ...]
+    """Of each attribute that tasks have which a generator learns from, how many."""
     chat: bool
     """Whether the base is asked by a chat template, so that it can be told what is wanted."""
     tokens: int
@@ -128,7 +128,7 @@ class Planner:
             recompute_layers(functional)
         if training.shard_base:
             self._share()
-        trained, reads = Generator(functional, self.config), reads_base(self.config)
+        trained, reads = Generator(functional, self.config, load.levels), reads_base(self.config)
         weights = sum(parameter.nbytes for parameter in trained.network.parameters())
         own = math.ceil(training.tasks_per_step / self.devices)
         examples = training.examples_per_task + bool(objective.practice) + bool(objective.context)
@@ -167,11 +167,11 @@ class Planner:
         """Every method's adapters on all tasks' test examples, and what rivals train and choose before."""
         load, zoo = self.load, self.config.zoo
         methods = [method for method in METHODS.values() if not any(getattr(method, need) for need in NEEDS)]
-        methods = [m for m in methods if load.attributes >= m.needs_attributes]
+        methods = [m for m in methods if bool(load.levels) >= m.needs_attributes]
         methods = [m for m in methods if m.is_sensible(load.chat, self.config.generator.alignment)]
         together = self._scored_at_once()
         lengths = sum((load.asked if m.reads_condition else load.answered) * (TOLD if m.instructs else 1) for m in methods)
-        chosen = sum(load.attributes >= reads for reads in RIDGES) * len(KERNELS) * len(STRENGTHS)
+        chosen = sum(bool(load.levels) >= reads for reads in RIDGES) * len(KERNELS) * len(STRENGTHS)
         rows = lengths * load.test_examples + chosen * min(VALIDATION_TASKS, load.learned) * VALIDATION_EXAMPLES
         work = self._scored() * math.ceil(rows / self.devices)
         if not load.chat:

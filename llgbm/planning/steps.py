@@ -3,7 +3,8 @@
 Letters: K adapters, b rows of each, T tokens, P probes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from llgbm.functional_lora import FunctionalLoRA, by_token
 from llgbm.functional_lora.head import ChunkedLogits
 from llgbm.lora.distance import product_distance_by_module
 from llgbm.lora.factors import LoRAFactors
+from llgbm.models.attribute_generator import AttributeGenerator, usual_readers
+from llgbm.models.encoder import models_beside_hashes
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.writer import GeneratorSpec
 
@@ -53,8 +56,7 @@ class Teachers:
 
     def __init__(self, functional: FunctionalLoRA, config: ExperimentConfig, count: int) -> None:
         self.functional = functional
-        rank = max(config.zoo.ranks or [config.lora.rank])
-        self.factors = LoRAFactors.zeros(functional.shapes, rank, config.lora.alpha, count).to(device=functional.device)
+        self.factors = LoRAFactors.zeros(functional.shapes, _rank(config), config.lora.alpha, count).to(device=functional.device)
         parameters = [tensor.requires_grad_() for tensor in self.factors.tensors()]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
 
@@ -74,18 +76,15 @@ class Teachers:
 class Generator:
     """A generator in training, compared with its teachers by what weighs: products, and predictions at answers."""
 
-    def __init__(self, functional: FunctionalLoRA, config: ExperimentConfig) -> None:
+    def __init__(self, functional: FunctionalLoRA, config: ExperimentConfig, levels: Sequence[int]) -> None:
         self.functional, self.config = functional, config
-        lora, generator = config.lora, config.generator
-        spec = GeneratorSpec(functional.shapes, lora.rank, lora.alpha, EMBEDDING_DIM, generator.size, generator.slots)
-        self.network = LoRAGenerator(spec)
+        self.network = _network(functional, config, levels)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, fused=True)
 
     def micro_batch(self, rows: Rows) -> None:
         """Write K adapters, run them forward and backward, to the generator's parameters."""
-        mask = torch.ones(rows.adapters, VECTORS, dtype=torch.bool)
-        factors: LoRAFactors = self.network(torch.zeros(rows.adapters, VECTORS, EMBEDDING_DIM), mask)
-        objective, loss = self.config.objective, torch.zeros(())
+        factors, loss = self._written(rows.adapters)
+        objective = self.config.objective
         if objective.product:
             teacher = factors.map(torch.Tensor.detach)
             loss = loss + sum(distance.sum() for distance, _ in product_distance_by_module(factors, teacher).values())
@@ -94,11 +93,41 @@ class Generator:
             loss = loss + answer_nll(self.functional, factors, rows, layers).sum()
         loss.backward()
 
+    def _written(self, k: int) -> tuple[LoRAFactors, Tensor]:
+        """K adapters, and what else of the network's output is learned from."""
+        vectors, mask = torch.zeros(k, VECTORS, self.network.spec.embedding_dim), torch.ones(k, VECTORS, dtype=torch.bool)
+        if isinstance(self.network, LoRAGenerator):
+            return self.network(vectors, mask), torch.zeros(())
+        readings = self.config.training.readings
+        factors, said, more = self.network(
+            vectors, mask, (vectors.repeat(readings, 1, 1), mask.repeat(readings, 1)), torch.zeros(k, sum(self.network.counts))
+        )
+        return factors, said.sum() + more.sum()
+
     def update(self) -> None:
         """One step of the optimizer."""
         for parameter in self.network.parameters():
             parameter.grad = torch.zeros_like(parameter)
         self.optimizer.step()
+
+
+def _network(functional: FunctionalLoRA, config: ExperimentConfig, levels: Sequence[int]) -> LoRAGenerator | AttributeGenerator:
+    """The network that would be trained, of tasks whose attributes have so many levels."""
+    generator, beside = config.generator, models_beside_hashes(config.generator.encoder)
+    spec = GeneratorSpec(functional.shapes, _rank(config), config.lora.alpha, EMBEDDING_DIM, generator.size, generator.slots)
+    if not (generator.attributes and levels):
+        return LoRAGenerator(spec)
+    attributes = {str(i): [str(j) for j in range(count)] for i, count in enumerate(levels)}
+    readers = usual_readers(bool(beside)) if generator.readers is None else generator.readers
+    widths = [EMBEDDING_DIM] * len(beside)
+    return AttributeGenerator(
+        replace(spec, embedding_dim=EMBEDDING_DIM + sum(widths), attributes=attributes, token_widths=widths, readers=readers)
+    )
+
+
+def _rank(config: ExperimentConfig) -> int:
+    """Of the largest teacher, and of what a generator writes."""
+    return max(config.zoo.ranks or [config.lora.rank])
 
 
 def reads_base(config: ExperimentConfig) -> bool:

@@ -17,7 +17,7 @@ from llgbm.lora.factors import LoRAFactors
 from llgbm.lora.stored import StoredFactors, parts_of
 from llgbm.memory import GIB
 from llgbm.models.alignment import count_words
-from llgbm.models.attribute_generator import READERS_OF_TOKENS, SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator, known_texts
+from llgbm.models.attribute_generator import SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator, known_texts, usual_readers
 from llgbm.models.effects import levels_of
 from llgbm.models.encoder import TextEncoder, build_encoder
 from llgbm.models.generator import LoRAGenerator
@@ -184,7 +184,7 @@ def new_generator(config: ExperimentConfig, setup: Setup) -> LoRAGenerator | Att
         if share is None:
             share = SLOTS_SHARE_OF_TOKENS if encoder.token_widths else SLOTS_SHARE
         if readers is None:
-            readers = READERS_OF_TOKENS if encoder.token_widths else 1
+            readers = usual_readers(bool(encoder.token_widths))
         read = {"attributes": attributes, "homes": homes, "slots_share": share, "readers": readers}
         width = encoder.words.dim if config.generator.alignment and encoder.words is not None else 0
         known = {"known_texts": known_texts(texts), "known_words": count_words(texts, width)}

@@ -10,7 +10,7 @@ from llgbm.errors import InputError
 from llgbm.lora.factors import LoRAFactors
 from llgbm.losses import Evidence, attributes_loss
 from llgbm.models.alignment import count_words
-from llgbm.models.attribute_generator import READERS_OF_TOKENS, SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator
+from llgbm.models.attribute_generator import SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator, usual_readers
 from llgbm.models.effects import fit_effects, levels_of
 from llgbm.models.encoder import HashingEncoder
 from llgbm.models.ensemble import load_generator, one_generator, unite
@@ -320,7 +320,7 @@ def test_training_names_attributes_and_keeps_the_start_by_effects(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "share", "readers"),
-    [("hashing", SLOTS_SHARE, 1), ("hashing+minilm", SLOTS_SHARE_OF_TOKENS, READERS_OF_TOKENS)],
+    [("hashing", SLOTS_SHARE, 1), ("hashing+minilm", SLOTS_SHARE_OF_TOKENS, usual_readers(True))],
 )
 def test_slots_count_by_what_they_alone_read_or_as_asked(tmp_path, name, share, readers):
     config = changed(build_world(tmp_path), **ASKED, generator__encoder=name)

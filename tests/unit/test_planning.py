@@ -18,14 +18,18 @@ from llgbm.functional_lora.measure import row_bytes
 from llgbm.functional_lora.sharding import shared_bytes
 from llgbm.lora.peft_io import target_shapes
 from llgbm.memory import GIB, SHARE
+from llgbm.models.attribute_generator import AttributeGenerator
 from llgbm.models.kernel_ridge import KERNELS, STRENGTHS
+from llgbm.planning import steps
 from llgbm.planning.costs import SAMPLES, UnitCosts, calibrate, fit_units, load_costs
 from llgbm.planning.paper import architecture, paper_base, weights_bytes
 from llgbm.planning.plan import Devices, _savings, make_plan, workload
 from llgbm.planning.stages import Workload
 from llgbm.planning.steps import Generator, Rows, Teachers, forward
 from llgbm.planning.work import Work, count, on_paper
+from llgbm.training.setup import new_generator, prepare
 from llgbm.zoo.base import load_base
+from llgbm.zoo.suites import load_suite
 
 COSTS = UnitCosts(1e-6, 1e-11, 1e-10, 1e-10, device="a machine", memory_gb=4.0)
 ROWS = Rows(adapters=3, each=2, tokens=16, answers=4)
@@ -35,7 +39,7 @@ LOAD = Workload(
     tasks=100,
     asked=300,
     answered=100,
-    attributes=False,
+    levels=(),
     chat=False,
     tokens=16,
     answer_tokens=4,
@@ -58,8 +62,8 @@ def _paper(config: ExperimentConfig) -> FunctionalLoRA:
     return paper_base(config.model, config.lora.target_modules, "cpu", 4 * GIB)
 
 
-def _steps(functional: FunctionalLoRA, config: ExperimentConfig) -> list[Work]:
-    teachers, generator = Teachers(functional, config, ROWS.adapters), Generator(functional, config)
+def _steps(functional: FunctionalLoRA, config: ExperimentConfig, levels: tuple[int, ...]) -> list[Work]:
+    teachers, generator = Teachers(functional, config, ROWS.adapters), Generator(functional, config, levels)
     steps = (
         lambda: teachers.micro_batch(ROWS),
         teachers.update,
@@ -73,15 +77,30 @@ def _steps(functional: FunctionalLoRA, config: ExperimentConfig) -> list[Work]:
     return [count(step) for step in steps]
 
 
-def test_steps_on_paper_count_what_they_do_on_tensors() -> None:
+@pytest.mark.parametrize("levels", [(), (3, 2)])
+def test_steps_on_paper_count_what_they_do_on_tensors(levels: tuple[int, ...]) -> None:
     config = _config()
+    config = replace(config, generator=replace(config.generator, attributes=True, encoder="hashing+base"))
     with on_paper():
-        planned = _steps(_paper(config), config)
-    for found, real in zip(planned, _steps(_real(config), config), strict=True):  # the mask's values are looked at on tensors alone
+        planned = _steps(_paper(config), config, levels)
+    for found, real in zip(planned, _steps(_real(config), config, levels), strict=True):  # the mask's values are looked at on tensors alone
         assert (found.wide_flops, found.batched_flops) == (real.wide_flops, real.batched_flops)
         assert found.operations == pytest.approx(real.operations, rel=0.02)
         assert found.moved_bytes == pytest.approx(real.moved_bytes, rel=0.001)
     assert all(work.operations and work.moved_bytes for work in planned)
+
+
+@pytest.mark.parametrize("encoder", ["hashing", "hashing+base"])
+def test_a_generator_of_attributes_is_planned_as_it_is_trained(encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = changed(build_world(tmp_path), generator__attributes=True, generator__encoder=encoder, zoo__suite=str(tmp_path / "suite"))
+    setup = prepare(config, "cpu")
+    trained = new_generator(config, setup)
+    assert isinstance(trained, AttributeGenerator)
+    monkeypatch.setattr(steps, "EMBEDDING_DIM", setup.encoder.token_widths[0] if setup.encoder.token_widths else setup.encoder.dim)
+    load, _ = workload(config)
+    planned = Generator(setup.functional, config, load.levels).network
+    sizes = [{name: tuple(parameter.shape) for name, parameter in network.named_parameters()} for network in (planned, trained)]
+    assert sizes[0] == sizes[1]
 
 
 def test_products_are_counted_by_their_shapes() -> None:
@@ -189,7 +208,9 @@ def test_an_evaluation_asks_as_often_as_it_was_planned_to(tmp_path: Path) -> Non
     assert load.asked == sum(map(len, outline.questions.values()))
     once = {(question.task.name, question.task.test) for asked in outline.questions.values() for question in asked}
     assert load.answered == len(once)
-    assert (load.attributes, load.chat) == (True, False)
+    seen = load_suite(config.zoo.suite).select(split="seen")
+    assert load.levels == tuple(len({task.attributes[name] for task in seen}) for name in ("operation", "style", "wrapper"))
+    assert not load.chat
 
 
 @pytest.mark.slow
@@ -205,7 +226,7 @@ def test_what_rivals_choose_train_and_are_told_is_planned(deep: ExperimentConfig
     assert scored > 0
     one_row = scored / (ways * LOAD.test_examples)
     assert alone.wide_flops > one_row * (ways * (LOAD.asked + LOAD.answered) * LOAD.test_examples + chosen)
-    attributes, chat = (planned(replace(LOAD, **{what: True})).wide_flops - alone.wide_flops for what in ("attributes", "chat"))
+    attributes, chat = (planned(replace(LOAD, **told)).wide_flops - alone.wide_flops for told in ({"levels": (2, 3)}, {"chat": True}))
     assert attributes > one_row * (chosen + (LOAD.asked + LOAD.answered) * LOAD.test_examples) * 0.999
     assert chat > one_row * 3 * 2 * LOAD.asked * LOAD.test_examples
     told = make_plan(deep, replace(LOAD, chat=True), devices).stages[-1].what
