@@ -94,13 +94,14 @@ def _measure(engine: "DeltaEngine", adapter: str) -> "np.ndarray":
 def _predict(args: Namespace, cache: "DeltaCache") -> "np.ndarray":
     """The delta that an adapter for the described task would have, as the predictor sees it."""
     from llgbm.models.delta_predictor import DeltaPredictor
+    from llgbm.models.encoder import needs_base
     from llgbm.models.export import read_prompts
     from llgbm.zoo.base import load_recorded
 
     predictor = DeltaPredictor.from_pretrained(args.predictor)
     predictor.check_cache(cache)
     made_with = predictor.spec.base
-    reads = predictor.spec.encoder == "base"
+    reads = needs_base(predictor.spec.encoder)
     base = load_recorded(f"predictor {args.predictor}", made_with, read_base_options(args)) if reads and made_with else None
     return predictor.predict(read_prompts(args.prompts) if args.prompts else None, args.description, base)[0].numpy()
 

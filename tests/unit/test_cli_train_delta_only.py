@@ -86,6 +86,17 @@ def test_a_description_retrieves_and_merges_its_task(zoo, run, tmp_path, capsys)
     assert json.loads(capsys.readouterr().out)["hits"][0]["adapter"] == str(zoo / "letters" / "say b" / "seed0")
 
 
+def test_a_predictor_that_reads_by_the_base_loads_it(zoo, tmp_path, capsys):
+    few = ["--training.total_steps", "1", "--training.validation_fraction", "0"]
+    assert train(zoo, tmp_path, "--variant", "b2", *few, "--generator.encoder", "hashing+base", "--json") == 0
+    capsys.readouterr()
+    places = ["--predictor", str(tmp_path / "delta_predictor"), "--deltas", str(tmp_path / "deltas")]
+    status = main(["retrieve", "--description", "Always say c.", *places, "--k", "2", "--json"])
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    assert len(json.loads(out)["hits"]) == 2
+
+
 def test_retrieve_refuses_two_queries_and_another_cache(run, tmp_path, capsys):
     assert main(["retrieve", "--description", "Say a.", "--delta", "x"]) == 2
     assert "or a task by --description or --prompts; one of them" in capsys.readouterr().err
