@@ -24,11 +24,12 @@ from torch.nn import functional as F
 from llgbm.dataset import encode_texts
 from llgbm.errors import InputError, blame_memory
 from llgbm.files import hash_json, hash_tensors, write_bytes
+from llgbm.framing import context_length
 from llgbm.zoo.base import Base, content_of
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_TEXT_LENGTH = 256
-"""Longest text the base reads as a condition, in tokens; the rest is cut."""
+"""Longest text the base reads as a condition, in tokens, where its context is no shorter; the rest is cut."""
 TEXTS_PER_BATCH = 64
 TEXTS_AT_ONCE = 16 * TEXTS_PER_BATCH
 """Texts that are embedded before their vectors are stored in fewer bytes: those of all tasks would not fit a laptop's memory."""
@@ -134,6 +135,7 @@ class BaseEncoder:
     def __init__(self, base: Base, heights: Sequence[float] = (WORDS_AT, WISHES_AT)) -> None:
         self._base = base
         config = base.model.config.get_text_config()
+        self._limit = min(MAX_TEXT_LENGTH, context_length(base) or MAX_TEXT_LENGTH)
         self._layers = [round(height * config.num_hidden_layers) for height in heights]
         self.dim = len(heights) * config.hidden_size
 
@@ -147,7 +149,7 @@ class BaseEncoder:
         _check_texts(texts)
         model, found = self._base.model, []
         for start in range(0, len(texts), TEXTS_PER_BATCH):
-            batch = encode_texts(self._base.tokenizer, texts[start : start + TEXTS_PER_BATCH], MAX_TEXT_LENGTH).to(model.device)
+            batch = encode_texts(self._base.tokenizer, texts[start : start + TEXTS_PER_BATCH], self._limit).to(model.device)
             output = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, output_hidden_states=True)
             states = output.hidden_states
             both = torch.cat([F.layer_norm(states[layer].float(), states[layer].shape[-1:]) for layer in self._layers], -1).cpu()

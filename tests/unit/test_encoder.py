@@ -10,6 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
+from tiny import tiny_model
 from tolerance import assert_near, depth
 from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -143,6 +144,18 @@ def test_words_behind_a_models_limit_have_no_token() -> None:
     assert found[:, : width_of_words(both)].any(1).all()
     assert found[:, text_width:].any(1).sum() < 600
     assert found[:, text_width:].mean(0).norm().item() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["base", "hashing+base"])
+def test_the_base_reads_no_more_than_its_context(base: Base, name: str) -> None:
+    model: Any = tiny_model("gpt2", vocab_size=len(base.tokenizer))
+    context = model.config.n_positions
+    encoder = build_encoder(name, replace(base, model=model))
+    try:
+        (found,) = encoder.encode(["x" * (context + 1)])
+    except IndexError as error:
+        pytest.fail(f"a text longer than the context: {error}")
+    assert found[:, -model.config.n_embd :].any(1).sum() == context
 
 
 def test_the_numbers_that_say_a_word_say_at_most_the_next_one_beside(encoder):
