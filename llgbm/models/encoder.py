@@ -291,10 +291,10 @@ def build_encoder(name: str, base: Base | None = None) -> TextEncoder:
     Args:
         name: `hashing`, `base`, `minilm`, `sentence-transformers:<folder or Hub id>`, or `hashing+` and one or several of the last three,
             joined by `+`.
-        base: The frozen base; what `needs_base` needs it.
+        base: The frozen base, for a name that `needs_base`.
 
     Raises:
-        InputError: Unknown name, no such folder, or `base` without a base.
+        InputError: Unknown name, no such folder, a model twice, or `base` without a base.
     """
     models = models_beside_hashes(name)
     if models and all(model in (MINILM_NAME, BASE_NAME) or re.match(OF_SOURCE, model) for model in models):

@@ -56,7 +56,7 @@ def generate_adapters(checkpoint: str | Path, requests: Sequence[Request], outpu
         checkpoint: A generator's folder, a checkpoint, or a run folder.
         requests: What is asked for; generated in one pass.
         output_dir: Made if needed; adapters already there are replaced.
-        base: The frozen base; only a generator with the `base` encoder needs it.
+        base: The frozen base, for a generator whose encoder reads it.
 
     Raises:
         InputError: No generator there, a request without texts, two requests of one name, or a base the generator was not trained for.

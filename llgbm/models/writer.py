@@ -102,7 +102,7 @@ class AdapterWriter(ConditionReader, ModelHubMixin):
         Args:
             prompts: Unlabeled prompts of one task, or one such list for each task.
             description: The sentence that describes the task, or one for each task.
-            base: The frozen base; only the `base` encoder needs it.
+            base: The frozen base, for an encoder that reads it.
 
         Raises:
             InputError: Neither is given, the two disagree on the number of tasks, or a text is empty.
