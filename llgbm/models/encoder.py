@@ -34,7 +34,7 @@ TEXTS_PER_BATCH = 64
 TEXTS_AT_ONCE = 16 * TEXTS_PER_BATCH
 """Texts that are embedded before their vectors are stored in fewer bytes: those of all tasks would not fit a laptop's memory."""
 WORD = r"(?u)\w+"
-HASHING_NAME, MINILM_NAME, BASE_NAME, JOINED = "hashing", "minilm", "base", "hashing+minilm"
+MINILM_NAME, BASE_NAME, JOINED = "minilm", "base", "hashing+minilm"
 OF_SOURCE = r"sentence-transformers:."
 ANOTHER_MODEL = rf"\+(?=(?:{MINILM_NAME}|{BASE_NAME})(?:\+|$)|{OF_SOURCE})"
 """What stands between the parts of an encoder's name; a folder's may have a plus of its own."""
@@ -282,7 +282,7 @@ def needs_base(name: str) -> bool:
 def models_beside_hashes(name: str) -> list[str]:
     """What stands beside hashes in an encoder's name, each a model whose tokens are read."""
     first, *models = re.split(ANOTHER_MODEL, name)
-    return models if first == HASHING_NAME else []
+    return models if first == HashingEncoder.name else []
 
 
 def build_encoder(name: str, base: Base | None = None) -> TextEncoder:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llgbm.errors import InputError
-from llgbm.models.encoder import BaseEncoder, HashingEncoder, TextEncoder, build_encoder, bundled_minilm, encode_cached
+from llgbm.models.encoder import BaseEncoder, HashingEncoder, TextEncoder, build_encoder, bundled_minilm, encode_cached, needs_base
 from llgbm.zoo.base import Base
 from llgbm.zoo.micro.tokenizer import build_tokenizer
 
@@ -144,6 +144,12 @@ def test_words_behind_a_models_limit_have_no_token() -> None:
     assert found[:, : width_of_words(both)].any(1).all()
     assert found[:, text_width:].any(1).sum() < 600
     assert found[:, text_width:].mean(0).norm().item() == pytest.approx(1, abs=0.01)
+
+
+def test_the_base_is_needed_where_a_name_has_it_alone_or_beside_hashes() -> None:
+    needed = ("base", "hashing+base", "hashing+base+minilm", "hashing+sentence-transformers:a/model+base")
+    assert all(map(needs_base, needed))
+    assert not any(map(needs_base, ("hashing", "minilm", "hashing+minilm", "sentence-transformers:a/model+base")))
 
 
 @pytest.mark.parametrize("name", ["base", "hashing+base"])
