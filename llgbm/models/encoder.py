@@ -25,7 +25,7 @@ from llgbm.dataset import encode_texts
 from llgbm.errors import InputError, blame_memory
 from llgbm.files import hash_json, hash_tensors, write_bytes
 from llgbm.framing import context_length
-from llgbm.zoo.base import Base, content_of
+from llgbm.zoo.base import Base, BaseIdentity, content_of
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_TEXT_LENGTH = 256
@@ -141,7 +141,11 @@ class BaseEncoder:
 
     @property
     def content_id(self) -> str:
-        return f"base-4-{hash_json([content_of(self._base.identity), self._layers])}"
+        return self.content_with(self._base.identity)
+
+    def content_with(self, base: BaseIdentity) -> str:
+        """The `content_id`, had this base been read."""
+        return f"base-4-{hash_json([content_of(base), self._layers])}"
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
@@ -254,7 +258,16 @@ class WordsInSentence:
 
     @property
     def content_id(self) -> str:
-        return f"words-in-sentence-3-{hash_json([encoder.content_id for encoder in (self.words, *self._models)])}"
+        return self._joined([encoder.content_id for encoder in (self.words, *self._models)])
+
+    def content_with(self, base: BaseIdentity) -> str:
+        """The `content_id`, had this base been read."""
+        models = [model.content_with(base) if isinstance(model, BaseEncoder) else model.content_id for model in self._models]
+        return self._joined([self.words.content_id, *models])
+
+    @staticmethod
+    def _joined(content_ids: list[str]) -> str:
+        return f"words-in-sentence-3-{hash_json(content_ids)}"
 
     def encode(self, texts: Sequence[str]) -> list[Float[Tensor, "_ E"]]:
         """As many vectors as there are words or tokens, whichever are most: the first has the first word and the first tokens, and so on.

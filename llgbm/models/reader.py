@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from llgbm.errors import InputError, blame_memory
 from llgbm.files import read_json, write_bytes, write_json
 from llgbm.hub import fetched, hub_name, on_hub
-from llgbm.models.encoder import TextEncoder, build_encoder, needs_base
+from llgbm.models.encoder import BaseEncoder, TextEncoder, WordsInSentence, build_encoder, needs_base
 from llgbm.zoo.base import Base, BaseIdentity, check_base
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -149,13 +149,14 @@ class ConditionReader(nn.Module):
         """
         if self._encoder is None:
             encoder = build_encoder(self.spec.encoder, base)
-            other_dtype = False
-            if needs_base(self.spec.encoder) and base is not None and self.spec.base is not None:
-                check_base(f"the {self.kind}", self.spec.base, base, any_dtype=True)  # who loaded the base asked for its dtype
-                other_dtype = self.spec.base.dtype != base.dtype
-            if self.spec.encoder_id and encoder.content_id != self.spec.encoder_id and not other_dtype:
+            found, recorded = encoder.content_id, self.spec.base
+            if needs_base(self.spec.encoder) and base is not None and recorded is not None:
+                check_base(f"the {self.kind}", recorded, base, any_dtype=True)  # who loaded the base asked for its dtype
+                assert isinstance(encoder, BaseEncoder | WordsInSentence)
+                found = encoder.content_with(recorded)
+            if self.spec.encoder_id and found != self.spec.encoder_id:
                 raise InputError(
-                    f"text encoder {self.spec.encoder} is {encoder.content_id}, the {self.kind} was trained with {self.spec.encoder_id}; "
+                    f"text encoder {self.spec.encoder} is {found}, the {self.kind} was trained with {self.spec.encoder_id}; "
                     f"install that version of the encoder, or train the {self.kind} anew"
                 )
             self._encoder = encoder

@@ -92,6 +92,8 @@ def load_study(source: str) -> Study:
     astray = next((v for v in study.variants if study.axis and not re.fullmatch(r".+, \d+(\.\d+)?", v)), None)
     if astray is not None:
         raise InputError(f"study {path}: with an axis, variants are named '<line>, <number>'; {astray!r} is not")
+    if study.axis and study.together:
+        raise InputError(f"study {path}: variants along an axis are no draws of one thing; leave out axis or together")
     if study.reference is not None and study.reference not in {study.place(variant)[0] for variant in study.variants}:
         raise InputError(f"study {path}: reference {study.reference!r} is none of its variants {', '.join(study.variants)}")
     return study

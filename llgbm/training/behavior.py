@@ -78,8 +78,11 @@ class BehaviorProblem(Problem):
                 f"training.shard_base does not go with objective.{' or '.join(ANSWERING)}: processes answer in different numbers of "
                 "forwards, and would wait for each other; weigh them 0, or leave the base whole"
             )
-        if config.training.read_further and not {"context", "attributes"} <= weights.keys():
-            raise InputError("training.read_further needs a weight of objective.context and one of objective.attributes; leave it false")
+        if config.training.read_further and not (config.generator.attributes and {"context", "attributes"} <= weights.keys()):
+            raise InputError(
+                "training.read_further needs generator.attributes and a weight of objective.context and one of objective.attributes; "
+                "leave it false"
+            )
         self.at_once = config.training.batch_size
         self.setup: Setup = prepare(config, str(device))
         if config.training.gradient_checkpointing:

@@ -268,6 +268,10 @@ def test_faults_are_named(world: Path, tmp_path: Path, overrides: dict) -> None:
         ),
         ({"variants": {"both": {}, "x" * 300: {}}}, "the folder of variant 'xxx.* is 306 bytes long, at most 200 are allowed"),
         ({"axis": "tasks"}, "with an axis, variants are named '<line>, <number>'; 'both' is not"),
+        (
+            {"axis": "tasks", "together": True, "variants": {"a, 5": {}}, "reference": "a"},
+            "variants along an axis are no draws of one thing; leave out axis or together",
+        ),
     ):
         (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**STUDY, **changed}))
         with pytest.raises(InputError, match=message):

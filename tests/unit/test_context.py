@@ -351,10 +351,10 @@ def test_unasked_no_further_request_is_embedded(tmp_path):
     assert problem.rereading.further is None
 
 
-@pytest.mark.parametrize("term", ["context", "attributes"])
-def test_further_requests_are_not_asked_for_in_vain(tmp_path, term):
-    asked = {"training__read_further": True, **ATTRIBUTES, f"objective__{term}": 0.0}
-    with pytest.raises(InputError, match=r"training.read_further needs a weight of objective.context and one of objective.attributes"):
+@pytest.mark.parametrize("without", [{"objective__context": 0.0}, {"objective__attributes": 0.0}, {"generator__attributes": False}])
+def test_further_requests_are_not_asked_for_in_vain(tmp_path, without):
+    asked = {"training__read_further": True, **ATTRIBUTES, **without}
+    with pytest.raises(InputError, match=r"training.read_further needs generator.attributes and a weight of objective.context and "):
         problem_of(with_further(tmp_path, **asked))
 
 

@@ -95,8 +95,9 @@ def test_a_generator_that_reads_by_the_base_loads_it(base, name, tmp_path, capsy
     assert not torch.equal(own[stored], rounded[stored])
     assert_close(own[stored], rounded[stored], rtol=0.1, atol=0.1 * float(own[stored].abs().max()))
     (tmp_path / "run" / "config.json").write_text((tmp_path / "run" / "config.json").read_text().replace(encoder.content_id, "earlier"))
-    assert main([*asked, "--output", str(tmp_path / "adapter")]) == 2
-    assert "was trained with earlier; install that version of the encoder" in capsys.readouterr().err
+    for dtype in ("float32", "bfloat16"):
+        assert main([*asked, "--output", str(tmp_path / "adapter"), "--dtype", dtype]) == 2
+        assert "was trained with earlier; install that version of the encoder" in capsys.readouterr().err
 
 
 def test_a_generator_that_names_no_base_writes_no_adapters(base, checkpoint, tmp_path):
