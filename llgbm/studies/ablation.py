@@ -63,7 +63,8 @@ def run_study(
         (variant, seed)
         for variant in study.variants
         for seed in all_seeds
-        if _is_done(study, _on_its_zoo(study, variant, seed, overrides, folder))
+        if _has_zoo(study.experiment(variant, seed, overrides, folder))
+        and _is_done(study, _on_its_zoo(study, variant, seed, overrides, folder))
     ]
     result = summarize(study, folder, finished)
     write_json(folder / RESULT_FILE, result)
@@ -136,9 +137,15 @@ def _on_its_zoo(study: Study, variant: str, seed: int, overrides: Mapping[str, A
 
 
 def _check_zoos(configs: Sequence[ExperimentConfig]) -> None:
-    for folder, suite in {config.checkpoint_folder: config.zoo.suite for config in configs}.items():
-        if not (Path(folder) / "manifest.json").is_file():
-            raise InputError(f"{folder}: no zoo there; build it with 'llgbm zoo build --suite {suite} --zoo {folder}'")
+    for config in configs:
+        if not _has_zoo(config):
+            folder = config.checkpoint_folder
+            raise InputError(f"{folder}: no zoo there; build it with 'llgbm zoo build --suite {config.zoo.suite} --zoo {folder}'")
+
+
+def _has_zoo(config: ExperimentConfig) -> bool:
+    """Whether there is a zoo to train on; variants that were not asked for may lack theirs."""
+    return (Path(config.checkpoint_folder) / "manifest.json").is_file()
 
 
 def _piece(study: Study, cell: str, config: ExperimentConfig) -> Piece:

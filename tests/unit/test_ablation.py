@@ -206,6 +206,16 @@ def test_a_study_may_score_fewer_examples(world: Path, overrides: dict, result: 
     assert {row["n_examples"] for row in document["tasks"]} == {2}
 
 
+def test_a_variant_that_was_not_asked_for_may_lack_its_zoo(world: Path, overrides: dict, tmp_path: Path) -> None:
+    study = load_study(str(world / "tiny.yaml"))
+    variants = {"own": {"checkpoint_folder": overrides["checkpoint_folder"]}, "other": {"checkpoint_folder": str(tmp_path / "none")}}
+    study = dataclasses.replace(study, variants=variants, reference=None)
+    mine = {key: value for key, value in overrides.items() if key != "checkpoint_folder"}
+    assert {row["variant"] for row in run_study(study, tmp_path, mine, ["own"], [0])["rows"]} == {"own"}
+    with pytest.raises(InputError, match="none: no zoo there; build it with"):
+        run_study(study, tmp_path, mine, [], [0])
+
+
 def test_a_soft_prompt_is_trained_beside_each_cell_that_compares_one(world: Path, overrides: dict) -> None:
     study = dataclasses.replace(load_study(str(world / "tiny.yaml")), methods=["generated", "soft_prompt"])
     found = run_study(study, world / "soft", overrides, ["both"], [0])
