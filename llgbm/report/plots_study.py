@@ -31,8 +31,9 @@ def plot_study(result: dict[str, Any], path: str | Path) -> None:
     rows = result["rows"]
     splits = list(dict.fromkeys(row["split"] for row in rows))
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    if result["study"]["axis"]:
-        _plot_curves([(result, split, split.replace("_", " ")) for split in splits], path)
+    study = Study(**result["study"])
+    if study.axis:
+        _plot_curves([(study, [row for row in rows if row["split"] == split], split.replace("_", " ")) for split in splits], path)
         return
     with saved_figure(path, 3.2 + 2.6 * len(splits), 1.1 + 0.34 * len(variants)) as figure:
         all_axes = np.atleast_1d(figure.subplots(1, len(splits), sharey=True))
@@ -60,23 +61,24 @@ def draw_studies(folders: Sequence[str | Path], split: str, output_dir: str | Pa
         study = read_as(Study, result["study"], str(path))
         if study.axis is None:
             raise InputError(f"{path}: the study has no axis, so no curves; its own picture is {path.with_suffix('.png')}")
-        splits = list(dict.fromkeys(row["split"] for row in result["rows"]))
-        if split not in splits:
+        rows = [row for row in result["rows"] if row["split"] == split]
+        if not rows:
+            splits = dict.fromkeys(row["split"] for row in result["rows"])
             raise InputError(f"{path}: the study has no figures of split {split!r}; it has {', '.join(splits) or 'none'}")
-        panels.append((result, split, f"{study.title or study.name}: {split.replace('_', ' ')}"))
+        panels.append((study, rows, f"{study.title or study.name}: {split.replace('_', ' ')}"))
     path = Path(output_dir) / "studies.png"
     _plot_curves(panels, path)
     return [path]
 
 
-def _plot_curves(panels: Sequence[tuple[dict[str, Any], str, str]], path: str | Path) -> None:
-    """A panel for each study, split and title; a method has one color in all of them."""
-    rivals = dict.fromkeys(row["method"] for result, *_ in panels for row in result["rows"] if row["method"] not in {METHOD, *DASHES})
+def _plot_curves(panels: Sequence[tuple[Study, list[dict[str, Any]], str]], path: str | Path) -> None:
+    """A panel for each study, its rows of one split, and title; a method has one color in all of them."""
+    rivals = dict.fromkeys(row["method"] for _, rows, _ in panels for row in rows if row["method"] not in {METHOD, *DASHES})
     colors = dict(zip(rivals, cycle(RIVALS), strict=False))
     with saved_figure(path, 1.2 + 3.6 * len(panels), 4.6) as figure:
         all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
-        for axes, (result, split, title) in zip(all_axes, panels, strict=True):
-            _curves(axes, [row for row in result["rows"] if row["split"] == split], Study(**result["study"]), colors)
+        for axes, (study, rows, title) in zip(all_axes, panels, strict=True):
+            _curves(axes, rows, study, colors)
             axes.set_title(title)
             axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
         all_axes[0].set_ylabel("exact match, %")
@@ -112,13 +114,12 @@ def _curves(axes: Axes, rows: Sequence[dict[str, Any]], study: Study, colors: Ma
         if all(row["low"] is not None for row in found.values()):
             low, high = ([100 * min(1, max(0, row[end])) for row in found.values()] for end in ("low", "high"))
             axes.fill_between(counts, low, high, color=color, alpha=0.2, lw=0)
-    for method, color in colors.items():
-        found = curves.get((method, ""), {})
-        if found:
-            scores = [100 * row["score"] for row in found.values()]
-            axes.plot([float(number) for number in found], scores, marker=".", lw=1, color=color, label=method)
-    for method in [method for method in DASHES if (method, "") in curves]:
-        score = max(row["score"] for row in curves[method, ""].values())
+    others = {method: found for (method, _), found in curves.items() if method != METHOD}
+    for method in [method for method in colors if method in others]:
+        scores = [100 * row["score"] for row in others[method].values()]
+        axes.plot([float(number) for number in others[method]], scores, marker=".", lw=1, color=colors[method], label=method)
+    for method in [method for method in DASHES if method in others]:
+        score = max(row["score"] for row in others[method].values())
         axes.axhline(100 * score, color=GRAY, linestyle=DASHES[method], lw=1, label=method)
     numbers = sorted({study.place(row["variant"])[1] for row in rows}, key=float)
     axes.set(xscale="log", xlabel=study.axis, ylim=(0, 100))

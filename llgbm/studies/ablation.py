@@ -27,6 +27,7 @@ from llgbm.studies.cells import CellWorker, folders
 from llgbm.studies.variants import GENERATED, RESULT_FILE, Study, cell_name
 from llgbm.workspace import settle
 from llgbm.zoo.folder import TeacherZoo
+from llgbm.zoo.manifest import is_zoo
 
 
 def run_study(
@@ -63,7 +64,7 @@ def run_study(
         (variant, seed)
         for variant in study.variants
         for seed in all_seeds
-        if _has_zoo(study.experiment(variant, seed, overrides, folder))
+        if is_zoo(study.experiment(variant, seed, overrides, folder).checkpoint_folder)  # those that were not asked for may lack theirs
         and _is_done(study, _on_its_zoo(study, variant, seed, overrides, folder))
     ]
     result = summarize(study, folder, finished)
@@ -138,14 +139,9 @@ def _on_its_zoo(study: Study, variant: str, seed: int, overrides: Mapping[str, A
 
 def _check_zoos(configs: Sequence[ExperimentConfig]) -> None:
     for config in configs:
-        if not _has_zoo(config):
-            folder = config.checkpoint_folder
+        folder = config.checkpoint_folder
+        if not is_zoo(folder):
             raise InputError(f"{folder}: no zoo there; build it with 'llgbm zoo build --suite {config.zoo.suite} --zoo {folder}'")
-
-
-def _has_zoo(config: ExperimentConfig) -> bool:
-    """Whether there is a zoo to train on; variants that were not asked for may lack theirs."""
-    return (Path(config.checkpoint_folder) / "manifest.json").is_file()
 
 
 def _piece(study: Study, cell: str, config: ExperimentConfig) -> Piece:

@@ -75,6 +75,7 @@ def test_many_tasks_equal_one_by_one(checkpoint, base, tmp_path):
             assert_near(x, y, length=512, depth=12)  # of the generator, see test_generator.py
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["base", "hashing+base"])
 def test_a_generator_that_reads_by_the_base_loads_it(base, name, tmp_path, capsys):
     encoder = build_encoder(name, base)
