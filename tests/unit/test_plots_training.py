@@ -36,4 +36,4 @@ def test_faults_are_named(tmp_path: Path, capsys) -> None:
         draw_training([tmp_path], tmp_path)
     flags = ["visualize", "--type", "composition", "--input_dir", "a", "b"]
     assert main(flags) == 2
-    assert "--type composition draws from one folder, 2 were given; only training compares several" in capsys.readouterr().err
+    assert "--type composition draws from one folder, 2 were given; only training and studies compare several" in capsys.readouterr().err

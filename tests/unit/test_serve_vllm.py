@@ -36,7 +36,15 @@ from llgbm.zoo.base import BaseOptions
 
 INSTALLED = find_spec("vllm") is not None
 LIMITS = Limits(adapters=4, waiting=100, batch=3, new_tokens=12)
-SENTENCES = [f"Write the string backwards, number {i}." for i in range(7)]
+SENTENCES = [
+    "Write the string backwards.",
+    "sort every letter",
+    "uppercase xyz",
+    "Say whether 7 + 2",
+    "zip two nouns",
+    "what is it?",
+    "count!",
+]
 
 
 @pytest.fixture(scope="module")
