@@ -44,6 +44,7 @@ def plan_zoo(config: "ExperimentConfig") -> dict[str, Any]:
 
 def plan_training(config: "ExperimentConfig", begin: "Begin", kind: str = "generator") -> dict[str, Any]:
     """Steps that are missing. InputError where training itself would refuse."""
+    from llgbm.training.checkpoints import check_origin, read_state, step_folder
     from llgbm.training.estimate import recorded_rate
     from llgbm.training.standing import Standing, check_begin
 
@@ -51,6 +52,9 @@ def plan_training(config: "ExperimentConfig", begin: "Begin", kind: str = "gener
     check_begin(config.run_folder, begin)
     whole = Standing.of(config.run_folder).whole
     first = whole[-1] if whole and begin in ("resume", "go_on") else 0
+    if first:
+        checkpoint = step_folder(config.run_folder / "checkpoints", first)
+        check_origin(checkpoint, read_state(checkpoint), {"config_hash": config.get_hash()})
     steps, rate = config.training.total_steps - first, recorded_rate(config)
     long = UNKNOWN if rate is None else f"about {_time(steps * rate.seconds_per_step)}, by the steps of {rate.run}"
     what = f"train a {kind}, {steps} steps" + (f" from step {first} on" if first else "")

@@ -184,6 +184,8 @@ def test_a_dry_run_says_what_where_and_how_long(tmp_path: Path, capsys: pytest.C
     assert "6 random pairs in sum," in row("compose", "--methods", "sum", "--n_pairs", "6", "--dry_run", "--json")["what"]
     assert main(["quickstart", str(tmp_path / "c.yaml"), "--dry_run"]) == 0
     assert "nothing, it is done" in capsys.readouterr().out
+    assert main(["quickstart", str(tmp_path / "c.yaml"), "--objective.sft", "0.5", "--dry_run"]) == 2  # as without --dry_run
+    assert "step_6: was trained with another config" in capsys.readouterr().err
     assert not (tmp_path / "studies").exists()
 
 
