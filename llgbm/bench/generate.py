@@ -12,7 +12,7 @@ import torch
 from llgbm.bench.clock import now
 from llgbm.config import ExperimentConfig
 from llgbm.lora.peft_io import target_shapes, write_adapter
-from llgbm.models.encoder import build_encoder
+from llgbm.models.encoder_names import build_encoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.writer import GeneratorSpec
 from llgbm.zoo.base import load_configured

@@ -33,7 +33,7 @@ def run(args: Namespace) -> int:
     requests = _requests(args)
     import time
 
-    from llgbm.models.encoder import needs_base
+    from llgbm.models.encoder_names import needs_base
     from llgbm.models.ensemble import load_generator
     from llgbm.models.export import generate_adapters
     from llgbm.zoo.base import BaseOptions, load_recorded

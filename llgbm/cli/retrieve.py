@@ -94,7 +94,7 @@ def _measure(engine: "DeltaEngine", adapter: str) -> "np.ndarray":
 def _predict(args: Namespace, cache: "DeltaCache") -> "np.ndarray":
     """The delta that an adapter for the described task would have, as the predictor sees it."""
     from llgbm.models.delta_predictor import DeltaPredictor
-    from llgbm.models.encoder import needs_base
+    from llgbm.models.encoder_names import needs_base
     from llgbm.models.export import read_prompts
     from llgbm.zoo.base import load_recorded
 

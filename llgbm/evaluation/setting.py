@@ -20,7 +20,8 @@ from llgbm.evaluation.foreign import Generate, load_foreign
 from llgbm.files import hash_tensors
 from llgbm.judging import Judge
 from llgbm.lora.factors import LoRAFactors
-from llgbm.models.encoder import TextEncoder, build_encoder
+from llgbm.models.encoder import TextEncoder
+from llgbm.models.encoder_names import build_encoder
 from llgbm.multitask import BATCH_SIZE
 from llgbm.workspace import Workspace, open_workspace
 from llgbm.zoo.base import BaseOptions

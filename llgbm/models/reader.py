@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from llgbm.errors import InputError, blame_memory
 from llgbm.files import read_json, write_bytes, write_json
 from llgbm.hub import fetched, hub_name, on_hub
-from llgbm.models.encoder import BaseEncoder, TextEncoder, WordsInSentence, build_encoder, needs_base
+from llgbm.models.encoder import BaseEncoder, TextEncoder, WordsInSentence
+from llgbm.models.encoder_names import build_encoder, needs_base
 from llgbm.zoo.base import Base, BaseIdentity, check_base
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"

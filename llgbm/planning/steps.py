@@ -16,7 +16,7 @@ from llgbm.functional_lora.head import ChunkedLogits
 from llgbm.lora.distance import product_distance_by_module
 from llgbm.lora.factors import LoRAFactors
 from llgbm.models.attribute_generator import AttributeGenerator, usual_readers
-from llgbm.models.encoder import models_beside_hashes
+from llgbm.models.encoder_names import models_beside_hashes
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.writer import GeneratorSpec
 

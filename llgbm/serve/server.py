@@ -17,7 +17,7 @@ from llgbm.evaluation.side_by_side import FRAMES, chosen_frame
 from llgbm.framing import Framing, context_length
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.memory import MemoryPlan
-from llgbm.models.encoder import needs_base
+from llgbm.models.encoder_names import needs_base
 from llgbm.models.ensemble import load_generator
 from llgbm.models.writer import AdapterWriter
 from llgbm.serve.app import Gateway

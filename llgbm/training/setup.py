@@ -19,7 +19,8 @@ from llgbm.memory import GIB
 from llgbm.models.alignment import count_words
 from llgbm.models.attribute_generator import SLOTS_SHARE, SLOTS_SHARE_OF_TOKENS, AttributeGenerator, known_texts, usual_readers
 from llgbm.models.effects import levels_of
-from llgbm.models.encoder import TextEncoder, build_encoder
+from llgbm.models.encoder import TextEncoder
+from llgbm.models.encoder_names import build_encoder
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.reading import homes_of
 from llgbm.models.ridge import FOLDS

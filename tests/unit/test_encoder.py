@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from llgbm.errors import InputError
-from llgbm.models.encoder import BaseEncoder, HashingEncoder, TextEncoder, build_encoder, bundled_minilm, encode_cached, needs_base
+from llgbm.models.encoder import BaseEncoder, HashingEncoder, TextEncoder, bundled_minilm, encode_cached
+from llgbm.models.encoder_names import build_encoder, needs_base
 from llgbm.zoo.base import Base
 from llgbm.zoo.micro.tokenizer import build_tokenizer
 

@@ -14,7 +14,8 @@ from llgbm.cli import main
 from llgbm.errors import InputError
 from llgbm.functional_lora import FunctionalLoRA
 from llgbm.lora.peft_io import target_shapes
-from llgbm.models.encoder import HashingEncoder, build_encoder
+from llgbm.models.encoder import HashingEncoder
+from llgbm.models.encoder_names import build_encoder
 from llgbm.models.export import Request, generate_adapters, read_prompts, read_requests
 from llgbm.models.generator import LoRAGenerator
 from llgbm.models.writer import GeneratorSpec
