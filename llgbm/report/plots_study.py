@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from llgbm.checking import read_as
 from llgbm.errors import InputError
 from llgbm.files import read_json
+from llgbm.report.leaderboard import BENCHMARKS, Entry
 from llgbm.report.plots import COLORS, GRAY, bare_axes, saved_figure
 from llgbm.studies.variants import RESULT_FILE, Study
 
@@ -69,6 +70,37 @@ def draw_studies(folders: Sequence[str | Path], split: str, output_dir: str | Pa
     path = Path(output_dir) / "studies.png"
     _plot_curves(panels, path)
     return [path]
+
+
+def draw_leaderboard(entries: Sequence[Entry], benchmarks: Sequence[str], axis: str, path: str | Path) -> None:
+    """Curves of benchmarks whose columns are numbers, side by side, of all entries that have every column.
+
+    Args:
+        entries: Of a leaderboard; generators are those with a cost.
+        benchmarks: A panel for each.
+        axis: What the numbers count.
+        path: Written as PNG and SVG.
+
+    Raises:
+        InputError: A benchmark has no such entry.
+    """
+    _plot_curves([_panel(benchmark, entries, axis) for benchmark in benchmarks], path)
+
+
+def _panel(benchmark: str, entries: Sequence[Entry], axis: str) -> tuple[Study, list[dict[str, Any]], str]:
+    """A benchmark's entries as the study whose curves they make, its rows, and a title."""
+    own = [entry for entry in entries if entry.benchmark == benchmark]
+    columns = {column for entry in own for column in entry.figures}
+    rows = []
+    for entry in [entry for entry in own if entry.figures.keys() == columns]:
+        method = entry.entry if entry.cost == "-" else METHOD
+        for column, figure in entry.figures.items():
+            ends = {end: None if value is None else value / 100 for end, value in (("low", figure.low), ("high", figure.high))}
+            rows.append({"variant": f"{entry.entry}, {column}", "method": method, "score": figure.mean / 100, **ends})
+    if not rows:
+        raise InputError(f"benchmark {benchmark}: no entry of the leaderboard has every column, so no curve")
+    study = Study(benchmark, "", {row["variant"]: {} for row in rows}, axis=axis)
+    return study, rows, BENCHMARKS[benchmark].partition(", ")[0]
 
 
 def _plot_curves(panels: Sequence[tuple[Study, list[dict[str, Any]], str]], path: str | Path) -> None:

@@ -1,12 +1,14 @@
 """The leaderboard's page says what its file says, and a study's results become entries."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from llgbm.errors import InputError
-from llgbm.report.leaderboard import BEGIN, BENCHMARKS, END, add_entries, entries_of_study, read_entries, tables, write_page
+from llgbm.report.leaderboard import BEGIN, BENCHMARKS, END, Entry, Figure, add_entries, entries_of_study, read_entries, tables, write_page
+from llgbm.report.plots_study import draw_leaderboard
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -72,3 +74,17 @@ def test_what_is_no_leaderboard_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps([{**entry, "figures": {"seen": {"mean": 101}}}]))
     with pytest.raises(InputError, match=r"figures\.seen\.mean must be at most 100"):
         read_entries(file)
+
+
+def test_entries_with_every_column_make_curves(tmp_path: Path) -> None:
+    def entry(name: str, cost: str, **figures: float) -> Entry:
+        columns = {column.strip("_"): Figure(mean, mean - 1, mean + 1) for column, mean in figures.items()}
+        return Entry("few", name, 5, columns, cost, "-")
+
+    entries = [entry("ours", "2 s", _15=20, _60=90), entry("ridge", "-", _15=10, _60=80), entry("earlier", "2 s", _60=50)]
+    draw_leaderboard(entries, ["few"], "seen tasks", tmp_path / "curves.png")
+    texts = re.findall("<!-- (.*) -->", (tmp_path / "curves.svg").read_text())
+    assert {"MicroZoo-Few", "seen tasks", "15", "60", "generated", "ridge"} <= {*texts}
+    assert "earlier" not in texts
+    with pytest.raises(InputError, match="benchmark few: no entry of the leaderboard has every column"):
+        draw_leaderboard([*entries[2:], entry("ours", "2 s", _15=20)], ["few"], "seen tasks", tmp_path / "none.png")
