@@ -47,8 +47,8 @@ def run_study(
         study: What to vary.
         output_dir: Holds a folder per study; its `study.json` is the result.
         overrides: Dotted config values for all cells.
-        variants: Only these (all by default); earlier cells of others stay in the summary.
-        seeds: Other seeds than the study's.
+        variants: Only these (all by default).
+        seeds: Other seeds than the study's. Earlier cells, of variants and seeds of the study that were not asked for, stay in the summary.
         progress: Called with steps done and to do over all cells.
         engine: Where cells are trained and evaluated; in this process by default. Workers write runs and checkpoints in the study's folder.
 
@@ -57,13 +57,12 @@ def run_study(
         BusyError: Another process still works at a cell, and all others are done.
     """
     folder, overrides = study.folder(output_dir), overrides or {}
-    all_seeds = list(seeds or study.seeds)
-    configs = _configs(study, folder, overrides, variants, all_seeds)
+    configs = _configs(study, folder, overrides, variants, list(seeds or study.seeds))
     _perform(study, folder, {f"{variant}/{seed}": config for (variant, seed), config in configs.items()}, progress, engine or Local())
     finished = [
         (variant, seed)
         for variant in study.variants
-        for seed in all_seeds
+        for seed in sorted({*study.seeds, *seeds})
         if is_zoo(study.experiment(variant, seed, overrides, folder).checkpoint_folder)  # those that were not asked for may lack theirs
         and _is_done(study, _on_its_zoo(study, variant, seed, overrides, folder))
     ]

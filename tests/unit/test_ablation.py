@@ -86,6 +86,12 @@ def test_finished_cells_are_not_run_again_and_another_setting_is(world: Path, ov
     assert trained == ["both-seed5"]
 
 
+def test_seeds_that_are_run_one_by_one_are_summarized_together(world: Path, overrides: dict, result: dict) -> None:
+    study = load_study(str(world / "tiny.yaml"))
+    for seed in study.seeds:
+        assert run_study(study, world / "studies", overrides, seeds=[seed]) == result
+
+
 def test_a_cell_that_another_process_works_at_is_left_to_it_and_the_others_are_finished(
     world: Path, overrides: dict, result: dict, tmp_path: Path
 ) -> None:
