@@ -53,6 +53,26 @@ def _config(**model: str) -> ExperimentConfig:
     return replace(config, model=ModelConfig(**{"name": "micro", **model}))  # pyright: ignore[reportArgumentType]
 
 
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    """A base of two layers: a plan of it takes a fraction of what one of MicroZoo's takes."""
+    return _config(name=_save_base(tmp_path_factory.mktemp("shallow"), layers=2))
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    """A base of four equal layers, all savings that cost little made."""
+    config = _config(name=_save_base(tmp_path_factory.mktemp("deep"), layers=4), dtype="bfloat16")
+    training, zoo = replace(config.training, gradient_checkpointing=True), replace(config.zoo, gradient_checkpointing=True)
+    return replace(config, training=training, zoo=zoo)
+
+
+def _save_base(folder: Path, layers: int) -> str:
+    size = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": layers, "num_attention_heads": 2, "vocab_size": 64}
+    LlamaConfig(**size).save_pretrained(folder)
+    return str(folder)
+
+
 def _real(config: ExperimentConfig) -> FunctionalLoRA:
     model = load_base("micro").model
     return FunctionalLoRA(model, target_shapes(model, config.lora.target_modules))
@@ -177,9 +197,8 @@ def test_a_base_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-def test_devices_share_the_work() -> None:
-    config = _config()
-    one, four = (make_plan(config, LOAD, Devices(count, 4 * GIB, COSTS)) for count in (1, 4))
+def test_devices_share_the_work(shallow: ExperimentConfig) -> None:
+    one, four = (make_plan(shallow, LOAD, Devices(count, 4 * GIB, COSTS)) for count in (1, 4))
     assert [stage.name for stage in one.stages] == ["teachers", "deltas", "generator", "evaluation"]
     for alone, shared in zip(one.stages, four.stages, strict=True):
         assert four.seconds(shared) < one.seconds(alone)
@@ -187,9 +206,8 @@ def test_devices_share_the_work() -> None:
 
 
 @pytest.mark.slow
-def test_tasks_without_teachers_take_their_own_forward_and_backward_and_a_guide_that_is_trained() -> None:
-    config = _config()
-    behavior = replace(config, objective=replace(config.objective, kl=1.0, practice=0.0, context=0.0))
+def test_tasks_without_teachers_take_their_own_forward_and_backward_and_a_guide_that_is_trained(shallow: ExperimentConfig) -> None:
+    behavior = replace(shallow, objective=replace(shallow.objective, kl=1.0, practice=0.0, context=0.0))
     practice, context = (replace(behavior, objective=replace(behavior.objective, **{term: 1.0})) for term in ("practice", "context"))
     plans = [make_plan(one, LOAD, Devices(1, 4 * GIB, COSTS)) for one in (behavior, practice, context)]
     alone, practiced, guided = ([plan.seconds(stage) for stage in plan.stages] for plan in plans)
@@ -234,9 +252,8 @@ def test_what_rivals_choose_train_and_are_told_is_planned(deep: ExperimentConfig
 
 
 @pytest.mark.slow
-def test_a_stage_takes_what_a_device_has_and_no_more() -> None:
-    config = _config()
-    config = replace(config, zoo=replace(config.zoo, batch_size=64))
+def test_a_stage_takes_what_a_device_has_and_no_more(shallow: ExperimentConfig) -> None:
+    config = replace(shallow, zoo=replace(shallow.zoo, batch_size=64))
     small, large = (make_plan(config, LOAD, Devices(1, gib * GIB, COSTS)) for gib in (0.05, 4))
     for tight, roomy in zip(small.stages, large.stages, strict=True):
         assert tight.least_bytes <= tight.bytes <= 0.05 * GIB
@@ -245,29 +262,19 @@ def test_a_stage_takes_what_a_device_has_and_no_more() -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_fit_is_refused_with_a_setting_under_which_it_does() -> None:
-    config = _config()
-    least = max(stage.least_bytes for stage in make_plan(config, LOAD, Devices(1, 4 * GIB, COSTS)).stages)
-    with pytest.raises(InputError, match=r"micro in float32 needs devices of .* GiB, these have .*; set model\.dtype to bfloat16") as found:
-        make_plan(config, LOAD, Devices(1, 0.98 * least / SHARE, COSTS))
-    changed = replace(config, model=ModelConfig("micro", "bfloat16"))
+def test_what_cannot_fit_is_refused_with_a_setting_under_which_it_does(shallow: ExperimentConfig) -> None:
+    least = max(stage.least_bytes for stage in make_plan(shallow, LOAD, Devices(1, 4 * GIB, COSTS)).stages)
+    with pytest.raises(
+        InputError, match=r"shallow0 in float32 needs devices of .* GiB, these have .*; set model\.dtype to bfloat16"
+    ) as found:
+        make_plan(shallow, LOAD, Devices(1, 0.98 * least / SHARE, COSTS))
+    changed = replace(shallow, model=ModelConfig(shallow.model.name, "bfloat16"))
     if "zoo." in str(found.value):
-        changed = replace(changed, zoo=replace(config.zoo, gradient_checkpointing=True))
-        changed = replace(changed, training=replace(config.training, gradient_checkpointing=True))
+        changed = replace(changed, zoo=replace(shallow.zoo, gradient_checkpointing=True))
+        changed = replace(changed, training=replace(shallow.training, gradient_checkpointing=True))
     assert make_plan(changed, LOAD, Devices(1, 0.98 * least / SHARE, replace(COSTS, dtype="bfloat16")))
     with pytest.raises(InputError, match=r"take devices of \d+ GiB and set .*, or take a smaller base"):
-        make_plan(config, LOAD, Devices(1, 1e6, COSTS))
-
-
-@pytest.fixture(scope="module")
-def deep(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
-    """A base of four equal layers, all savings that cost little made."""
-    size = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 2, "vocab_size": 64}
-    folder = tmp_path_factory.mktemp("deep")
-    LlamaConfig(**size).save_pretrained(folder)
-    config = _config(name=str(folder), dtype="bfloat16")
-    training, zoo = replace(config.training, gradient_checkpointing=True), replace(config.zoo, gradient_checkpointing=True)
-    return replace(config, training=training, zoo=zoo)
+        make_plan(shallow, LOAD, Devices(1, 1e6, COSTS))
 
 
 @pytest.mark.slow
