@@ -2,16 +2,25 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # make test-numeric asks for two as well
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+THREADS = int(os.environ["OMP_NUM_THREADS"])
+torch.set_num_threads(THREADS)
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts what runs in the background so; commands that tests start inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def threads_again() -> Iterator[None]:
+    """Another number of threads that a test, or a library it calls, asked for ends with it: tests compare bits."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
