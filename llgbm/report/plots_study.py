@@ -122,14 +122,14 @@ def _bars(axes: Axes, rows: Sequence[dict[str, Any]], split: str, variants: Sequ
         row = found[variant]
         axes.barh(place, 100 * row["score"], color=color, xerr=error_ends(row), error_kw={"ecolor": "black", "capsize": 2.5, "lw": 1})
         axes.text(106, place, f"{100 * row['score']:.1f}", va="center", fontsize=8)
-    for method, style in (("teacher", "--"), ("base", ":")):
-        shown = [row["score"] for row in rows if row["split"] == split and row["method"] == method]
-        if shown:
-            axes.axvline(100 * shown[0], color=GRAY, linestyle=style, lw=1, label=method)
+    lines = {row["method"]: row["score"] for row in rows if row["split"] == split and row["method"] in ("teacher", "base")}
+    for method, score in lines.items():
+        axes.axvline(100 * score, color=GRAY, linestyle=DASHES[method], lw=1, label=method)
     axes.set(yticks=range(len(variants)), yticklabels=variants, xlim=(0, 122), xlabel="exact match, %", title=split.replace("_", " "))
     axes.set_xticks(range(0, 101, 25))
     axes.set_ylim(len(variants) - 0.4, -0.6)
-    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.41, -0.14), ncols=2)
+    if lines:
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.41, -0.14), ncols=2)
     bare_axes(axes)
 
 

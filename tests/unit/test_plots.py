@@ -38,3 +38,12 @@ def test_marks_at_100_percent_are_drawn_whole(tmp_path):
         curve = next(line for line in axes.get_lines() if isinstance(line, Line2D) and line.get_label() == "generated")
     assert axes.get_ylim() == (0, 100)
     assert not curve.get_clip_on()
+
+
+def test_a_study_of_generators_alone_is_drawn_without_a_legend(tmp_path):
+    rows = [{"variant": name, "split": "seen", "method": "generated", "score": 0.5, "low": None, "high": None} for name in ("a", "b")]
+    study = {"name": "s", "config": "smoke", "variants": {"a": {}, "b": {}}}
+    plots_study.plot_study({"study": study, "rows": rows}, tmp_path / "s.png")
+    texts = (tmp_path / "s.svg").read_text()
+    assert "<!-- exact match, % -->" in texts
+    assert "<!-- teacher -->" not in texts
