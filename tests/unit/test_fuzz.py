@@ -177,7 +177,7 @@ def files_of_a_suite(draw: Any) -> dict[str, bytes]:
 def test_suites(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, statuses = tmp_path / "suite", Counter[int]()
 
-    @cases(1500)
+    @cases(4000)
     @given(files_of_a_suite(), st.integers(0, 7))
     def check(files: dict[str, bytes], turn: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
