@@ -92,7 +92,9 @@ def _panel(benchmark: str, entries: Sequence[Entry], axis: str) -> tuple[Study, 
     own = [entry for entry in entries if entry.benchmark == benchmark]
     columns = {column for entry in own for column in entry.figures}
     rows = []
-    for entry in [entry for entry in own if entry.figures.keys() == columns]:
+    for entry in own:
+        if entry.figures.keys() != columns:
+            continue
         method = entry.entry if entry.cost == "-" else METHOD
         for column, figure in entry.figures.items():
             ends = {end: None if value is None else value / 100 for end, value in (("low", figure.low), ("high", figure.high))}

@@ -57,7 +57,7 @@ def run_study(
         BusyError: Another process still works at a cell, and all others are done.
     """
     folder, overrides = study.folder(output_dir), overrides or {}
-    configs = _configs(study, folder, overrides, variants, list(seeds or study.seeds))
+    configs = _configs(study, folder, overrides, variants, seeds or study.seeds)
     _perform(study, folder, {f"{variant}/{seed}": config for (variant, seed), config in configs.items()}, progress, engine or Local())
     finished = [
         (variant, seed)
